@@ -1,55 +1,57 @@
 //! spotkeep keeps Claude Code agents alive across spot VM preemptions.
 //!
-//! # The rooms
+//! # Crates and modules
 //!
-//! The crates below this one, each of which says in its manifest which others it may use:
+//! Each of these crates declares in its manifest which others it may use:
 //!
-//! | crate | what it is for |
+//! | crate | purpose |
 //! |---|---|
 //! | [`sys`] | files, processes, signals; one blocking GET; clocks; errors with hints |
-//! | [`state`] | the directory that survives: its layout, what we remember in it, what the user declares |
-//! | [`claude`] | all that is known of Claude Code; nothing else knows it |
-//! | [`checkpoint`] | uncommitted work as hidden commits, by the real git with nothing of the repository executed |
-//! | [`supervisor`] | what the keeper decides, purely: events in, actions out; one [`supervisor::notice::Notice`] |
-//! | [`gcp`] | the VM from outside: made with gcloud so that it comes back by itself |
-//! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own log |
+//! | [`state`] | the data directory: its layout, records, journal and configuration |
+//! | [`claude`] | everything specific to Claude Code: its files, its screen, its arguments |
+//! | [`checkpoint`] | uncommitted work as hidden commits, made by git without running code of the repository |
+//! | [`supervisor`] | the keeper's decisions, pure: events in, actions out; [`supervisor::notice::Notice`] |
+//! | [`gcp`] | VMs on Google Cloud, created with gcloud so that they restart automatically |
+//! | [`drill`] | rehearsal of a preemption in a sandbox, checked against the model's own log |
 //!
-//! The rooms of this one:
+//! The modules of this crate:
 //!
-//! | room | what it is for |
+//! | module | purpose |
 //! |---|---|
-//! | [`cli`] | one file per verb: arguments in, text out, no decisions |
-//! | [`top`] | the fleet on a screen: a pure model and a pure view, a feed that waits for changes |
-//! | [`keeper`] | the daemon: one loop around the supervisor, effects that act, the control socket |
-//! | [`save`], [`resume`] | the two journeys: from a notice to *safe*; from the next boot to resumed agents |
-//! | [`adopt`] | sessions that exist already become agents |
-//! | [`agent`] | how a process becomes an agent's claude, and how it ends |
-//! | [`setup`], [`doctor`] | a VM made ready, and looked over |
-//! | [`report`] | what became of the fleet over a week, out of the journal: figures, and a page to look at |
-//! | [`metadata`] | the metadata server of a cloud: who tells that the machine is about to end |
-//! | [`notify`] | telling somebody else: a webhook, a command |
-//! | [`backup`] | history in a restic repository: made, copied, checked, given back |
-//! | [`storage`], [`systemd`] | the disk, its mount and the links to it; units, cgroups, the word to the service manager |
-//! | [`tmux`] | our own tmux server, one session per agent |
+//! | [`cli`] | the command line: one file per verb, without decisions |
+//! | [`top`] | the live view of the fleet: a pure model, a pure view, a feed that waits for changes |
+//! | [`keeper`] | the daemon: one loop around the supervisor, its effects, the control socket |
+//! | [`save`], [`resume`] | from a notice to *safe*; from the next boot to resumed agents |
+//! | [`adopt`] | import of existing sessions as agents |
+//! | [`agent`] | executing and ending an agent's process |
+//! | [`setup`], [`doctor`] | preparing a VM, and checking it |
+//! | [`report`] | figures on the fleet over a week, from the journal; also as a web page |
+//! | [`metadata`] | the metadata server of a cloud, which announces a preemption |
+//! | [`notify`] | notifications through a webhook or a command |
+//! | [`backup`] | backups in a restic repository: create, copy, check, restore |
+//! | [`storage`], [`systemd`] | the disk, its mount and the links to it; units, cgroups, `sd_notify` |
+//! | [`tmux`] | spotkeep's own tmux server, one session per agent |
 //!
-//! # The way of the data
+//! # Data flow
 //!
-//! Signals, the metadata server, the control socket, Claude's session files and the ends of processes become
-//! [events](supervisor::Event). the supervisor takes one at a time, together with the time, and answers with
-//! [actions](supervisor::Action); the effects do them, and what comes of them are events again. A notice is one
-//! action, [`supervisor::Action::Save`], and one journey, [`save::Save::run_final`]; each start goes through
-//! [`resume::prepare`], which decides it as one [`resume::LaunchPlan`], is made durable, and only then through
-//! [`resume::run`].
+//! Signals, the metadata server, the control socket, Claude Code's session files and the ends of
+//! processes become [events](supervisor::Event). The supervisor takes one event at a time, together
+//! with the time, and returns [actions](supervisor::Action). The effects carry them out and report
+//! the results as events. A notice leads to one action, [`supervisor::Action::Save`], which runs
+//! [`save::Save::run_final`]. Each start of an agent goes through [`resume::prepare`], which
+//! returns a [`resume::LaunchPlan`]. The plan is made durable before [`resume::run`] carries it
+//! out.
 //!
-//! # What always holds
+//! # Invariants
 //!
-//! 1. From a notice until somebody says that this boot goes on, nothing is started in it, whoever asks and
+//! 1. From a notice until the user reports that this boot goes on, nothing is started in it,
 //!    however often the keeper is restarted.
-//! 2. No session is ever run twice, and none that had words is ever begun anew.
-//! 3. What is used has been made durable before: session ids, launches, requests, the epoch.
-//! 4. Every wait has an end, and everything in a save ends by its one deadline.
+//! 2. No session is ever run twice, and a session with a conversation is never replaced by an empty
+//!    one.
+//! 3. Session ids, launches, requests and the epoch are durable before they are used.
+//! 4. Every wait has a limit, and a save ends by its one deadline.
 //!
-//! `ARCHITECTURE.md` says why, and where each of these is proved.
+//! `docs/decisions` gives the reasons; `ARCHITECTURE.md` says where each of these is tested.
 
 pub mod adopt;
 pub mod agent;

@@ -1,4 +1,4 @@
-//! The program; everything is in the library.
+//! The `spotkeep` program: calls the command line in the library.
 
 fn main() -> std::process::ExitCode {
     spotkeep::cli::main()

@@ -1,8 +1,8 @@
-//! tmux: a server of our own on a socket of our own, one session per agent. A user's own tmux is
-//! never touched.
+//! spotkeep's own tmux server, with its own socket and one session per agent.
 //!
-//! The socket lies outside the data directory, the configuration is ours (`-f`), and the server outlives
-//! the keeper: it is the screen and the parent of the agents, and nothing of it is remembered.
+//! The user's own tmux is never touched. The socket is outside the data directory, the
+//! configuration is spotkeep's (`-f`), and the server outlives the keeper: it is the screen and the
+//! parent process of the agents. The data directory stores nothing about it.
 
 pub mod output;
 
@@ -18,23 +18,23 @@ use sys::exit::Exit;
 use sys::files;
 use sys::process::{self, ProcessId};
 
-/// A tmux command answers in about 6 ms; a machine under load may take much longer.
+/// The timeout of a tmux command: it takes about 6 ms, and much longer on a machine under load.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a server may take that systemd is starting, or starting again.
+/// How long a server may take that systemd starts or restarts.
 const UNIT_LIMIT: Duration = Duration::from_secs(5);
 
-const INSTALL: &str = "install tmux (3.2 or newer), such as: sudo apt-get install tmux";
+const INSTALL: &str = "install tmux (3.2 or newer), for example: sudo apt-get install tmux";
 
-/// The first and the longest pause between two questions whether tmux has noticed that a pane's process
-/// has ended: it does within some 10 ms, and a crowded machine is not to be crowded further.
+/// The first and the longest pause between two checks whether tmux has noticed the end of a pane's
+/// process: it does within some 10 ms, and a machine under load should not get more load.
 const REAP_PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(320));
 
-/// How often in a row tmux may not answer at all, each time for [`LIMIT`].
+/// How often in a row tmux may fail to answer, each time for [`LIMIT`].
 const SILENT_MAX: u32 = 6;
 
-/// Agents do not start in a tiny terminal; a detached session has no other size than this.
-/// `remain-on-exit` keeps the exit status, and what was last on the screen.
+/// The server's configuration. Agents do not start in a tiny terminal, and a detached session has
+/// this size. `remain-on-exit` keeps the exit status and the last screen.
 const CONFIGURATION: &str = "\
 set -g default-size 200x50
 set -g remain-on-exit on
@@ -52,17 +52,18 @@ set -g set-titles on
 set -g set-titles-string '#S'
 ";
 
-/// Our tmux server.
+/// spotkeep's tmux server.
 #[derive(Debug, Clone)]
 pub struct Tmux {
     socket: PathBuf,
     configuration: PathBuf,
-    /// The server is a unit of its own: it is waited for, and never started from here.
+    /// Whether a separate systemd unit runs the server: it is waited for, and never started from
+    /// here.
     by_unit: bool,
 }
 
 impl Tmux {
-    /// The server whose socket lies in `runtime`. It need not run.
+    /// Returns the server whose socket is in `runtime`. It need not run.
     #[must_use]
     pub fn new(runtime: &Path) -> Self {
         Self {
@@ -72,8 +73,8 @@ impl Tmux {
         }
     }
 
-    /// The same server, which a unit of its own starts, keeps and ends. One that we started would be
-    /// in our own cgroup, and end with us.
+    /// Returns the same server, run by a separate systemd unit. A server that the keeper starts
+    /// would be in the keeper's cgroup, and end with it.
     #[must_use]
     pub fn kept_by_its_unit(self) -> Self {
         Self {
@@ -82,7 +83,7 @@ impl Tmux {
         }
     }
 
-    /// Starts the server, if it does not run; one that its unit keeps is waited for.
+    /// Starts the server if it does not run, or waits for one that a unit runs.
     ///
     /// # Errors
     /// tmux is not installed, or cannot listen on its socket; the unit's server does not come.
@@ -98,13 +99,13 @@ impl Tmux {
                 return Err(anyhow!("the tmux server of the agents does not run"))
                     .hint("sudo systemctl start spotkeep-tmux.service");
             }
-            // systemd tells nobody when another unit's socket is there.
+            // systemd does not report when another unit's socket exists.
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    /// Becomes the server, in the foreground. Returns only to say why not.
+    /// Replaces this process by the server, in the foreground. Returns only on an error.
     #[must_use]
     pub fn become_server(&self) -> Error {
         use std::os::unix::process::CommandExt as _;
@@ -113,7 +114,7 @@ impl Tmux {
         }
         let mut command = self.command();
         command.arg("-D");
-        // They tell of this unit; agents start programs that would take them for their own.
+        // These describe this unit; programs that agents start would take them for their own.
         for variable in [
             "INVOCATION_ID",
             "JOURNAL_STREAM",
@@ -127,7 +128,8 @@ impl Tmux {
     }
 
     fn configure(&self) -> Result<()> {
-        // Sixteen starts need not wait sixteen times for the disk to hold the same.
+        // The file is written only if it differs, so that each of many starts need not wait for the
+        // disk.
         let held = files::read_optional(&self.configuration)?;
         if held.as_deref() == Some(CONFIGURATION.as_bytes()) {
             return Ok(());
@@ -135,15 +137,15 @@ impl Tmux {
         files::write_atomic(&self.configuration, CONFIGURATION.as_bytes())
     }
 
-    /// The server's process; `None` where none runs.
+    /// Returns the server's pid; `None` where none runs.
     #[must_use]
     pub fn server_pid(&self) -> Option<i32> {
         let output = self.tmux(&["display-message", "-p", "#{pid}"]).ok()?;
         output.stdout.trim().parse().ok()
     }
 
-    /// Runs a command in the agent's session, which is made if it is not there; a dead pane that
-    /// is there is used again, so that whoever is attached stays so. Returns the process.
+    /// Runs a command in the agent's session and returns its process. The session is created if
+    /// needed; a dead pane is used again, so that attached users stay attached.
     ///
     /// # Errors
     /// tmux refused, the agent's pane is alive, or the command ended at once: then with what it
@@ -174,20 +176,20 @@ impl Tmux {
         let pid: i32 = self
             .display(name, "#{pane_pid}")?
             .parse()
-            .context("tmux did not tell the pid of the pane")?;
+            .context("tmux did not return the pid of the pane")?;
         match ProcessId::from_pid(pid) {
             Some(process) => Ok(process),
             None => {
                 let ended = ProcessId { pid, start_time: 0 };
                 let exit = self.exit_of(name, ended, || false);
-                let words = self.last_words(name).unwrap_or_default();
-                bail!("it ended at once: {exit} ({words})");
+                let output = self.last_output(name).unwrap_or_default();
+                bail!("it ended at once: {exit} ({output})");
             }
         }
     }
 
-    /// How the process of an agent's pane ended, once tmux has heard of it: until then nobody can say whether
-    /// it was done. `give_up` ends the wait.
+    /// Returns how the process of an agent's pane ended, once tmux has noticed it: until then the
+    /// exit status is unknown. `give_up` ends the wait.
     #[must_use]
     pub fn exit_of(
         &self,
@@ -205,21 +207,21 @@ impl Tmux {
                     }
                 }
                 Ok(_) => return Exit::Unseen, // The pane is gone, or the server.
-                // A server that hangs is not one that knows nothing.
+                // A server that does not answer may still know the status.
                 Err(_) if silent < SILENT_MAX => silent += 1,
                 Err(_) => return Exit::Unseen,
             }
             self.remind_of_children();
-            // tmux has no way to wait for a pane's end that survives the pane's own end.
+            // tmux has no command that waits for a pane's end and outlives the pane.
             std::thread::sleep(pause);
             pause = (pause * 2).min(REAP_PAUSES.1);
         }
         Exit::Unseen
     }
 
-    /// Where tmux is built with utempter, as Debian does, it loses about one SIGCHLD in seven
-    /// (measured on 3.3a; tmux issue 311), and then the pane's process stays a corpse whose
-    /// status nobody reads. Another SIGCHLD makes it look.
+    /// Sends SIGCHLD to the server, so that it reads the status of ended processes. Where tmux is
+    /// built with utempter, as Debian does, it loses about one SIGCHLD in seven (measured on 3.3a;
+    /// tmux issue 311), and the pane's process stays a zombie.
     fn remind_of_children(&self) {
         let server = self
             .server_pid()
@@ -229,31 +231,31 @@ impl Tmux {
         }
     }
 
-    /// What an agent's pane shows.
+    /// Returns what an agent's pane shows.
     ///
     /// # Errors
-    /// It has none.
+    /// The agent has no pane.
     pub fn screen(&self, name: &AgentName) -> Result<String> {
         Ok(self
             .tmux(&["capture-pane", "-p", "-t", &pane(name)])?
             .stdout)
     }
 
-    /// The same with its colours, as escape sequences.
+    /// Returns what an agent's pane shows, with colours as escape sequences.
     ///
     /// # Errors
-    /// It has none.
+    /// The agent has no pane.
     pub fn coloured_screen(&self, name: &AgentName) -> Result<String> {
         Ok(self
             .tmux(&["capture-pane", "-e", "-p", "-t", &pane(name)])?
             .stdout)
     }
 
-    /// The pane with its history, as `logs --raw` shows it; `lines` of history. The news of an end
-    /// pushes the first line of a screen there.
+    /// Returns the pane with `lines` of its history, as `logs --raw` shows it. tmux's message about
+    /// a dead pane pushes the first line of the screen into the history.
     ///
     /// # Errors
-    /// It has none.
+    /// The agent has no pane.
     pub fn history(&self, name: &AgentName, lines: u32) -> Result<String> {
         let start = format!("-{lines}");
         Ok(self
@@ -261,20 +263,20 @@ impl Tmux {
             .stdout)
     }
 
-    /// The last lines that a process which has ended left on the screen, on one line.
+    /// Returns the last lines that an ended process left on the screen, joined to one.
     #[must_use]
-    pub fn last_words(&self, name: &AgentName) -> Option<String> {
-        output::last_words(&self.history(name, 50).ok()?)
+    pub fn last_output(&self, name: &AgentName) -> Option<String> {
+        output::last_output(&self.history(name, 50).ok()?)
     }
 
-    /// Puts text into an agent's input as one paste, without pressing Enter.
+    /// Pastes a text into an agent's pane, without pressing Enter.
     ///
     /// # Errors
-    /// It has no pane.
+    /// The agent has no pane.
     pub fn paste(&self, name: &AgentName, text: &str) -> Result<()> {
         let buffer = format!("spotkeep-{name}");
-        // A named buffer of its own: two pastes at once do not meet, and a user's buffers stay.
-        // Read and not given as an argument: one may have 128 KiB at most.
+        // A named buffer per agent keeps two pastes apart, and leaves other buffers alone. The text
+        // goes through standard input, since an argument may have 128 KiB at most.
         let load = ["load-buffer", "-b", &buffer, "-"];
         let loaded = command::run_with_input(self.command().args(load), text.as_bytes(), LIMIT)
             .context("tmux did not answer")?;
@@ -290,7 +292,7 @@ impl Tmux {
     /// Presses Enter in an agent's pane.
     ///
     /// # Errors
-    /// It has none.
+    /// The agent has no pane.
     pub fn press_enter(&self, name: &AgentName) -> Result<()> {
         self.press(name, "Enter")
     }
@@ -298,12 +300,13 @@ impl Tmux {
     /// Presses Escape in an agent's pane.
     ///
     /// # Errors
-    /// It has none.
+    /// The agent has no pane.
     pub fn press_escape(&self, name: &AgentName) -> Result<()> {
         self.press(name, "Escape")
     }
 
-    /// Where somebody scrolls in a pane, keys would be tmux's own.
+    /// Presses a key in an agent's pane. It leaves tmux's copy mode first, which a user who scrolls
+    /// is in and which would take the key.
     fn press(&self, name: &AgentName, key: &str) -> Result<()> {
         let pane = pane(name);
         let leave = ["copy-mode", "-q", "-t", &pane, ";"];
@@ -311,9 +314,9 @@ impl Tmux {
         Ok(())
     }
 
-    /// Removes an agent's session, with whatever is left on its screen.
+    /// Removes an agent's session, with its last screen.
     pub fn close(&self, name: &AgentName) {
-        // It may be gone already, and that is what is wanted.
+        // An error is ignored: the session may be gone already.
         self.tmux(&["kill-session", "-t", &format!("={name}")]).ok();
     }
 
@@ -322,11 +325,11 @@ impl Tmux {
         self.tmux(&["kill-server"]).ok();
     }
 
-    /// The command that puts a person in front of an agent, or in front of a choice.
+    /// Returns the command that attaches a user to an agent's session, or to a chooser.
     #[must_use]
     pub fn attach_command(&self, name: Option<&AgentName>) -> Command {
         let mut command = self.command();
-        // tmux refuses to run inside another tmux unless it does not know.
+        // With these variables tmux refuses to run inside another tmux.
         command.env_remove("TMUX").env_remove("TMUX_PANE");
         match name {
             Some(name) => command.args(["attach-session", "-t", &format!("={name}")]),
@@ -335,7 +338,8 @@ impl Tmux {
         command
     }
 
-    /// `None`: no session of this name. Otherwise whether its process has ended.
+    /// Returns whether the process of an agent's pane has ended; `None`: there is no session of
+    /// this name.
     ///
     /// # Errors
     /// tmux cannot be run.
@@ -386,22 +390,23 @@ impl Tmux {
         command
     }
 
-    /// Where the server listens, for those who speak to it themselves.
+    /// Returns the path of the server's socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 }
 
-/// The one pane of an agent's session; `=` stops tmux from taking a prefix for the name.
+/// Returns tmux's target for the one pane of an agent's session; `=` makes tmux match the whole
+/// name.
 fn pane(name: &AgentName) -> String {
     format!("={name}:")
 }
 
-/// Fails with a hint where tmux is not installed.
+/// Checks that tmux is installed.
 ///
 /// # Errors
-/// It cannot be run.
+/// tmux cannot be run.
 pub fn ensure_installed() -> Result<()> {
     match command::run(Command::new("tmux").arg("-V"), LIMIT) {
         Ok(_) => Ok(()),
@@ -433,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pid_is_the_commands_own_and_its_end_is_told_by_code_and_by_signal() {
+    fn launch_returns_the_commands_pid_and_its_end_is_known_by_code_and_by_signal() {
         let Server(tmux, dir) = &server();
         let name = AgentName::new("a").unwrap();
         let run = |script: &str| {
@@ -461,7 +466,7 @@ mod tests {
         pidfd.signal(process::Signal::Kill);
         assert!(pidfd.wait(None));
         assert_eq!(exit_of(process), Exit::Signal(9));
-        // The news of its end scrolls the screen by a line.
+        // tmux's message about the dead pane scrolls the screen by a line.
         assert!(tmux.history(&name, 10).unwrap().contains("here"));
     }
 

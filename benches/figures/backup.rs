@@ -1,4 +1,4 @@
-//! Figures 12 to 14: what a backup costs over restic's own, what none costs, and what agents feel of one.
+//! Figures 12 to 14: a backup against bare restic, one without changes, and a build during one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,25 +10,25 @@ use drill::sandbox::Sandbox;
 use sys::error::{Context as _, Result, ensure};
 
 use super::options::Options;
-use super::place::{Place, run, say};
+use super::place::{Environment, progress, run};
 use super::stats::Sample;
 use super::table::Figure;
 
-/// As `--only backup` takes them.
+/// The figures of `--only backup`.
 pub const NUMBERS: [u8; 3] = [12, 13, 14];
 
-/// How long one command may take.
+/// The limit of one command.
 const LIMIT: Duration = Duration::from_secs(600);
-/// A backup with everything around it, over restic alone.
+/// The limit of a backup's time over that of restic alone.
 const MUST_RATIO: f64 = 1.1;
-/// A build beside a backup, over the build alone.
+/// The limit of the time of a build beside a backup over that of the build alone.
 const MUST_BUILD: f64 = 1.1;
 /// Files in the tree, and transcripts beside them.
 const FILES: usize = 8000;
 const TRANSCRIPTS: usize = 20;
 
-/// All that were asked for, on one tree.
-pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
+/// Measures the selected figures, on one tree.
+pub fn measure(place: &Environment, options: &Options) -> Result<Vec<Figure>> {
     let bench = Bench::create(place)?;
     let mut figures = Vec::new();
     if options.wants(12) {
@@ -50,7 +50,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn create(place: &Place) -> Result<Self> {
+    fn create(place: &Environment) -> Result<Self> {
         let sandbox = place.sandbox(false)?;
         let bench = Self {
             data_dir: sandbox.data_dir(),
@@ -72,7 +72,7 @@ impl Bench {
                 noise(1 << 20 | index as u64, 1 << 20),
             )?;
         }
-        say("the first backup of the tree");
+        progress("the first backup of the tree");
         run(bench.command().args(["backup", "now"]), LIMIT)?;
         Ok(bench)
     }
@@ -83,7 +83,7 @@ impl Bench {
         command
     }
 
-    /// restic as a person would call it, into a repository of its own beside ours.
+    /// A restic command as a user would run it, with a separate repository.
     fn restic(&self, words: &[&str]) -> Command {
         let mut command = self.sandbox.command(Path::new("restic"));
         command
@@ -95,7 +95,7 @@ impl Bench {
         command
     }
 
-    /// What a quarter of an hour brings: some files, and more words.
+    /// Changes what a quarter of an hour of work would: some files, and longer transcripts.
     fn work(&self, seed: usize) -> Result<()> {
         for index in 0..40 {
             let file = (seed * 40 + index) % FILES;
@@ -148,7 +148,7 @@ impl Bench {
             ours.push(mine);
             theirs.push(alone);
             ratios.push(mine / alone);
-            say(&format!("backup {} of {rounds}", round + 1));
+            progress(&format!("backup {} of {rounds}", round + 1));
         }
         let ratio = ours.median() / theirs.median();
         Ok(Figure {
@@ -158,7 +158,8 @@ impl Bench {
             measured: format!("{ratio:.2} times"),
             reached: Some(ratio <= MUST_RATIO),
             how: format!(
-                "{} interleaved pairs, {FILES} files and {TRANSCRIPTS} transcripts with 40 files and all transcripts changed; \
+                "{} interleaved pairs, {FILES} files and {TRANSCRIPTS} transcripts with 40 files \
+                 and all transcripts changed; \
                  ours {}, restic's {}, by pairs {}",
                 ratios.len(),
                 ours.text(" ms", 0),
@@ -176,7 +177,7 @@ impl Bench {
         fs::create_dir_all(&empty)?;
         for _ in 0..options.times(30, 8) {
             let mut now = self.command();
-            // Without restic to be found, any need of it would be an error.
+            // With a PATH without restic, starting it would be an error.
             now.args(["backup", "now"]).env("PATH", &empty);
             sample.push(timed(&mut now)?);
         }
@@ -194,14 +195,16 @@ impl Bench {
             .into(),
             reached: Some(same),
             how: format!(
-                "{} runs without a restic on PATH, {} each; {files} files of backups/ and session-state/ compared by length and times",
+                "{} runs without a restic on PATH, {} each; {files} files of backups/ and \
+                 session-state/ compared by length and times",
                 sample.len(),
                 sample.text(" ms", 1)
             ),
         })
     }
 
-    /// Every file that a backup writes, with its length and times. The lock's text is the pid of whoever held it.
+    /// Every file that a backup may write, with its length and time; without the lock, which has
+    /// the pid of its last holder.
     fn written(&self) -> Result<Vec<(PathBuf, u64, std::time::SystemTime)>> {
         let mut all = Vec::new();
         let mut dirs = vec![
@@ -235,7 +238,7 @@ impl Bench {
         let rounds = options.times(6, 2);
         for round in 0..rounds {
             alone.push(self.build(&source)?);
-            // Enough that it is at work for as long as the build, and longer.
+            // Large enough that the backup takes longer than the build.
             fs::write(
                 self.data_dir.join("workspaces/a/big"),
                 noise(round as u64 + 3, 400 << 20),
@@ -251,7 +254,7 @@ impl Bench {
             ensure!(status.success(), "the backup ended with {status}");
             ensure!(still, "the backup was over before the build");
             beside.push(took);
-            say(&format!("build {} of {rounds}", round + 1));
+            progress(&format!("build {} of {rounds}", round + 1));
         }
         let ratio = beside.median() / alone.median();
         Ok(Figure {
@@ -261,7 +264,8 @@ impl Bench {
             measured: format!("{ratio:.2} times"),
             reached: Some(ratio <= MUST_BUILD),
             how: format!(
-                "{} interleaved pairs, one compiler on each core; alone {}, during a scheduled backup of 400 MB that is new {}",
+                "{} interleaved pairs, one compiler on each core; alone {}, during a scheduled \
+                 backup of 400 MB of new data {}",
                 beside.len(),
                 alone.text(" ms", 0),
                 beside.text(" ms", 0),
@@ -269,16 +273,16 @@ impl Bench {
         })
     }
 
-    /// One compiler on each core, in a session of its own as an agent's tools are.
+    /// Runs one compiler on each core, each in its own session like an agent's tools.
     fn build(&self, source: &Path) -> Result<f64> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let began = Instant::now();
         let compilers: Vec<Child> = (0..cores)
-            .map(|supervisor| {
+            .map(|index| {
                 let mut command = self.sandbox.command(Path::new("setsid"));
                 command
                     .args(["--wait", "cc", "-O2", "-w", "-c", "-o"])
-                    .arg(self.sandbox.dir().join(format!("build-{supervisor}.o")))
+                    .arg(self.sandbox.dir().join(format!("build-{index}.o")))
                     .arg(source);
                 command.spawn().context("cannot run setsid cc")
             })
@@ -296,7 +300,7 @@ fn timed(command: &mut Command) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
-/// Bytes that cannot be squeezed and were never there before.
+/// Pseudo-random bytes, which compression and deduplication do not reduce.
 pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut all = Vec::with_capacity(bytes + 8);

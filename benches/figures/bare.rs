@@ -1,4 +1,4 @@
-//! What a person's own script would do: the same command lines in tmux, so many at a time.
+//! The baseline of figure 4: starts the same commands in tmux without the keeper, some at a time.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,22 +15,22 @@ use sys::inotify::Watch;
 use super::fleet::Fleet;
 use super::place::run;
 
-/// How long one call of tmux may take.
+/// The limit of one tmux command.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long one start may take before it is not waited for any more.
+/// How long to wait for one start.
 const START_LIMIT: Duration = Duration::from_secs(120);
-/// Files may change without a word; then this often is looked again.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How often to poll for changes that inotify does not report.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Starts in flight, as the keeper would have them.
+/// The number of starts in flight that the keeper would allow.
 pub fn parallel() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Limits::for_cores(cores).parallel
 }
 
-/// Starts every agent as the keeper last did. Returns when the first command was given.
+/// Starts every agent with the keeper's last command. Returns the time of the first start.
 ///
-/// A start is over when Claude's own session file shows a status, as it is for the keeper.
+/// A start has ended when Claude's session file shows a status, as for the keeper.
 pub fn start(fleet: &Fleet) -> Result<Instant> {
     let data_dir = DataDir::open(&fleet.sandbox.data_dir())?;
     let commands = commands(&data_dir)?;
@@ -42,7 +42,7 @@ pub fn start(fleet: &Fleet) -> Result<Instant> {
     for command in commands {
         while in_flight.len() >= parallel() {
             watch.add(&data_dir.claude().join("sessions")).ok();
-            watch.wait(LOOK_AGAIN);
+            watch.wait(POLL_INTERVAL);
             let running = live(&data_dir.claude());
             let is_up = |id: &str| {
                 running
@@ -61,14 +61,14 @@ pub fn start(fleet: &Fleet) -> Result<Instant> {
     Ok(started)
 }
 
-/// One start.
+/// The command of one start.
 struct Command {
     session_id: String,
-    /// What tmux is given.
+    /// The arguments of tmux.
     arguments: Vec<String>,
 }
 
-/// A command for each agent, by name.
+/// The commands for all agents, sorted by name.
 fn commands(data_dir: &DataDir) -> Result<Vec<Command>> {
     let config = Config::load(&data_dir.config())?;
     let mut all = Vec::new();

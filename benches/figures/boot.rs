@@ -1,26 +1,26 @@
-//! Figure 4: what the keeper costs at a boot, against a bare start of the same commands.
+//! Figure 4: the time of a boot with the keeper, against a start of the same commands without it.
 
 use sys::error::Result;
 
 use super::bare;
 use super::fleet::Fleet;
 use super::options::Options;
-use super::place::{Place, say};
+use super::place::{Environment, progress};
 use super::stats::Sample;
 use super::table::Figure;
 
-/// The ratio of the two.
+/// The limit of the ratio.
 const MUST: f64 = 1.15;
 
-/// Every agent was cut in a tool, and is at it again after each resume: so each asks the model
-/// once at each boot, and every boot is like every other.
-pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
+/// Measures pairs of boots. Every agent is cut in a tool, and runs a tool again after each resume,
+/// so that each sends one request in each boot and all boots are alike.
+pub fn measure(place: &Environment, options: &Options) -> Result<Vec<Figure>> {
     let mut fleet = Fleet::create(place, options.agents, "hold")?;
     fleet.boot()?;
     fleet.wait_until_at_work(&fleet.names.clone())?;
     let (mut kept, mut bare, mut ratio) = (Sample::default(), Sample::default(), Sample::default());
     for pair in 0..options.pairs {
-        // The first of a pair alternates: what drifts on the machine meets both.
+        // The first of a pair alternates, so that a drift of the machine affects both.
         let (with, without) = if pair % 2 == 0 {
             let with = boot(&mut fleet)?;
             (with, bare_start(&mut fleet)?)
@@ -28,7 +28,7 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
             let without = bare_start(&mut fleet)?;
             (boot(&mut fleet)?, without)
         };
-        say(&format!(
+        progress(&format!(
             "pair {} of {}: keeper {with:.1} s, bare {without:.1} s",
             pair + 1,
             options.pairs
@@ -48,7 +48,8 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
         measured: format!("{of_medians:.2} times; by pairs {}", ratio.text("", 2)),
         reached: Some(of_medians <= MUST),
         how: format!(
-            "{} interleaved pairs of resumes of the same sessions, {} starts in flight; keeper {}, bare {}",
+            "{} interleaved pairs of resumes of the same sessions, {} starts in flight; keeper {}, \
+             bare {}",
             options.pairs,
             bare::parallel(),
             kept.text(" s", 1),
@@ -57,7 +58,7 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
     }])
 }
 
-/// Seconds from the keeper's start.
+/// Boots with the keeper; returns the seconds from its start to the last first request.
 fn boot(fleet: &mut Fleet) -> Result<f64> {
     let started = fleet.boot()?;
     let last = fleet.wait_for_first_requests()?;
@@ -65,7 +66,8 @@ fn boot(fleet: &mut Fleet) -> Result<f64> {
     Ok((last - started).as_secs_f64())
 }
 
-/// Seconds from the first command. The commands are those of the keeper's last boot.
+/// Starts the commands of the keeper's last boot without it; returns the seconds to the last first
+/// request.
 fn bare_start(fleet: &mut Fleet) -> Result<f64> {
     fleet.next_boot()?;
     let started = bare::start(fleet)?;

@@ -1,18 +1,18 @@
-//! Small line charts side by side, as one SVG that reads well in light and in dark.
+//! Line charts side by side, as one SVG with a light and a dark color scheme.
 
 use std::fmt::Write as _;
 
-/// One chart: its own unit, its own scale.
+/// One chart, with its unit and scale.
 pub struct Series {
-    /// What is drawn.
+    /// The title of the chart.
     pub name: &'static str,
-    /// The unit of the upright axis.
+    /// The unit of the vertical axis.
     pub unit: &'static str,
-    /// Across and up; the first ones are the smallest.
+    /// Horizontal and vertical values, in ascending horizontal order.
     pub points: Vec<(f64, f64)>,
 }
 
-/// Pixels of one chart, of the room around its lines, and of the title.
+/// The size of a chart, its margins and the height of the title, in pixels.
 const WIDTH: f64 = 340.0;
 const HEIGHT: f64 = 210.0;
 const LEFT: f64 = 52.0;
@@ -21,12 +21,14 @@ const TOP: f64 = 44.0;
 const BOTTOM: f64 = 34.0;
 const TITLE: f64 = 44.0;
 
-/// Two in a row. Each begins at zero, so that a straight line is a cost that grows with the fleet.
+/// Draws two charts in a row. The axes begin at zero, so that a proportional cost is a straight
+/// line.
 pub fn draw(title: &str, across: &str, all: &[Series]) -> String {
     let rows = all.len().div_ceil(2);
     let height = TITLE + HEIGHT * f64::from(u32::try_from(rows).unwrap_or(1));
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {height}\" \
+         font-family=\"sans-serif\" font-size=\"12\">\n\
          <style>text{{fill:#333}}.grid{{stroke:#ccc}}.line{{stroke:#1668b8;fill:none;stroke-width:2}}.dot{{fill:#1668b8}}\
          @media(prefers-color-scheme:dark){{text{{fill:#ddd}}.grid{{stroke:#555}}.line{{stroke:#6cb2f4}}.dot{{fill:#6cb2f4}}}}</style>\n\
          <text x=\"{LEFT}\" y=\"26\" font-size=\"16\">{title}</text>\n",
@@ -71,7 +73,8 @@ fn chart(svg: &mut String, series: &Series, across: &str, (left, top): (f64, f64
         let value = high * step;
         writeln!(
             svg,
-            "<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>",
+            "<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text \
+             x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>",
             x(0.0),
             x(wide),
             x(0.0) - 6.0,
@@ -94,7 +97,8 @@ fn chart(svg: &mut String, series: &Series, across: &str, (left, top): (f64, f64
     for (value, up) in &series.points {
         writeln!(
             svg,
-            "<circle class=\"dot\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" font-size=\"11\">{value}</text>",
+            "<circle class=\"dot\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"/><text x=\"{:.1}\" \
+             y=\"{:.1}\" text-anchor=\"middle\" font-size=\"11\">{value}</text>",
             x(*value),
             y(*up),
             x(*value),
@@ -111,7 +115,7 @@ fn chart(svg: &mut String, series: &Series, across: &str, (left, top): (f64, f64
     .ok();
 }
 
-/// The next of 1, 2, 5 times a power of ten, so that the axis has round numbers.
+/// Rounds up to 1, 2 or 5 times a power of ten, so that the axis has round numbers.
 fn round_up(most: f64) -> f64 {
     let power = 10_f64.powf(most.max(1e-3).log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0];

@@ -1,4 +1,4 @@
-//! Figures 7 to 11: what checkpoints cost, against the bare `git status` that everybody knows.
+//! Figures 7 to 11: the time and size of checkpoints, against a bare `git status`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,31 +17,31 @@ use sys::error::{Context as _, Error, Result, bail, ensure};
 use sys::time::Timestamp;
 
 use super::options::Options;
-use super::place::{Place, run, say};
+use super::place::{Environment, progress, run};
 use super::stats::Sample;
 use super::table::Figure;
 
-/// The figures that are measured here.
+/// The figures of `--only checkpoint`.
 pub const NUMBERS: std::ops::RangeInclusive<u8> = 7..=11;
 
-/// Anything may take so long on a machine that others use too.
+/// The limit of any command on a busy machine.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Files of a large workspace, and of one in a quick run.
+/// The number of files in a large workspace, and with `--quick`.
 const FILES: (usize, usize) = (50_000, 5_000);
 
-/// Workspaces that are looked at together, those of them with changes, and how many at once.
+/// The number of workspaces in figure 9, of those with changes, and of those at a time.
 const MANY: usize = 16;
 const DIRTY: usize = 4;
 const AT_ONCE: usize = 2;
 
-/// Measures those that are asked for.
-pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
+/// Measures the selected figures.
+pub fn measure(place: &Environment, options: &Options) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     if options.wants(7) || options.wants(8) || options.wants(9) {
         let lab = Lab::new(place)?;
         let files = options.times(FILES.0, FILES.1);
-        say(&format!("checkpoints: a workspace of {files} files"));
+        progress(&format!("checkpoints: a workspace of {files} files"));
         let one = lab.workspace("w0", files)?;
         if options.wants(7) {
             figures.push(clean(&lab, &one, files, options)?);
@@ -62,14 +62,14 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// A data directory with workspaces; it goes with the sandbox.
+/// A data directory with workspaces in a sandbox.
 struct Lab {
     sandbox: Arc<Sandbox>,
     data_dir: DataDir,
 }
 
 impl Lab {
-    fn new(place: &Place) -> Result<Self> {
+    fn new(place: &Environment) -> Result<Self> {
         let sandbox = place.sandbox(false)?;
         let (data_dir, _) = DataDir::init(&sandbox.data_dir())?;
         Ok(Self { sandbox, data_dir })
@@ -95,7 +95,7 @@ impl Lab {
         }
     }
 
-    /// A repository with so many committed files, and a checkpoint that has seen them all.
+    /// Makes a repository with `files` committed files and a first checkpoint.
     fn workspace(&self, name: &str, files: usize) -> Result<PathBuf> {
         let dir = self.data_dir.dir().join("workspaces").join(name);
         fs::create_dir_all(&dir)?;
@@ -112,18 +112,18 @@ impl Lab {
         self.git(&dir, &["add", "."])?;
         self.git(&dir, &["commit", "-qm", "all"])?;
         self.git(&dir, &["repack", "-adq"])?;
-        self.settle(&dir)?;
+        self.refresh_index(&dir)?;
         Ok(dir)
     }
 
-    /// git's own index and ours have seen every file.
-    fn settle(&self, dir: &Path) -> Result<()> {
+    /// Brings git's index and spotkeep's up to date.
+    fn refresh_index(&self, dir: &Path) -> Result<()> {
         self.git(dir, &["status", "--porcelain"])?;
-        self.take(dir)?;
+        self.checkpoint(dir)?;
         Ok(())
     }
 
-    fn take(&self, dir: &Path) -> Result<(Duration, CheckpointOutcome)> {
+    fn checkpoint(&self, dir: &Path) -> Result<(Duration, CheckpointOutcome)> {
         let began = Instant::now();
         let outcome = checkpoint::keep(
             &self.data_dir,
@@ -134,7 +134,7 @@ impl Lab {
         Ok((began.elapsed(), outcome))
     }
 
-    /// The bare command, whose answer nobody reads.
+    /// Times a bare `git status`, whose output is discarded.
     fn status(&self, dir: &Path) -> Result<Duration> {
         let began = Instant::now();
         let mut command = self.sandbox.command(Path::new("git"));
@@ -148,7 +148,7 @@ impl Lab {
         Ok(began.elapsed())
     }
 
-    /// Ten files are as they never were before.
+    /// Writes new content to ten files.
     fn change(&self, dir: &Path, files: usize, round: usize) -> Result<()> {
         for count in 0..10 {
             let number = count * (files / 10);
@@ -161,12 +161,12 @@ impl Lab {
     }
 }
 
-/// 50 files in a folder, 20 folders in a folder.
+/// The path of a file: 50 files in a folder, 20 folders in a folder.
 fn file(number: usize) -> String {
     format!("d{}/e{}/f{number}.txt", number / 1_000, number / 50 % 20)
 }
 
-/// One pair after the other, the first of each in turn.
+/// Measures pairs, with each of the two first in turn.
 fn pairs(
     rounds: usize,
     mut bare: impl FnMut(usize) -> Result<Duration>,
@@ -205,9 +205,9 @@ fn ratio(number: u8, name: String, must: f64, bare: &Sample, ours: &Sample) -> F
 }
 
 fn clean(lab: &Lab, dir: &Path, files: usize, options: &Options) -> Result<Figure> {
-    lab.settle(dir)?;
+    lab.refresh_index(dir)?;
     let rounds = options.times(21, 7);
-    let (bare, ours) = pairs(rounds, |_| lab.status(dir), |_| Ok(lab.take(dir)?.0))?;
+    let (bare, ours) = pairs(rounds, |_| lab.status(dir), |_| Ok(lab.checkpoint(dir)?.0))?;
     let name = format!("checkpoint of a clean workspace of {files} files");
     Ok(ratio(7, name, 1.3, &bare, &ours))
 }
@@ -222,7 +222,7 @@ fn changed(lab: &Lab, dir: &Path, files: usize, options: &Options) -> Result<Fig
         },
         |round| {
             lab.change(dir, files, rounds + round)?;
-            let (took, outcome) = lab.take(dir)?;
+            let (took, outcome) = lab.checkpoint(dir)?;
             ensure!(
                 matches!(outcome, CheckpointOutcome::Taken(_)),
                 "{outcome:?}"
@@ -234,19 +234,19 @@ fn changed(lab: &Lab, dir: &Path, files: usize, options: &Options) -> Result<Fig
     Ok(ratio(8, name, 2.5, &bare, &ours))
 }
 
-/// Worktrees of one repository, as `add --repo` makes them.
+/// Measures checkpoints of many worktrees of one repository, as `add --repo` makes them.
 fn many(lab: &Lab, first: PathBuf, files: usize, options: &Options) -> Result<Figure> {
     lab.git(&first, &["checkout", "-q", "--", "."])?;
     let mut all = vec![first.clone()];
     for number in 1..MANY {
         let dir = first.with_file_name(format!("w{number}"));
-        say(&format!("checkpoints: workspace {} of {MANY}", number + 1));
+        progress(&format!("checkpoints: workspace {} of {MANY}", number + 1));
         let path = dir.to_string_lossy().into_owned();
         lab.git(&first, &["worktree", "add", "-q", "--detach", &path])?;
         all.push(dir);
     }
     for dir in &all {
-        lab.settle(dir)?;
+        lab.refresh_index(dir)?;
     }
     let rounds = options.times(7, 3);
     let dirty = |round: usize| -> Result<()> {
@@ -263,7 +263,7 @@ fn many(lab: &Lab, first: PathBuf, files: usize, options: &Options) -> Result<Fi
         },
         |round| {
             dirty(rounds + round)?;
-            two_at_a_time(&all, |dir| lab.take(dir).map(|_| ()))
+            two_at_a_time(&all, |dir| lab.checkpoint(dir).map(|_| ()))
         },
     )?;
     let allowed = bare.median() * 1.5 + 100.0 * DIRTY as f64;
@@ -309,7 +309,7 @@ fn two_at_a_time(all: &[PathBuf], work: impl Fn(&Path) -> Result<()> + Sync) -> 
     })
 }
 
-/// A long day: what is left of it once it is packed, and once it is pruned.
+/// Measures the size of many checkpoints after packing and pruning.
 fn growth(lab: &Lab, options: &Options) -> Result<Figure> {
     let count = options.times(1_000, 100);
     let dir = lab.workspace("g", 100)?;
@@ -317,20 +317,20 @@ fn growth(lab: &Lab, options: &Options) -> Result<Figure> {
     let before = size(&objects)?;
     for round in 0..count {
         lab.change(&dir, 100, round)?;
-        let (_, outcome) = lab.take(&dir)?;
+        let (_, outcome) = lab.checkpoint(&dir)?;
         ensure!(
             matches!(outcome, CheckpointOutcome::Taken(_)),
             "{outcome:?}"
         );
         if round % 250 == 249 {
-            say(&format!("checkpoints: {} of {count}", round + 1));
+            progress(&format!("checkpoints: {} of {count}", round + 1));
         }
     }
     let loose = size(&objects)? - before;
     let place = lab.place(&dir);
     let deadline = Deadline::after(LIMIT);
     let now = Timestamp::now();
-    // Those of more than an hour ago went while the others were made, as the keeper has it.
+    // Checkpoints older than an hour were pruned while the others were made, as by the keeper.
     checkpoint::prune_at(&place, &Keep::default(), now, true, deadline)?;
     let packed = size(&objects)? - before;
     let left = checkpoint::list(&place)?.len();
@@ -343,25 +343,26 @@ fn growth(lab: &Lab, options: &Options) -> Result<Figure> {
         measured: format!("{:.1} MB", mebibytes(packed)),
         reached: Some(mebibytes(packed) < 10.0),
         how: format!(
-            "disk blocks of .git, over what it was before; {left} checkpoints are younger than an hour and stay; before \
+            "disk blocks of .git, over what it was before; {left} checkpoints are younger than an \
+             hour and stay; before \
              pruning and packing {:.1} MB",
             mebibytes(loose)
         ),
     })
 }
 
-/// Disk blocks, in bytes.
+/// The disk usage of a directory, in bytes.
 fn size(dir: &Path) -> Result<u64> {
     let said = run(Command::new("du").arg("-sk").arg(dir), LIMIT)?;
     let kib: u64 = said
         .split_whitespace()
         .next()
-        .context("du said nothing")?
+        .context("du printed nothing")?
         .parse()?;
     Ok(kib * 1024)
 }
 
-/// Three hundred files that are rewritten all the time, as by a build.
+/// Measures checkpoints while three hundred files are rewritten all the time, as by a build.
 fn churn(lab: &Lab, options: &Options) -> Result<Figure> {
     let count = options.times(100, 10);
     let dir = lab.workspace("c", 100)?;
@@ -371,7 +372,7 @@ fn churn(lab: &Lab, options: &Options) -> Result<Figure> {
             let mut round = 0u64;
             while !stop.load(Ordering::SeqCst) {
                 let path = dir.join(format!("build-{}.o", round % 300));
-                // They vanish, come back, grow and shrink.
+                // Files are deleted, recreated, and change their size.
                 if round.is_multiple_of(7) {
                     fs::remove_file(&path).ok();
                 } else {
@@ -381,7 +382,7 @@ fn churn(lab: &Lab, options: &Options) -> Result<Figure> {
                 round += 1;
             }
         });
-        let taken = (0..count).map(|_| lab.take(&dir).map(|(_, outcome)| outcome));
+        let taken = (0..count).map(|_| lab.checkpoint(&dir).map(|(_, outcome)| outcome));
         let taken: Vec<_> = taken.collect();
         stop.store(true, Ordering::SeqCst);
         taken
@@ -389,7 +390,7 @@ fn churn(lab: &Lab, options: &Options) -> Result<Figure> {
     let mut sound = 0;
     for outcome in &taken {
         let Ok(CheckpointOutcome::Taken(one)) = outcome else {
-            say(&format!("checkpoints: {outcome:?}"));
+            progress(&format!("checkpoints: {outcome:?}"));
             continue;
         };
         let whole = lab.git(&dir, &["rev-list", "--objects", &one.commit]);

@@ -1,4 +1,4 @@
-//! Figure 17: what a fleet costs as it grows, from one agent to two hundred.
+//! Figure 17: the cost of fleets of 1 to 200 agents.
 
 use std::fs;
 use std::path::Path;
@@ -10,53 +10,54 @@ use super::chart;
 use super::fleet::Fleet;
 use super::idle::{QUIET, Usage};
 use super::options::Options;
-use super::place::{Place, say};
+use super::place::{Environment, progress};
 use super::stats::Sample;
 use super::status;
 use super::table::Figure;
 
-/// Agents; the last is what one keeper has to bear.
+/// Numbers of agents; one keeper has to support the last.
 const SIZES: [usize; 6] = [1, 25, 50, 100, 150, 200];
 const QUICK_SIZES: [usize; 3] = [1, 10, 20];
 
-/// What an agent costs in the largest fleet, over what it costs in one of the middle.
+/// The limit of the cost for each agent in the largest fleet, over that in a fleet of medium size.
 const MUST: f64 = 1.25;
 
-/// Where the picture goes, beside what Cargo builds.
+/// The path of the chart.
 const PICTURE: &str = "target/cost-by-agents.svg";
 
-/// One fleet.
+/// The measurements of one fleet.
 struct Point {
     agents: usize,
-    /// Of the keeper, in percent of a core, at rest.
+    /// The keeper's CPU time with an idle fleet, in percent of a core.
     percent: f64,
-    /// Of the keeper, in MB.
+    /// The keeper's memory, in MB.
     rss: f64,
-    /// `spotkeep status`, in ms.
+    /// The time of `spotkeep status`, in ms.
     status: f64,
-    /// From the notice to safe, in ms.
+    /// The time from the notice to safe, in ms.
     safe: f64,
 }
 
-/// One fleet after the other, of fakes: two hundred of the real one take 60 GB.
-pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
+/// Measures one fleet after the other, with the fake: 200 agents of the real Claude take 60 GB.
+pub fn measure(place: &Environment, options: &Options) -> Result<Vec<Figure>> {
     let sizes: &[usize] = match options.quick {
         true => &QUICK_SIZES,
         false => &SIZES,
     };
     let mut points = Vec::new();
     for &agents in sizes {
-        say(&format!("a fleet of {agents}"));
+        progress(&format!("a fleet of {agents} agents"));
         points.push(point(place, options, agents)?);
     }
     let picture = draw(&points);
     if let Some(dir) = Path::new(PICTURE).parent() {
         fs::create_dir_all(dir)?;
     }
-    fs::write(PICTURE, picture).context("cannot write the picture")?;
+    fs::write(PICTURE, picture).context("cannot write the chart")?;
     let (last, less) = (points.last(), points.iter().rev().nth(points.len() / 2));
     let (last, less) = last.zip(less).context("no fleets")?;
-    // What it costs at rest is so little that the kernel's clock hardly sees it; the save is work.
+    // The cost of an idle fleet is below the resolution of the kernel's clock, so the save is
+    // compared.
     let per_agent = |point: &Point| Ok::<_, sys::error::Error>(point.safe / float(point.agents)?);
     let ratio = per_agent(last)? / per_agent(less)?;
     let rows = points.iter().map(|point| {
@@ -78,13 +79,13 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
         ),
         reached: Some(ratio <= MUST),
         how: format!(
-            "the STAND-IN in a tool that never ends, all of them; drawn in {PICTURE}. {}",
+            "all agents are the FAKE in a tool that never ends; chart in {PICTURE}. {}",
             rows.collect::<Vec<_>>().join("; ")
         ),
     }])
 }
 
-fn point(place: &Place, options: &Options, agents: usize) -> Result<Point> {
+fn point(place: &Environment, options: &Options, agents: usize) -> Result<Point> {
     let mut fleet = Fleet::create_with(place, agents, "idle", true)?;
     fleet.boot()?;
     fleet.wait_until_idle()?;

@@ -1,4 +1,4 @@
-//! A fleet in a sandbox, between the fakes, over as many boots as a figure needs.
+//! A fleet in a sandbox with a fake API and a fake metadata server, over several boots.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,22 +20,22 @@ use sys::error::{Context as _, Result, bail, ensure};
 use sys::inotify::Watch;
 use sys::time::Timestamp;
 
-use super::place::Place;
+use super::place::Environment;
 
-/// How long anything may take, and how much more each agent adds.
+/// The limit of any wait, and what each agent adds to it.
 const LIMIT: Duration = Duration::from_secs(60);
 const LIMIT_PER_AGENT: Duration = Duration::from_secs(6);
-/// Files may change without a word; then this often is looked again.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// What is seen is on the disk a little later: Claude writes 100 ms behind.
+/// How often to poll for changes that inotify does not report.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long to wait until Claude has written what its session file shows: it writes 100 ms later.
 const DEBOUNCE: Duration = Duration::from_secs(1);
 
-/// The fleet; dropping it ends everything.
+/// A fleet; dropping it ends all its processes.
 #[derive(Debug)]
 pub struct Fleet {
-    /// Where it lives.
+    /// The sandbox of the fleet.
     pub sandbox: Arc<Sandbox>,
-    /// What its agents talk to.
+    /// The fake API.
     pub model: Model,
     /// The agents' names.
     pub names: Vec<String>,
@@ -44,28 +44,28 @@ pub struct Fleet {
     keeper: Option<Child>,
 }
 
-/// What a preemption took.
+/// The times of a preemption.
 #[derive(Debug)]
 pub struct Preempted {
     /// From the announcement to the beginning of the save.
     pub to_save_ms: u64,
-    /// What the save says of itself.
+    /// The manifest of the save.
     pub manifest: Manifest,
 }
 
 impl Fleet {
-    /// Declares a fleet whose agents begin with one plan.
-    pub fn create(place: &Place, agents: usize, plan: &str) -> Result<Self> {
+    /// Creates a fleet whose agents begin with one plan.
+    pub fn create(place: &Environment, agents: usize, plan: &str) -> Result<Self> {
         Self::create_with(place, agents, plan, place.claude().is_none())
     }
 
-    /// The same, with the fake if that is asked for.
-    pub fn create_with(place: &Place, agents: usize, plan: &str, fake: bool) -> Result<Self> {
+    /// Like [`Fleet::create`], with the fake Claude if `fake` is set.
+    pub fn create_with(place: &Environment, agents: usize, plan: &str, fake: bool) -> Result<Self> {
         let claude = place.claude().filter(|_| !fake);
         Self::create_in(place.sandbox(true)?, agents, plan, claude)
     }
 
-    /// The same in a sandbox that is there, with this Claude or the fake.
+    /// Creates a fleet in a sandbox, with the given Claude or the fake.
     pub fn create_in(
         sandbox: Arc<Sandbox>,
         agents: usize,
@@ -94,7 +94,7 @@ impl Fleet {
         })
     }
 
-    /// A new machine takes the disk: a keeper starts. Returns when.
+    /// Begins the next boot and starts a keeper. Returns the time of its start.
     pub fn boot(&mut self) -> Result<Instant> {
         self.next_boot()?;
         let started = Instant::now();
@@ -105,7 +105,7 @@ impl Fleet {
         Ok(started)
     }
 
-    /// A new machine takes the disk, and no keeper starts.
+    /// Ends everything and begins the next boot, without a keeper.
     pub fn next_boot(&mut self) -> Result<()> {
         self.end()?;
         self.boot_id += 1;
@@ -120,7 +120,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Ends everything at once, as a lost machine does.
+    /// Kills all processes, as the end of a machine does.
     pub fn end(&mut self) -> Result<()> {
         self.sandbox.end_everything()?;
         if let Some(mut keeper) = self.keeper.take() {
@@ -129,17 +129,17 @@ impl Fleet {
         Ok(())
     }
 
-    /// The keeper's process.
+    /// The pid of the keeper.
     pub fn keeper(&self) -> Result<u32> {
         Ok(self.keeper.as_ref().context("no keeper runs")?.id())
     }
 
-    /// Where its agents' tmux server listens.
+    /// The socket of the agents' tmux server.
     pub fn tmux_socket(&self) -> Result<PathBuf> {
         Ok(self.tmux()?.socket().to_path_buf())
     }
 
-    /// That server's process.
+    /// The pid of the agents' tmux server.
     pub fn tmux_server(&self) -> Result<u32> {
         let pid = self.tmux()?.server_pid().context("no tmux server runs")?;
         Ok(u32::try_from(pid)?)
@@ -151,18 +151,18 @@ impl Fleet {
         Ok(Tmux::new(&keeper.runtime))
     }
 
-    /// Where its metadata server listens.
+    /// The address of the fake metadata server.
     pub fn metadata_address(&self) -> String {
         self.metadata.address()
     }
 
-    /// A command of spotkeep on this data directory.
+    /// A spotkeep command on this data directory.
     pub fn spotkeep(&self) -> Result<std::process::Command> {
         self.sandbox
             .spotkeep(self.boot_id, &self.metadata.address())
     }
 
-    /// Asks these agents for something that never ends.
+    /// Sends these agents a prompt for a tool that never ends.
     pub fn set_to_work(&self, names: &[String]) -> Result<()> {
         for name in names {
             let prompt = format!("DRILL agent={name} plan=hold turn=2 [[{name}:p:2]]");
@@ -173,7 +173,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Announces the preemption, and waits until the save has ended.
+    /// Announces a preemption, and waits for the end of the save.
     pub fn preempt(&self) -> Result<Preempted> {
         ensure!(
             self.metadata.wait_for_pollers(1, LIMIT),
@@ -199,9 +199,9 @@ impl Fleet {
         })
     }
 
-    /// Waits until every agent is at rest in its session.
+    /// Waits until every agent is idle.
     pub fn wait_until_idle(&self) -> Result<()> {
-        self.wait("every agent is at rest", |_, running| {
+        self.wait("every agent is idle", |_, running| {
             self.names
                 .iter()
                 .all(|name| has_status(running, name, "idle"))
@@ -228,7 +228,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Waits until every agent has asked the model in this boot; when the last one did.
+    /// Waits until every agent has sent a request in this boot; returns the time of the last one's
+    /// first.
     pub fn wait_for_first_requests(&self) -> Result<Instant> {
         let firsts = |request_log: &RequestLog| {
             let all = self.names.iter();
@@ -236,7 +237,7 @@ impl Fleet {
                 .collect()
         };
         let mut found: Option<Vec<Instant>> = None;
-        self.wait("every agent has asked the model", |request_log, _| {
+        self.wait("every agent has sent a request", |request_log, _| {
             found = firsts(request_log);
             found.is_some()
         })?;
@@ -245,11 +246,11 @@ impl Fleet {
             .context("there are no agents")
     }
 
-    /// Waits until `look` is content with the model's log and the live sessions.
+    /// Waits until `is_done` returns true for the request log and the live sessions.
     pub fn wait(
         &self,
         what: &str,
-        mut look: impl FnMut(&RequestLog, &[Live]) -> bool,
+        mut is_done: impl FnMut(&RequestLog, &[Live]) -> bool,
     ) -> Result<()> {
         let config = self.sandbox.data_dir().join(".claude");
         let watch = Watch::new()?;
@@ -257,7 +258,7 @@ impl Fleet {
         let deadline = Instant::now() + LIMIT + LIMIT_PER_AGENT * agents;
         loop {
             let (request_log, running) = (self.model.request_log(), live(&config));
-            if look(&request_log, &running) {
+            if is_done(&request_log, &running) {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -272,11 +273,11 @@ impl Fleet {
             ] {
                 watch.add(&dir).ok();
             }
-            watch.wait(LOOK_AGAIN);
+            watch.wait(POLL_INTERVAL);
         }
     }
 
-    /// What each agent is at, and what the keeper said last.
+    /// The state of each agent, and the keeper's last log lines.
     fn explain(&self, request_log: &RequestLog, running: &[Live]) -> String {
         let agents = self.names.iter().map(|name| {
             let status = running.iter().find(|at| at.name == *name);
@@ -300,7 +301,7 @@ fn has_status(running: &[Live], name: &str, status: &str) -> bool {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        // The sandbox ends whatever this could not.
+        // The sandbox ends what is left.
         self.end().ok();
     }
 }

@@ -1,4 +1,4 @@
-//! Figure 1: from the flip of the metadata server's value to the beginning of the save.
+//! Figure 1: the time from the change of the metadata value to the beginning of the save.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use sys::error::Result;
 
 use super::fleet::Fleet;
 use super::options::Options;
-use super::place::Place;
+use super::place::Environment;
 use super::stats::Sample;
 use super::table::Figure;
 
-/// Milliseconds.
+/// The limit, in milliseconds.
 const MUST: f64 = 50.0;
-/// The keeper has nothing else to do by then.
+/// How long to wait until the keeper is idle.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// The fake plays: no Claude has a part in what is measured.
-pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
+/// Measures with the fake, because Claude does not affect this figure.
+pub fn measure(place: &Environment, options: &Options) -> Result<Vec<Figure>> {
     let mut fleet = Fleet::create_with(place, 3, "idle", true)?;
     let mut sample = Sample::default();
     for _ in 0..options.times(30, 5) {
@@ -33,7 +33,7 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
         measured: sample.text(" ms", 0),
         reached: Some(sample.median() <= MUST),
         how: format!(
-            "{} lives of three idle fake agents; from the fake's flip to the manifest's `at`, \
+            "{} boots of three idle fake agents; from the fake's flip to the manifest's `at`, \
              with the journal's `notice` made durable in between",
             sample.len()
         ),

@@ -1,12 +1,12 @@
 #!/bin/sh
-# The baseline of figure 16: how a guide of the time saves a fleet at the end of a spot VM, by hooks
-# and shell. Written by us, after what such a hook does: ask the metadata server, ask tmux, stash
-# what is dirty, write down what was found, and sync last.
+# The baseline of figure 16: a shutdown hook in shell that saves a fleet at the end of a spot VM.
+# Written for this bench after what guides describe: ask the metadata server, ask tmux, stash what
+# is dirty, write down what was found, and sync last.
 #
-# Usage: guide.sh ROOT METADATA TMUX-SOCKET
+# Usage: guide.sh DATA-DIR METADATA TMUX-SOCKET
 set -eu
-root=$1 metadata=$2 socket=$3
-save=$root/guide/$(date +%s%N)
+data_dir=$1 metadata=$2 socket=$3
+save=$data_dir/guide/$(date +%s%N)
 mkdir -p "$save"
 
 ask() {
@@ -16,7 +16,7 @@ ask() {
 ask preempted >"$save/preempted"
 tmux -S "$socket" list-sessions >"$save/sessions" || true
 tmux -S "$socket" list-windows -a >"$save/windows" || true
-for workspace in "$root"/workspaces/*/; do
+for workspace in "$data_dir"/workspaces/*/; do
     name=$(basename "$workspace")
     tmux -S "$socket" display-message -p -t "$name" '#{pane_current_path}' >>"$save/places" || true
     cd "$workspace"
@@ -27,6 +27,6 @@ done
 for key in name zone machine-type; do
     ask "$key" >>"$save/instance-info.txt"
 done
-ln -sfn "$save" "$root/guide/latest"
-# All disks, in such a hook; this one only, so that nothing else on the machine counts against it.
-sync -f "$root"
+ln -sfn "$save" "$data_dir/guide/latest"
+# Such a hook syncs all disks; here it syncs only this one, so that other writes do not count.
+sync -f "$data_dir"

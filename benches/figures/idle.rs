@@ -1,4 +1,4 @@
-//! Figure 5: what the keeper takes while nothing happens.
+//! Figure 5: CPU time, memory and disk writes of the keeper with an idle fleet.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,16 +9,16 @@ use super::fleet::Fleet;
 use super::options::Options;
 use super::table::Figure;
 
-/// Percent of a core.
+/// The limit of CPU time, in percent of a core.
 const MUST_CPU: f64 = 0.5;
-/// Megabytes, in KiB.
+/// The limit of memory, in KiB.
 const MUST_RSS: u64 = 20 << 10;
-/// Linux counts CPU time for user space in hundredths of a second, whatever its own clock does.
+/// Linux reports CPU time to user space in hundredths of a second (USER_HZ).
 const TICKS: f64 = 100.0;
-/// What follows a start, such as a housekeeping of Claude's, is over by then.
+/// How long work after a start lasts, like Claude's housekeeping.
 pub const QUIET: Duration = Duration::from_secs(10);
 
-/// What the kernel counts for a process.
+/// The kernel's counters of a process, at one time.
 #[derive(Debug)]
 pub struct Counters {
     at: Instant,
@@ -27,10 +27,10 @@ pub struct Counters {
     write_calls: u64,
 }
 
-/// What a process takes over a time.
+/// CPU time, memory and writes of a process over a period.
 #[derive(Debug)]
 pub struct Usage {
-    /// Of a core.
+    /// CPU time, in percent of a core.
     pub percent: f64,
     rss_kib: u64,
     anonymous_kib: u64,
@@ -40,11 +40,11 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Watches it for so long.
+    /// Measures a process for the duration `time`.
     pub fn over(pid: u32, time: Duration) -> Result<Self> {
-        let before = Counters::of(pid)?;
+        let before = Counters::read(pid)?;
         std::thread::sleep(time);
-        Self::between(pid, &before, &Counters::of(pid)?)
+        Self::between(pid, &before, &Counters::read(pid)?)
     }
 
     fn between(pid: u32, before: &Counters, after: &Counters) -> Result<Self> {
@@ -60,20 +60,20 @@ impl Usage {
         })
     }
 
-    /// Its memory in MB.
+    /// The memory, in MB.
     pub fn rss_mb(&self) -> Result<f64> {
         mb(self.rss_kib)
     }
 }
 
-/// Watches the keeper of a fleet at rest, and beside it the tmux server without which there is none.
+/// Measures the keeper of an idle fleet, and the tmux server.
 pub fn measure(fleet: &Fleet, options: &Options) -> Result<Figure> {
     let (pid, tmux) = (fleet.keeper()?, fleet.tmux_server()?);
     std::thread::sleep(QUIET);
-    let before = (Counters::of(pid)?, Counters::of(tmux)?);
+    let before = (Counters::read(pid)?, Counters::read(tmux)?);
     std::thread::sleep(Duration::from_secs(if options.quick { 20 } else { 60 }));
-    let keeper = Usage::between(pid, &before.0, &Counters::of(pid)?)?;
-    let tmux = Usage::between(tmux, &before.1, &Counters::of(tmux)?)?;
+    let keeper = Usage::between(pid, &before.0, &Counters::read(pid)?)?;
+    let tmux = Usage::between(tmux, &before.1, &Counters::read(tmux)?)?;
     let Usage {
         percent, written, ..
     } = keeper;
@@ -83,7 +83,7 @@ pub fn measure(fleet: &Fleet, options: &Options) -> Result<Figure> {
         name: format!("keeper with {} idle agents", fleet.names.len()),
         must: format!("{MUST_CPU} % of a core, 20 MB, no disk write"),
         measured: format!(
-            "{percent:.2} %, {rss_mb:.1} MB ({anonymous_mb:.1} of its own), {written} bytes written"
+            "{percent:.2} %, {rss_mb:.1} MB ({anonymous_mb:.1} anonymous), {written} bytes written"
         ),
         reached: Some(percent < MUST_CPU && keeper.rss_kib < MUST_RSS && written == 0),
         how: format!(
@@ -98,17 +98,17 @@ pub fn measure(fleet: &Fleet, options: &Options) -> Result<Figure> {
 }
 
 impl Counters {
-    /// Percent of a core that it took since an earlier look.
+    /// CPU time since an earlier reading, in percent of a core.
     pub fn percent_since(&self, before: &Self) -> f64 {
         let ticks = u32::try_from(self.ticks - before.ticks).unwrap_or(u32::MAX);
         f64::from(ticks) / TICKS / (self.at - before.at).as_secs_f64() * 100.0
     }
 
-    /// Of a process, now.
-    pub fn of(pid: u32) -> Result<Self> {
+    /// Reads the counters of a process.
+    pub fn read(pid: u32) -> Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let rest = stat.rsplit_once(')').context("no stat")?.1;
-        // Behind the name, utime and stime are the fields 12 and 13.
+        // utime and stime are the fields 12 and 13 after the name.
         let mut fields = rest.split_whitespace().skip(11).map(str::parse::<u64>);
         let mut next = || Ok::<_, sys::error::Error>(fields.next().context("a short stat")??);
         let ticks = next()? + next()?;
@@ -122,7 +122,7 @@ impl Counters {
     }
 }
 
-/// The number behind a name at the beginning of a line.
+/// Returns the number after a name at the beginning of a line.
 fn field(text: &str, name: &str) -> Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line

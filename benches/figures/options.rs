@@ -1,4 +1,4 @@
-//! What is asked for on the command line.
+//! The command line of `make bench`.
 
 use std::path::PathBuf;
 
@@ -6,8 +6,9 @@ use sys::error::{Context as _, Result, bail, ensure};
 
 use super::FIGURES;
 
-/// The switches; `cargo bench` adds `--bench`.
-const USAGE: &str = "usage: make bench ARGS=\"[--only N|checkpoint|backup|top|save]... [--quick] [--drills N] [--pairs N] \
+/// The usage message; `cargo bench` also adds `--bench`.
+const USAGE: &str = "usage: make bench ARGS=\"[--only N|checkpoint|backup|top|save]... [--quick] \
+                     [--drills N] [--pairs N] \
 [--agents N] [--claude PATH]... [--fake]\"";
 
 /// What to measure, and how often.
@@ -18,18 +19,18 @@ pub struct Options {
     pub quick: bool,
     /// Drills with a notice; half as many are killed.
     pub drills: usize,
-    /// Pairs of boots.
+    /// Pairs of boots (figure 4).
     pub pairs: usize,
     /// Agents in the large fleet.
     pub agents: usize,
-    /// Which claude; drills take turns where there are several.
+    /// The Claude programs to use; drills alternate between them.
     pub claude: Vec<PathBuf>,
-    /// Play with the fake, whatever is installed.
+    /// Use the fake Claude, even if a real one is installed.
     pub fake: bool,
 }
 
 impl Options {
-    /// Reads the arguments.
+    /// Parses the arguments.
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
         let mut only = Vec::new();
         let mut claude = Vec::new();
@@ -39,7 +40,7 @@ impl Options {
             let mut value = || {
                 arguments
                     .next()
-                    .with_context(|| format!("{argument} what?\n{USAGE}"))
+                    .with_context(|| format!("{argument} needs a value\n{USAGE}"))
             };
             match argument.as_str() {
                 "--bench" => {}
@@ -56,7 +57,7 @@ impl Options {
                 "--pairs" => pairs = Some(value()?.parse().context(USAGE)?),
                 "--agents" => agents = Some(value()?.parse().context(USAGE)?),
                 "--claude" => claude.push(value()?.into()),
-                _ => bail!("{argument}?\n{USAGE}"),
+                _ => bail!("unknown option {argument}\n{USAGE}"),
             }
         }
         let options = Self {
@@ -84,7 +85,7 @@ impl Options {
         self.only.is_empty() || self.only.contains(&figure)
     }
 
-    /// One of two counts.
+    /// Returns `usual`, or `quick` with `--quick`.
     pub fn times(&self, usual: usize, quick: usize) -> usize {
         if self.quick { quick } else { usual }
     }

@@ -1,4 +1,4 @@
-//! Where and with which Claude it is measured.
+//! The environment of the measurements: namespace, sandboxes and Claude versions.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,20 +14,20 @@ use sys::{command, process, signal};
 
 use super::options::Options;
 
-/// Tells the program that it runs inside the namespace.
+/// Set in the environment of the run inside the namespace.
 const INSIDE: &str = "SPOTKEEP_BENCH_INSIDE";
 
-/// Sandboxes to be ended when the bench itself is interrupted.
+/// The sandboxes to remove when the bench is interrupted.
 static OPEN: Mutex<Vec<Weak<Sandbox>>> = Mutex::new(Vec::new());
 
-/// Starts this program again where there is no network but loopback, and waits for it. `None`:
-/// we are there already, or are not root and cannot go there.
+/// Runs this program again in a network namespace with only loopback, and waits for it. `None` if
+/// it already runs there, or is not root.
 pub fn isolate() -> Result<Option<ExitCode>> {
     if std::env::var_os(INSIDE).is_some() || !claude_program::can_isolate() {
         return Ok(None);
     }
     let mut command = claude_program::isolated(
-        // Should this process end, the one inside is told, and clears up.
+        // If this process ends, the one inside gets SIGTERM, and cleans up.
         "ip link set lo up && exec setpriv --pdeathsig TERM \"$0\" \"$@\"",
     );
     let keys = ["PATH", "HOME", "TMPDIR", "TERM", "SPOTKEEP_CLAUDE"];
@@ -50,19 +50,19 @@ pub fn isolate() -> Result<Option<ExitCode>> {
     }))
 }
 
-/// Where all figures are measured.
+/// The environment in which all figures are measured.
 #[derive(Debug)]
-pub struct Place {
+pub struct Environment {
     /// The `spotkeep` that is measured.
     pub spotkeep: PathBuf,
-    /// The Claudes that play, newest last; none: the fake does.
+    /// The real Claude programs, newest last; if empty, the fake is used.
     pub claudes: Vec<PathBuf>,
     versions: Vec<String>,
     isolated: bool,
 }
 
-impl Place {
-    /// Finds Claude as the drill does, and sees to it that an interruption leaves nothing running.
+impl Environment {
+    /// Finds Claude as the drill does, and installs a signal handler that removes the sandboxes.
     pub fn find(options: &Options) -> Result<Self> {
         let isolated = std::env::var_os(INSIDE).is_some();
         if isolated {
@@ -82,7 +82,7 @@ impl Place {
             versions: Vec::new(),
             isolated,
         };
-        // Out of a namespace of our own a real Claude is never started: it might reach somebody.
+        // A real Claude is started only in the namespace: elsewhere it could reach other hosts.
         if isolated && !options.fake {
             place.claudes = claudes(&options.claude)?;
         }
@@ -94,8 +94,8 @@ impl Place {
         Ok(place)
     }
 
-    /// An empty sandbox. As root, its data directory is a filesystem of its own, as on a VM: what others
-    /// write on this machine is then not synced with it.
+    /// Makes an empty sandbox. As root, its data directory can be a separate file system, as on a
+    /// VM, so that a sync does not include what other processes write.
     pub fn sandbox(&self, own_filesystem: bool) -> Result<Arc<Sandbox>> {
         let sandbox = Sandbox::create(false, own_filesystem && self.isolated)?;
         let sandbox = Arc::new(sandbox.with_program(self.spotkeep.clone()));
@@ -105,24 +105,24 @@ impl Place {
         Ok(sandbox)
     }
 
-    /// The Claude of the figures that use one only; `None`: the fake.
+    /// The Claude for figures that use one version only; `None` for the fake.
     pub fn claude(&self) -> Option<&Path> {
         self.claudes.last().map(PathBuf::as_path)
     }
 
-    /// What it was measured with, in a line or two.
+    /// The versions and the machine of the measurement, in two lines.
     pub fn headline(&self) -> String {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let memory = process::available_memory().unwrap_or(0) >> 30;
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load.split(' ').next().unwrap_or("?");
         let claude = match self.versions.as_slice() {
-            [] => "the STAND-IN for Claude Code: its times are not Claude's".to_owned(),
+            [] => "the FAKE Claude Code: its times are not Claude's".to_owned(),
             versions => format!("Claude Code {}", versions.join(" and ")),
         };
         let network = match self.isolated {
             true => "in a network namespace with only loopback",
-            false => "not root: no namespace of our own, so no real Claude is started",
+            false => "not root: no network namespace, so the real Claude Code is not used",
         };
         format!(
             "spotkeep {}, {claude}; {network}\n{cores} cores, {memory} GB of memory available, \
@@ -134,8 +134,7 @@ impl Place {
     }
 }
 
-/// The named ones, or the one that a drill would find, with the older ones that were fetched
-/// beside it.
+/// The named programs, or the one that a drill would find and the older ones in `.claude-bin`.
 fn claudes(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
     if !named.is_empty() {
         for path in named {
@@ -180,8 +179,8 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
     Ok(output.stdout)
 }
 
-/// Says on standard error how far it is.
-pub fn say(text: &str) {
-    // Nobody reading along is no reason to stop.
+/// Prints progress on standard error.
+pub fn progress(text: &str) {
+    // A closed standard error is not a reason to stop.
     writeln!(std::io::stderr(), "bench: {text}").ok();
 }

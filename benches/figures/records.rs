@@ -1,4 +1,4 @@
-//! Figure 3: records that the model had before the cut and that are missing after the resume.
+//! Figure 3: records that the fake API had before the cut and that are missing after the resume.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -9,14 +9,14 @@ use sys::command;
 use sys::error::{Context as _, Result};
 
 use super::options::Options;
-use super::place::{Place, say};
+use super::place::{Environment, progress};
 use super::stats::Sample;
 use super::table::Figure;
 
-/// A drill takes about 15 s; one that does not end is a failure and not a reason to wait.
+/// The limit of one drill, which takes about 15 s.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// What drills of one kind add up to.
+/// The totals of the drills of one kind.
 #[derive(Debug, Default)]
 struct Sum {
     drills: usize,
@@ -26,12 +26,12 @@ struct Sum {
     inexcusable: usize,
     to_safe: Sample,
     resumed: Sample,
-    /// What went wrong, and how often.
+    /// Failures and losses, with the number of times.
     wrong: BTreeMap<String, usize>,
 }
 
-/// Every second drill has an agent that writes without a pause.
-pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
+/// Runs the drills. Every second drill has an agent that writes without a pause.
+pub fn measure(place: &Environment, options: &Options) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (kind, drills, must) in [
         ("notice", options.drills, "0 records"),
@@ -40,21 +40,21 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
         let mut sum = Sum::default();
         for number in 0..drills {
             let drill = drill(place, kind, number);
-            say(&format!("drill {} of {drills} by {kind}", number + 1));
-            sum.take(drill);
+            progress(&format!("drill {} of {drills} by {kind}", number + 1));
+            sum.add(drill);
         }
         figures.push(sum.figure(kind, must));
     }
     Ok(figures)
 }
 
-fn drill(place: &Place, kind: &str, number: usize) -> Result<Report> {
+fn drill(place: &Environment, kind: &str, number: usize) -> Result<Report> {
     let mut command = Command::new(&place.spotkeep);
     command.args(["drill", "--json", "--kind", kind]);
     if number % 2 == 1 {
         command.arg("--writing");
     }
-    // Both versions meet both kinds of fleets.
+    // Each version runs with both kinds of fleets.
     match place.claudes.get((number / 2) % place.claudes.len().max(1)) {
         Some(claude) => command.arg("--claude").arg(claude),
         None => command.arg("--fake"),
@@ -64,7 +64,7 @@ fn drill(place: &Place, kind: &str, number: usize) -> Result<Report> {
 }
 
 impl Sum {
-    fn take(&mut self, drill: Result<Report>) {
+    fn add(&mut self, drill: Result<Report>) {
         self.drills += 1;
         let report = match drill {
             Ok(report) => report,
@@ -96,7 +96,8 @@ impl Sum {
             ..
         } = self;
         let mut how = format!(
-            "{drills} drills by {kind} with three agents, Claude versions in turn, every second one \
+            "{drills} drills by {kind} with three agents, Claude versions in turn, every second \
+             one \
              with an agent that writes without a pause; {passed} passed; boot to resumed {}",
             self.resumed.text(" ms", 0)
         );

@@ -1,5 +1,4 @@
-//! Figures 15 and 16: a save while the agents go on, against the least that makes the same bytes
-//! durable, and against the shell script that people had before.
+//! Figures 15 and 16: a save of a running fleet, against a bare sync and against a shell script.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,25 +11,25 @@ use sys::error::{Context as _, Result, ensure};
 use super::backup::noise;
 use super::fleet::Fleet;
 use super::options::Options;
-use super::place::{Place, run, say};
+use super::place::{Environment, progress, run};
 use super::stats::Sample;
 use super::table::Figure;
 
-/// As `--only save` takes them.
+/// The figures of `--only save`.
 pub const NUMBERS: [u8; 2] = [15, 16];
 
 /// How long one command may take.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What an agent has written since the last sync: tracked files with new content, and one large one
-/// that git ignores, as a build leaves it.
+/// What each agent writes before a save: tracked files with new content, and a large build file
+/// that git ignores.
 const FILES: usize = 20;
 const FILE_BYTES: usize = 16 << 10;
 const BUILD_BYTES: usize = 4 << 20;
 
-/// The three in turn over the same dirty data; who comes first goes round.
-pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
-    // The transcripts' sizes do not depend on who wrote them, and Claude's own end is figure 2.
+/// Measures the three in turn over equal amounts of unsynced data; each is first in turn.
+pub fn measure(place: &Environment, options: &Options) -> Result<Vec<Figure>> {
+    // The fake's transcripts are as large as the real Claude's; the exit of Claude is in figure 2.
     let mut fleet = Fleet::create_with(place, options.agents, "idle", true)?;
     fleet.boot()?;
     fleet.wait_until_idle()?;
@@ -55,7 +54,7 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
                 _ => guide.push(bench.guide()?),
             }
         }
-        say(&format!("save {} of {rounds}", round + 1));
+        progress(&format!("save {} of {rounds}", round + 1));
     }
     let megabytes = (options.agents * (FILES * FILE_BYTES + BUILD_BYTES)) >> 20;
     let over_bare = safe.median() / bare.median();
@@ -71,7 +70,7 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
             measured: format!("{over_bare:.2} times"),
             reached: None,
             how: format!(
-                "{rounds} interleaved rounds on an ext4 of its own; safe {}, `sync -f` {}",
+                "{rounds} interleaved rounds on a separate ext4; safe {}, `sync -f` {}",
                 safe.text(" ms", 0),
                 bare.text(" ms", 0)
             ),
@@ -83,8 +82,9 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
             measured: format!("{over_guide:.2} times"),
             reached: None,
             how: format!(
-                "the same rounds; the whole save {}, the script {}. The script stashes, so it takes the work away, \
-                 and knows no untracked file",
+                "the same rounds; the whole save {}, the script {}. The script stashes, so it \
+                 removes the \
+                 changes, and it ignores untracked files",
                 whole.text(" ms", 0),
                 guide.text(" ms", 0)
             ),
@@ -98,7 +98,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Every workspace has files that are tracked and a build that is ignored.
+    /// Commits tracked files in every workspace, and makes git ignore the build file.
     fn prepare(&mut self) -> Result<()> {
         self.write()?;
         for workspace in self.workspaces() {
@@ -111,7 +111,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// New content everywhere, after all that was before it has gone to the disk.
+    /// Writes new content everywhere, after a sync of the old content.
     fn work(&mut self) -> Result<()> {
         self.bare()?;
         self.write()
@@ -139,7 +139,7 @@ impl Bench<'_> {
             .collect()
     }
 
-    /// Milliseconds.
+    /// Times `sync -f`, in milliseconds.
     fn bare(&self) -> Result<f64> {
         timed(
             Command::new("sync")
@@ -148,8 +148,8 @@ impl Bench<'_> {
         )
     }
 
-    /// Milliseconds until all was safe, and until checkpoints were made too; both with what it takes
-    /// to ask the keeper.
+    /// Times a save, in milliseconds: until safe, and until the checkpoints are made. Both include
+    /// the request to the keeper.
     fn save(&self) -> Result<(f64, f64)> {
         let mut command = self.fleet.spotkeep()?;
         command.args(["save", "--json"]);
@@ -165,7 +165,7 @@ impl Bench<'_> {
         Ok((whole - after_safe, whole))
     }
 
-    /// Milliseconds.
+    /// Times the script, in milliseconds.
     fn guide(&self) -> Result<f64> {
         let mut command = self
             .fleet

@@ -1,21 +1,21 @@
-//! Figure 2: from the notice to safe, with half of a large fleet in a tool.
+//! Figure 2: the time from the notice to safe, with half of a large fleet in a tool.
 
 use sys::error::{Context as _, Result};
 
 use super::fleet::Fleet;
 use super::options::Options;
-use super::place::say;
+use super::place::progress;
 use super::stats::Sample;
 use super::table::Figure;
 
-/// Milliseconds over the slowest agent's own exit.
+/// The limit, in milliseconds beyond the exit of the slowest agent.
 const MUST: f64 = 300.0;
 
-/// The fleet is at rest. Each round is a boot: half of the agents go on with their tool.
+/// Measures with an idle fleet. Each round is a boot in which half of the agents run a tool.
 pub fn measure(fleet: &mut Fleet, options: &Options) -> Result<Figure> {
     let workers: Vec<String> = fleet.names.iter().step_by(2).cloned().collect();
     let (mut over, mut safe, mut exit) = (Sample::default(), Sample::default(), Sample::default());
-    let (mut words, mut ended) = (Sample::default(), Sample::default());
+    let (mut transcripts, mut ended) = (Sample::default(), Sample::default());
     fleet.set_to_work(&workers)?;
     let rounds = options.times(5, 1);
     for round in 0..rounds {
@@ -24,7 +24,7 @@ pub fn measure(fleet: &mut Fleet, options: &Options) -> Result<Figure> {
         }
         fleet.wait_until_at_work(&workers)?;
         let preempted = fleet.preempt()?;
-        say(&format!("preemption {} of {rounds}", round + 1));
+        progress(&format!("preemption {} of {rounds}", round + 1));
         let save = preempted.manifest;
         let slowest = save.agents.iter().filter_map(|agent| agent.exit_ms).max();
         let slowest = float(slowest.context("no agent ended")?)?;
@@ -36,7 +36,7 @@ pub fn measure(fleet: &mut Fleet, options: &Options) -> Result<Figure> {
         safe.push(to_safe);
         exit.push(slowest);
         ended.push(stage(save.stages.agents_ended_ms)? - slowest);
-        words.push(stage(save.stages.transcripts_safe_ms)? - slowest);
+        transcripts.push(stage(save.stages.transcripts_safe_ms)? - slowest);
     }
     Ok(Figure {
         number: 2,
@@ -48,13 +48,13 @@ pub fn measure(fleet: &mut Fleet, options: &Options) -> Result<Figure> {
         measured: over.text(" ms", 0),
         reached: Some(over.median() <= MUST),
         how: format!(
-            "{} lives on an ext4 of its own; notice to safe {}, the slowest agent's exit {}; over it, \
+            "{} boots on a separate ext4; notice to safe {}, the slowest agent's exit {}; over it, \
              all have ended after {}, transcripts are safe after {}",
             over.len(),
             safe.text(" ms", 0),
             exit.text(" ms", 0),
             ended.text(" ms", 0),
-            words.text(" ms", 0),
+            transcripts.text(" ms", 0),
         ),
     })
 }

@@ -1,6 +1,6 @@
-//! A few numbers from many.
+//! Statistics of a sample: median, 95th percentile and range.
 
-/// Measured values of one thing, in one unit.
+/// Measured values of one quantity, in one unit.
 #[derive(Debug, Default)]
 pub struct Sample(Vec<f64>);
 
@@ -11,12 +11,12 @@ impl Sample {
         self.0.sort_by(f64::total_cmp);
     }
 
-    /// How many there are.
+    /// The number of values.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The one in the middle; not a number where there is none.
+    /// The median; NaN for an empty sample.
     pub fn median(&self) -> f64 {
         let middle = self.0.len() / 2;
         match self.0.len() {
@@ -26,7 +26,7 @@ impl Sample {
         }
     }
 
-    /// The one that 95 of 100 do not exceed.
+    /// The 95th percentile.
     pub fn p95(&self) -> f64 {
         let rank = (self.0.len() * 95).div_ceil(100);
         self.0
@@ -40,7 +40,7 @@ impl Sample {
         (or_nan(self.0.first()), or_nan(self.0.last()))
     }
 
-    /// Median and spread, with so many decimals.
+    /// The median, the 95th percentile and the range, as text.
     pub fn text(&self, unit: &str, decimals: usize) -> String {
         let (least, most) = self.ends();
         let (median, p95) = (self.median(), self.p95());

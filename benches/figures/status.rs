@@ -1,4 +1,4 @@
-//! Figure 6: how long a person waits for `spotkeep status`.
+//! Figure 6: the time of `spotkeep status`.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -10,10 +10,10 @@ use super::options::Options;
 use super::stats::Sample;
 use super::table::Figure;
 
-/// Milliseconds.
+/// The limit, in milliseconds.
 const MUST: f64 = 20.0;
 
-/// From the start of the process to its end.
+/// Measures from the start of the process to its end.
 pub fn measure(fleet: &Fleet, options: &Options) -> Result<Figure> {
     let sample = sample(fleet, options.times(100, 50))?;
     Ok(Figure {
@@ -29,9 +29,9 @@ pub fn measure(fleet: &Fleet, options: &Options) -> Result<Figure> {
     })
 }
 
-/// So many runs, in milliseconds.
+/// Times `runs` runs, in milliseconds.
 pub fn sample(fleet: &Fleet, runs: usize) -> Result<Sample> {
-    /// The first few bring the program into memory.
+    /// Runs that are not counted: they bring the program into memory.
     const WARM_UP: usize = 5;
     let mut sample = Sample::default();
     for run in 0..WARM_UP + runs {

@@ -1,28 +1,28 @@
-//! The table that is printed.
+//! The table of figures, in Markdown.
 
 use std::fmt::Write as _;
 
 use sys::error::Error;
 
-/// One row.
+/// One row of the table.
 #[derive(Debug)]
 pub struct Figure {
-    /// Its number, as `--only` takes it.
+    /// The number, as `--only` takes it.
     pub number: u8,
-    /// What is measured.
+    /// The quantity that is measured.
     pub name: String,
-    /// What it must reach.
+    /// The required value.
     pub must: String,
-    /// What it reached.
+    /// The measured value.
     pub measured: String,
-    /// Whether that is enough; `None`: it could not be measured.
+    /// Whether the required value is reached; `None` if it was not measured or none is set.
     pub reached: Option<bool>,
     /// How it was measured, in a line.
     pub how: String,
 }
 
 impl Figure {
-    /// One that could not be measured.
+    /// A figure that could not be measured.
     pub fn failed(number: u8, error: &Error) -> Self {
         Self {
             number,
@@ -43,7 +43,7 @@ impl Figure {
     }
 }
 
-/// As a Markdown table that can be read as it is; the notes on how come below it.
+/// Renders an aligned Markdown table, followed by how each figure was measured.
 pub fn render(figures: &[Figure]) -> String {
     let head = ["", "figure", "must reach", "measured", "verdict"].map(str::to_owned);
     let rows = figures.iter().map(|figure| {

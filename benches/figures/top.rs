@@ -1,4 +1,4 @@
-//! Figures 21 to 23: what it takes to look at a fleet.
+//! Figures 21 to 23: CPU time and latency of `spotkeep top`, and the time of `spotkeep logs`.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,31 +16,31 @@ use sys::time::Timestamp;
 use super::fleet::Fleet;
 use super::idle::Counters;
 use super::options::Options;
-use super::place::{self, Place};
+use super::place::{self, Environment};
 use super::stats::Sample;
 use super::table::Figure;
 
-/// Which figures these are.
+/// The figures of `--only top`.
 pub const NUMBERS: std::ops::RangeInclusive<u8> = 21..=23;
 
-/// Agents that are looked at.
+/// The number of agents.
 const AGENTS: usize = 50;
-/// Percent of a core.
+/// The limit of CPU time, in percent of a core.
 const MUST_CPU: f64 = 1.0;
-/// Milliseconds.
+/// The limit of the time until a change is shown, in milliseconds.
 const MUST_SEE: f64 = 500.0;
-/// Milliseconds.
+/// The limit of the time of `logs`, in milliseconds.
 const MUST_START: f64 = 1_000.0;
-/// What follows a start is over by then.
+/// How long work after a start lasts.
 const QUIET: Duration = Duration::from_secs(8);
-/// Nothing takes so long.
+/// The limit of any command.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Bytes of each transcript, of fifty: a gigabyte in all.
+/// The size of each transcript, in bytes: a gigabyte for fifty.
 const BYTES: usize = 20 << 20;
 
-/// The fake plays: no Claude has a part in what is measured.
-pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
-    // A gigabyte does not fit into the file system of its own that other fleets have.
+/// Measures with the fake, because Claude does not affect these figures.
+pub fn measure(place: &Environment, options: &Options) -> Result<Vec<Figure>> {
+    // A gigabyte does not fit into the separate file system that other fleets have.
     let mut fleet = Fleet::create_in(place.sandbox(false)?, AGENTS, "idle", None)?;
     fleet.boot()?;
     fleet.wait_until_idle()?;
@@ -64,10 +64,11 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
 fn idle(fleet: &Fleet, terminal: &Terminal, options: &Options) -> Result<Figure> {
     std::thread::sleep(QUIET);
     let pids = [terminal.pid()?, fleet.keeper()?];
-    let look = || -> Result<Vec<Counters>> { pids.iter().map(|pid| Counters::of(*pid)).collect() };
-    let before = look()?;
+    let read =
+        || -> Result<Vec<Counters>> { pids.iter().map(|pid| Counters::read(*pid)).collect() };
+    let before = read()?;
     std::thread::sleep(Duration::from_secs(if options.quick { 20 } else { 60 }));
-    let after = look()?;
+    let after = read()?;
     let percent: Vec<f64> = before
         .iter()
         .zip(&after)
@@ -88,14 +89,14 @@ fn idle(fleet: &Fleet, terminal: &Terminal, options: &Options) -> Result<Figure>
 }
 
 fn change(fleet: &Fleet, terminal: &Terminal, options: &Options) -> Result<Figure> {
-    let (mut words, mut states) = (Sample::default(), Sample::default());
+    let (mut records, mut states) = (Sample::default(), Sample::default());
     let transcripts = transcripts(fleet)?;
     for (number, path) in transcripts.iter().take(options.times(20, 10)).enumerate() {
         let mark = format!("seen-{number:03}");
         let began = Instant::now();
         append(path, &mark)?;
         terminal.wait(&mark)?;
-        words.push(began.elapsed().as_secs_f64() * 1e3);
+        records.push(began.elapsed().as_secs_f64() * 1e3);
     }
     for number in 0..options.times(10, 5) {
         let name = &fleet.names[number];
@@ -118,18 +119,19 @@ fn change(fleet: &Fleet, terminal: &Terminal, options: &Options) -> Result<Figur
         name: "a change to its place on the screen".into(),
         must: format!("{MUST_SEE} ms"),
         measured: format!(
-            "words {}; states {}",
-            words.text(" ms", 0),
+            "records {}; states {}",
+            records.text(" ms", 0),
             states.text(" ms", 0)
         ),
-        reached: Some(words.p95() <= MUST_SEE && states.p95() <= MUST_SEE),
-        how: "from the write of a record to its text in the pane; from the journal's `exited` to the word; \
+        reached: Some(records.p95() <= MUST_SEE && states.p95() <= MUST_SEE),
+        how: "from the write of a record to its text in the pane; from the journal's `exited` to \
+              the state; \
               the pane is captured every few milliseconds; the 95th percentile counts"
             .into(),
     })
 }
 
-/// Every agent's transcript is made long first.
+/// Measures `spotkeep logs` with long transcripts.
 fn logs(fleet: &Fleet, options: &Options) -> Result<Figure> {
     let line = record(&"and so on, for a whole line of words, ".repeat(20));
     let block = line.repeat(BYTES / line.len() + 1);
@@ -150,7 +152,7 @@ fn logs(fleet: &Fleet, options: &Options) -> Result<Figure> {
             let status = command.status()?;
             let took = began.elapsed();
             ensure!(status.success(), "spotkeep logs: {status}");
-            // The first few bring the program and the ends of the files into memory.
+            // The first runs bring the program and the ends of the files into memory.
             if run >= 3 {
                 sample.push(took.as_secs_f64() * 1e3);
             }
@@ -170,7 +172,7 @@ fn logs(fleet: &Fleet, options: &Options) -> Result<Figure> {
     })
 }
 
-/// By what is remembered: an agent may have ended for another figure.
+/// The transcripts, by the agents' records: an agent may have ended for another figure.
 fn transcripts(fleet: &Fleet) -> Result<Vec<PathBuf>> {
     let data_dir = DataDir::open(&fleet.sandbox.data_dir())?;
     let mut found = Vec::new();
@@ -198,7 +200,7 @@ fn append(path: &PathBuf, text: &str) -> Result<()> {
     Ok(file.write_all(record(text).as_bytes())?)
 }
 
-/// A pane of a tmux server of its own, with `spotkeep top` in it. The sandbox ends it.
+/// A pane of a separate tmux server with `spotkeep top`. The sandbox ends it.
 struct Terminal<'a> {
     fleet: &'a Fleet,
 }
@@ -248,7 +250,7 @@ impl<'a> Terminal<'a> {
             if screen.contains(text) {
                 return Ok(());
             }
-            ensure!(Instant::now() < until, "{text} is not seen:\n{screen}");
+            ensure!(Instant::now() < until, "{text} is not shown:\n{screen}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }

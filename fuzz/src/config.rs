@@ -1,4 +1,6 @@
-//! `spotkeep.toml`: parsed, and edited. What a user has written there stays, and what is secret in it is in no error.
+//! Fuzzes parsing and editing of `spotkeep.toml`.
+//!
+//! An edit keeps what the user wrote, and no error contains a secret.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +8,7 @@ use std::path::Path;
 use state::AgentName;
 use state::config::{Agent, Config, add_agent, remove_agent};
 
-/// A file with something secret wherever there can be.
+/// A config with a secret in every place that can have one.
 const SECRETS: &str = r#"
 [notify]
 webhook = "https://hooks.example/hunter2"
@@ -35,7 +37,7 @@ args = [
 ]
 "#;
 
-/// Reads it, edits it, and breaks a file of secrets in the way that it says.
+/// Parses and edits the input, and makes an edit that the input chooses in a config with secrets.
 pub fn check(bytes: &[u8]) {
     no_secret_is_in_an_error(bytes);
     let dir = tempfile::tempdir().unwrap();
@@ -49,19 +51,19 @@ pub fn check(bytes: &[u8]) {
     let parsed = Config::parse(text);
     if let Ok(loaded) = loaded {
         assert_eq!(Some(loaded), parsed.ok());
-        an_agent_comes_and_goes(&path, text);
+        an_agent_is_added_and_removed(&path, text);
         each_agent_can_be_removed(&path, text);
     } else {
         let name = AgentName::new("new").unwrap();
         add_agent(&path, &name, Path::new("w"), None, &[]).ok();
-        // Where nothing good could come of it, nothing was changed.
+        // If the result would not be valid, the file is not changed.
         if Config::load(&path).is_err() {
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
     }
 }
 
-/// One edit of a good file: what a person mistypes.
+/// Changes one byte of a valid config, as a user who mistypes does.
 fn no_secret_is_in_an_error(bytes: &[u8]) {
     let [high, low, how, byte, ..] = *bytes else {
         return assert!(Config::parse(SECRETS).is_ok());
@@ -82,8 +84,9 @@ fn no_secret_is_in_an_error(bytes: &[u8]) {
     }
 }
 
-/// An agent that is added and removed leaves the file as it was, and is read in between as it was meant.
-fn an_agent_comes_and_goes(path: &Path, text: &str) {
+/// Adding and removing an agent leaves the file unchanged; in between, the agent is read as it was
+/// added.
+fn an_agent_is_added_and_removed(path: &Path, text: &str) {
     let before = Config::parse(text).unwrap();
     let name = AgentName::new("fuzzed-agent").unwrap();
     let prompt: String = text.chars().take(300).collect();
@@ -91,7 +94,7 @@ fn an_agent_comes_and_goes(path: &Path, text: &str) {
     let workspace = Path::new("workspaces/fuzzed");
     if add_agent(path, &name, workspace, Some(&prompt), &args).is_err() {
         assert_eq!(fs::read_to_string(path).unwrap(), text);
-        // It may be there, or the table be of a kind that has no headers.
+        // The agent may exist, or the table may have no headers.
         let taken = before.agents.contains_key(&name);
         let shared = before.agents.values().any(|agent| {
             let parts: std::path::PathBuf = agent.workspace.components().collect();
@@ -116,12 +119,12 @@ fn an_agent_comes_and_goes(path: &Path, text: &str) {
     assert_eq!(its_args, args);
     remove_agent(path, &name).unwrap();
     let after = fs::read_to_string(path).unwrap();
-    // A last line without its newline gets one.
+    // A newline is added to a last line without one.
     let ended = after.strip_suffix('\n').unwrap_or(&after);
     assert!(after == text || ended == text, "{text:?}\n{after:?}");
 }
 
-/// `agents = { ... }` takes no further table.
+/// Whether the agents are in an inline table, `agents = { ... }`, which cannot be extended.
 fn has_no_header_for_agents(text: &str) -> bool {
     text.lines().any(|line| {
         let line = line
@@ -131,7 +134,7 @@ fn has_no_header_for_agents(text: &str) -> bool {
     })
 }
 
-/// No line comes that was not there, the others are read as before, and all above the agent's own table stays as it is.
+/// Removing an agent adds no line, changes no other agent, and keeps all text above its table.
 fn each_agent_can_be_removed(path: &Path, text: &str) {
     let before = Config::parse(text).unwrap();
     for name in before.agents.keys() {
@@ -146,7 +149,7 @@ fn each_agent_can_be_removed(path: &Path, text: &str) {
         assert_eq!(Config::parse(&after).unwrap(), left);
         let mut old = text.lines();
         for line in after.lines() {
-            // The mark at the beginning of a file stays there.
+            // A byte order mark stays at the beginning of the file.
             let plain = |line: &str| line.trim_start_matches('\u{feff}').to_owned();
             let is_old = old.any(|old| plain(old) == plain(line));
             assert!(is_old, "{line:?} of\n{after}\n{text}");

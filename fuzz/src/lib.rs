@@ -1,6 +1,7 @@
-//! What each fuzz target does with its bytes: it gives them to the readers that the program uses, and fails where
-//! one breaks what it promises. `targets/` hands these functions to libFuzzer, and `tests/it/fuzz.rs` runs them over
-//! every committed seed and former crash.
+//! The checks of the fuzz targets: each passes its input to the program's own parsers.
+//!
+//! A check fails where a parser breaks an invariant. `targets/` passes these functions to
+//! libFuzzer, and `tests/it/fuzz.rs` runs them with every committed seed and former crash.
 
 pub mod config;
 pub mod metadata;
@@ -9,8 +10,7 @@ pub mod state;
 pub mod tmux;
 pub mod transcript;
 
-/// A number that the input itself chooses: its last bytes. So a seed is a file as it is found, and not one in a format
-/// of ours.
+/// A number below `below`, taken from the last bytes of the input. So a seed can be a real file.
 fn choice(bytes: &[u8], below: usize) -> usize {
     let end = bytes.len().saturating_sub(2);
     let chosen = bytes[end..]

@@ -1,8 +1,8 @@
-//! What a metadata server answers, or whoever sits at its address: Google Compute Engine's, the one provider whose notice
-//! is understood.
+//! Fuzzes answers of the Compute Engine metadata server, or of another server at its address.
 //!
-//! An input that begins with `HTTP/` is sent as it is, over loopback, to the client. Any other is a list of answers, one a line:
-//! `STATUS MILLISECONDS ETAG BODY`, or in place of the status how there was none.
+//! An input that begins with `HTTP/` is sent to the client unchanged, over loopback. Any other is a
+//! list of answers, one in each line: `STATUS MILLISECONDS ETAG BODY`, or a failure in place of the
+//! status.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ use spotkeep::metadata::gcp::{Answer, Metadata, Poller, Request, WatchEvent};
 use sys::http::{Client, Failure, MAX_BODY, Reply};
 use sys::time::{parse_age, parse_duration};
 
-/// Answers as the input says, and looks at what follows.
+/// Gives the answers of the input to the poller, and checks its events and requests.
 pub fn check(bytes: &[u8]) {
     if bytes.starts_with(b"HTTP/") {
         return an_answer_is_bounded(bytes);
@@ -22,7 +22,7 @@ pub fn check(bytes: &[u8]) {
     let mut poller = Poller::default();
     let mut known = false;
     for line in text.split('\n') {
-        a_question_asks_what_it_should(&poller.next());
+        a_request_is_well_formed(&poller.next());
         let (answer, took) = answer(line);
         let says_so = answer
             .as_ref()
@@ -34,12 +34,12 @@ pub fn check(bytes: &[u8]) {
         };
         assert_eq!(value == Some(true), says_so, "{line:?}");
         let step = poller.on(answer, took);
-        // It is told once, by TRUE alone, and whatever else comes meanwhile.
-        let told = step
+        // A preemption is reported once, after TRUE only, whatever other answers come between.
+        let reported = step
             .seen
             .iter()
             .filter(|seen| **seen == WatchEvent::Preempted);
-        assert_eq!(told.count(), usize::from(value == Some(true) && !known));
+        assert_eq!(reported.count(), usize::from(value == Some(true) && !known));
         known = value.unwrap_or(known);
         assert!(step.pause <= Duration::from_secs(30), "{step:?}");
         assert!(step.pause + took >= Duration::from_millis(100), "{step:?}");
@@ -47,11 +47,11 @@ pub fn check(bytes: &[u8]) {
     for text in text.lines() {
         parse_duration(text).ok();
         parse_age(text).ok();
-        only_a_host_and_a_port_are_asked(text);
+        an_address_is_a_host_and_a_port(text);
     }
 }
 
-/// Reads a line of the list.
+/// Parses a line of the list.
 fn answer(line: &str) -> (Result<Reply, Failure>, Duration) {
     let mut fields = line.splitn(4, ' ');
     let mut field = || fields.next().unwrap_or_default();
@@ -75,8 +75,8 @@ fn answer(line: &str) -> (Result<Reply, Failure>, Duration) {
     (answer, took)
 }
 
-/// No more than a minute, and nothing that an ETag holds is a part of the question.
-fn a_question_asks_what_it_should(request: &Request) {
+/// A request waits at most a minute, and an ETag cannot add parameters to it.
+fn a_request_is_well_formed(request: &Request) {
     let asked = request.path_and_query();
     assert!(asked.bytes().all(|byte| byte.is_ascii_graphic()), "{asked}");
     let limit = request.limit();
@@ -89,8 +89,8 @@ fn a_question_asks_what_it_should(request: &Request) {
     }
 }
 
-/// With the variable that all tests set, nobody but this machine.
-fn only_a_host_and_a_port_are_asked(address: &str) {
+/// A server address is a host and a port only; with the variable that all tests set, on loopback.
+fn an_address_is_a_host_and_a_port(address: &str) {
     let Ok(server) = Metadata::new(address) else {
         return;
     };
@@ -98,7 +98,7 @@ fn only_a_host_and_a_port_are_asked(address: &str) {
     assert!(server.address().bytes().all(plain), "{address}");
 }
 
-/// Whatever comes: an answer of bounded size, or a reason; and it ends.
+/// The client returns an answer of bounded size or an error, for any bytes.
 fn an_answer_is_bounded(raw: &[u8]) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/x", listener.local_addr().unwrap());
@@ -107,11 +107,12 @@ fn an_answer_is_bounded(raw: &[u8]) {
         let (mut stream, _) = listener.accept().unwrap();
         let mut asked = [0; 1024];
         if stream.read(&mut asked).unwrap_or_default() > 0 {
-            // The client may have heard enough before the end.
+            // The client may close the connection before the end.
             stream.write_all(&raw).ok();
         }
     });
-    // One that hangs is told by the limit that the fuzzer sets: on a busy machine a short one of ours would tell lies.
+    // The fuzzer's own limit finds a client that hangs; a short one here would fail on a busy
+    // machine.
     let answer = Client::new().get(&url, &[], Duration::from_secs(60));
     server.join().unwrap();
     if let Ok(reply) = &answer {
@@ -121,5 +122,5 @@ fn an_answer_is_bounded(raw: &[u8]) {
     }
     let mut poller = Poller::default();
     poller.on(Answer::from_reply(answer), Duration::ZERO);
-    a_question_asks_what_it_should(&poller.next());
+    a_request_is_well_formed(&poller.next());
 }

@@ -1,11 +1,12 @@
-//! `sessions/<pid>.json`, which Claude writes of itself, read by the program and, apart from it, by the drill; and the line
-//! of `/proc/PID/stat` that tells whether its process still runs.
+//! Fuzzes the parsers of Claude's `sessions/<pid>.json` and of `/proc/PID/stat`.
+//!
+//! The program and the drill have separate parsers of session files.
 
 use claude::{Status, session_file};
 use drill::session_file as drill;
 use sys::process::parse_stat;
 
-/// Both readers agree on what they both read.
+/// The two parsers agree on the fields that both read.
 pub fn check(bytes: &[u8]) {
     let file = session_file::parse(bytes);
     let live = drill::parse(bytes);
@@ -23,16 +24,16 @@ pub fn check(bytes: &[u8]) {
         };
         assert_eq!(word, live.status);
     }
-    // What was cut is no file: a torn one is never taken for another session's.
+    // A truncated file is either invalid or the same session.
     let cut = &bytes[..super::choice(bytes, bytes.len())];
-    if let (Some(file), Some(torn)) = (file, session_file::parse(cut)) {
-        assert_eq!(file, torn);
+    if let (Some(file), Some(truncated)) = (file, session_file::parse(cut)) {
+        assert_eq!(file, truncated);
     }
-    a_process_may_be_called_anything(bytes);
+    a_process_name_may_be_any_bytes(bytes);
 }
 
-/// A name of 15 bytes at most, in which anything may stand, so also what looks like the end of it.
-fn a_process_may_be_called_anything(bytes: &[u8]) {
+/// A process name of at most 15 bytes may contain what looks like its end.
+fn a_process_name_may_be_any_bytes(bytes: &[u8]) {
     assert!(parse_stat(bytes).is_none() || bytes.contains(&b')'));
     let name = &bytes[..bytes.len().min(15)];
     let fields = b") S 3 7 7 0 -1 4194560 1 2 3 4 100 20 3 4 20 0 1 0 99 1 2 3\n";

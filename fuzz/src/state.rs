@@ -1,5 +1,7 @@
-//! What spotkeep remembers: the record of an agent, `root.json`, the manifest of a save, the journal. A newer version may
-//! have written them, a power cut may have torn them, and an agent can write to all of them.
+//! Fuzzes the state files: agent records, `root.json`, save manifests and the journal.
+//!
+//! A newer version may have written them, a power cut may have damaged them, and an agent can write
+//! to all of them.
 
 use std::fmt::Debug;
 use std::fs;
@@ -12,31 +14,31 @@ use state::{
     self, AgentName, AgentRecord, Identity, Journal, JournalEntry, JournalEvent, Manifest, rebuild,
 };
 
-/// Reads the bytes as each of these files.
+/// Reads the input as each of these files.
 pub fn check(bytes: &[u8]) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file.json");
     fs::write(&path, bytes).unwrap();
-    what_was_read_is_written_whole::<AgentRecord>(&path, bytes);
-    what_was_read_is_written_whole::<Identity>(&path, bytes);
-    what_was_read_is_written_whole::<Manifest>(&path, bytes);
+    a_file_survives_a_round_trip::<AgentRecord>(&path, bytes);
+    a_file_survives_a_round_trip::<Identity>(&path, bytes);
+    a_file_survives_a_round_trip::<Manifest>(&path, bytes);
 
     let path = dir.path().join("journal.jsonl");
     fs::write(&path, bytes).unwrap();
     let lines = all_readers_of_the_journal_agree(&path, bytes);
-    what_is_recalled_was_written(&lines, &dir.path().join("file.json"));
+    rebuilt_state_comes_from_the_journal(&lines, &dir.path().join("file.json"));
     a_line_is_added_and_none_is_lost(&path, &lines);
     let at = super::choice(bytes, bytes.len() + 1);
-    a_torn_line_costs_itself_only(&path, bytes, at);
+    a_damaged_line_loses_only_itself(&path, bytes, at);
 }
 
-/// What was read comes back the same from what is written, with all that only a newer version knows.
-fn what_was_read_is_written_whole<T>(path: &Path, bytes: &[u8])
+/// A file that is read, written and read again is the same, with all keys of a newer version.
+fn a_file_survives_a_round_trip<T>(path: &Path, bytes: &[u8])
 where
     T: Serialize + DeserializeOwned + PartialEq + Debug,
 {
     let read = match state::load::<T>(path) {
-        Ok(read) => read.expect("it is there"),
+        Ok(read) => read.expect("the file exists"),
         Err(error) => {
             let error = format!("{error:#}");
             assert!(error.contains("file.json"), "{error}");
@@ -55,7 +57,7 @@ where
     }
 }
 
-/// The same without anything that is optional: its keys are those that this version knows.
+/// Removes all optional keys; the keys that are left are those that this version knows.
 fn blank<T: DeserializeOwned>(whole: &Map<String, Value>) -> Option<T> {
     let mut object = whole.clone();
     for key in whole.keys() {
@@ -69,11 +71,11 @@ fn blank<T: DeserializeOwned>(whole: &Map<String, Value>) -> Option<T> {
 }
 
 fn all_readers_of_the_journal_agree(path: &Path, bytes: &[u8]) -> Vec<JournalEntry> {
-    let (lines, torn) = state::lines(path).unwrap();
+    let (lines, damaged) = state::lines(path).unwrap();
     let mut each = Vec::new();
-    let each_torn = state::each_line(path, |line| each.push(line)).unwrap();
+    let each_damaged = state::each_line(path, |line| each.push(line)).unwrap();
     assert_eq!(each, lines);
-    assert_eq!(each_torn, torn);
+    assert_eq!(each_damaged, damaged);
     let end = super::choice(bytes, bytes.len() + 1) as u64;
     let (tail, _) = state::lines_of_tail(path, end).unwrap();
     assert!(lines.ends_with(&tail));
@@ -87,7 +89,7 @@ fn all_readers_of_the_journal_agree(path: &Path, bytes: &[u8]) -> Vec<JournalEnt
     lines
 }
 
-fn what_is_recalled_was_written(lines: &[JournalEntry], save: &Path) {
+fn rebuilt_state_comes_from_the_journal(lines: &[JournalEntry], save: &Path) {
     let mut data_dir = Identity::new("/root".into());
     if rebuild::data_dir(&mut data_dir, lines) {
         assert!(lines.iter().all(|line| line.epoch <= data_dir.epoch));
@@ -108,7 +110,7 @@ fn what_is_recalled_was_written(lines: &[JournalEntry], save: &Path) {
     for name in names.iter().filter_map(|name| AgentName::new(name).ok()) {
         let mut record = AgentRecord::new(name, "workspaces/a".into());
         let minted = record.session_id.clone();
-        // An agent that had a session is never begun anew.
+        // An agent that had a session never gets a new one.
         let known = rebuild::agent(&mut record, lines, save.as_ref());
         assert_eq!(known, record.session_id != minted);
         assert!(!record.past_sessions.contains(&record.session_id));
@@ -137,8 +139,8 @@ fn a_line_is_added_and_none_is_lost(path: &Path, lines: &[JournalEntry]) {
     assert_eq!(after, [lines, &[line]].concat());
 }
 
-/// A power cut anywhere in the file, and a keeper that goes on behind it.
-fn a_torn_line_costs_itself_only(path: &Path, bytes: &[u8], at: usize) {
+/// Simulates a power cut anywhere in the file, and a keeper that appends a line afterwards.
+fn a_damaged_line_loses_only_itself(path: &Path, bytes: &[u8], at: usize) {
     let whole = bytes[..at]
         .iter()
         .rposition(|byte| *byte == b'\n')

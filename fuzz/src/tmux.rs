@@ -1,4 +1,4 @@
-//! What tmux prints: the list of panes, the end of a process, and screens, on which an agent can show anything.
+//! Fuzzes tmux's output: the list of panes, the exit of a process, and screens with any text.
 
 use claude::input_box::{InputBox, pasteable};
 use claude::screen;
@@ -6,26 +6,26 @@ use spotkeep::tmux::output;
 use state::AgentName;
 use sys::exit::Exit;
 
-/// Reads it as each of them.
+/// Parses the input as each of them.
 pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if output::exit(&text, 7).is_some_and(|exit| exit != Exit::Unseen) {
         assert!(text.starts_with("7 1 "), "{text:?}");
     }
-    only_its_own_session_tells_of_an_agent(&text);
+    only_an_agents_own_session_shows_its_end(&text);
     for count in 0..4 {
-        let words = output::last_lines(&text, count);
-        assert!(!words.contains('\n'), "{words:?}");
-        assert!(count > 0 || words.is_empty());
+        let shown = output::last_lines(&text, count);
+        assert!(!shown.contains('\n'), "{shown:?}");
+        assert!(count > 0 || shown.is_empty());
     }
-    let words = output::last_words(&text).unwrap_or_default();
-    assert!(!words.contains('\n'), "{words:?}");
-    what_blocks_is_told_in_a_line(&text);
-    what_is_not_shown_is_not_typed(&text);
-    what_is_pasted_presses_no_key(&text);
+    let shown = output::last_output(&text).unwrap_or_default();
+    assert!(!shown.contains('\n'), "{shown:?}");
+    a_blocker_is_described_in_one_line(&text);
+    only_visible_text_is_input(&text);
+    pasted_text_presses_no_key(&text);
 }
 
-fn only_its_own_session_tells_of_an_agent(panes: &str) {
+fn only_an_agents_own_session_shows_its_end(panes: &str) {
     let name = AgentName::new("agent-1").unwrap();
     let own = |line: &&str| {
         line.strip_prefix("agent-1 ")
@@ -39,11 +39,11 @@ fn only_its_own_session_tells_of_an_agent(panes: &str) {
     }
 }
 
-fn what_blocks_is_told_in_a_line(text: &str) {
+fn a_blocker_is_described_in_one_line(text: &str) {
     if let Some(blocker) = screen::blocker(text) {
-        let told = blocker.to_string();
-        assert!(told.chars().count() < 200, "{told:?}");
-        assert!(!told.contains(char::is_control), "{told:?}");
+        let shown = blocker.to_string();
+        assert!(shown.chars().count() < 200, "{shown:?}");
+        assert!(!shown.contains(char::is_control), "{shown:?}");
     }
     assert!(!screen::title(text).contains(char::is_control));
     if screen::shows_limit_question(text) {
@@ -51,9 +51,8 @@ fn what_blocks_is_told_in_a_line(text: &str) {
     }
 }
 
-/// Words that nobody sees, because the box holds only what colours it, are nobody's; and what stands on no line
-/// of the screen stands in no box.
-fn what_is_not_shown_is_not_typed(text: &str) {
+/// A box with color sequences only is empty, and a text that is not on the screen is not in a box.
+fn only_visible_text_is_input(text: &str) {
     let Some(input) = InputBox::find(text) else {
         return;
     };
@@ -64,8 +63,8 @@ fn what_is_not_shown_is_not_typed(text: &str) {
     }
 }
 
-/// Nothing that is pasted ends the paste, presses a key, or is longer than what was given.
-fn what_is_pasted_presses_no_key(text: &str) {
+/// Text to paste has no control characters, and is not longer than the input.
+fn pasted_text_presses_no_key(text: &str) {
     let pasted = pasteable(text);
     assert!(
         !pasted.contains(|c: char| c.is_control() && c != '\n' && c != '\t'),

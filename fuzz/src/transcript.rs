@@ -1,4 +1,4 @@
-//! The transcript of a session: whatever Claude, a power cut, or an agent with an editor has left of it.
+//! Fuzzes the readers of transcripts, which a power cut or an agent may have damaged.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -11,10 +11,10 @@ use claude::transcript::{index, tail};
 use claude::{Mark, Reader, Record, RecordKind, Tail, TailState};
 use sys::time::Timestamp;
 
-/// What Claude writes next, behind whatever is there.
+/// A record that Claude appends after the input.
 const NEXT: &str = r#"{"type":"custom-title","customTitle":"next","sessionId":"s"}"#;
 
-/// Runs all that reads transcripts over this one.
+/// Runs all readers of transcripts on the input.
 pub fn check(bytes: &[u8]) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("transcript.jsonl");
@@ -22,11 +22,11 @@ pub fn check(bytes: &[u8]) {
     let at = super::choice(bytes, bytes.len() + 1);
     let whole = read(Reader::open(&path));
     a_tail_is_the_end_of_the_whole(&path, bytes, &whole, at);
-    what_is_told_is_for_a_terminal(&whole);
-    the_end_says_what_all_of_it_says(&path, &whole, at);
+    rendered_text_is_safe_for_a_terminal(&whole);
+    the_tail_gives_the_state_of_the_whole(&path, &whole, at);
     index::about(&path).unwrap();
-    a_reader_that_looks_in_between_sees_the_same(&path, bytes, at);
-    a_cut_costs_one_record(&path, bytes, at);
+    a_reader_that_polls_in_between_sees_the_same(&path, bytes, at);
+    a_power_cut_loses_one_record(&path, bytes, at);
 }
 
 fn read(mut reader: Reader) -> Vec<Record> {
@@ -38,7 +38,7 @@ fn append(path: &Path, bytes: &[u8]) {
     file.write_all(bytes).unwrap();
 }
 
-/// The records of the lines that begin in the last bytes of it, and no others.
+/// A tail has the records of the lines that begin in the last bytes of the file, and no others.
 fn a_tail_is_the_end_of_the_whole(path: &Path, bytes: &[u8], whole: &[Record], at: usize) {
     let tail = read(Reader::tail(path, (bytes.len() - at) as u64).unwrap());
     let begins = match at {
@@ -57,7 +57,7 @@ fn a_tail_is_the_end_of_the_whole(path: &Path, bytes: &[u8], whole: &[Record], a
     }
 }
 
-fn what_is_told_is_for_a_terminal(whole: &[Record]) {
+fn rendered_text_is_safe_for_a_terminal(whole: &[Record]) {
     let mut story = Story::default();
     for record in whole {
         for line in render(record) {
@@ -72,9 +72,9 @@ fn what_is_told_is_for_a_terminal(whole: &[Record]) {
     assert!(story.lines().all(|line| line.text.chars().count() <= 4_000));
 }
 
-/// A reader of the end that has found where the last turn began knows what one of the whole knows, but for what earlier
-/// turns left running.
-fn the_end_says_what_all_of_it_says(path: &Path, whole: &[Record], at: usize) {
+/// A tail that includes the start of the last turn has the same state as the whole transcript,
+/// except for background tasks of earlier turns.
+fn the_tail_gives_the_state_of_the_whole(path: &Path, whole: &[Record], at: usize) {
     let follow = |records: &[Record]| {
         let mut state = TailState::default();
         records.iter().for_each(|record| state.push(record));
@@ -95,7 +95,7 @@ fn the_end_says_what_all_of_it_says(path: &Path, whole: &[Record], at: usize) {
     assert_eq!(state.tail(), all.tail());
     assert_eq!(state.queued(), all.queued());
     if let Some(stopped) = all.last_activity() {
-        // Our own stop may have cut a tool; it changes nothing else.
+        // spotkeep's own stop may have cut a tool; it changes nothing else.
         let tail = all.tail_when_stopped(stopped);
         assert!(matches!(tail, Tail::CutInTool { .. }) || tail == all.tail());
     }
@@ -103,11 +103,11 @@ fn the_end_says_what_all_of_it_says(path: &Path, whole: &[Record], at: usize) {
         all.last_prompt()
             .is_none_or(|prompt| prompt.chars().count() <= 2_000)
     );
-    a_note_can_be_an_argument(&all);
+    a_note_is_valid_as_an_argument(&all);
 }
 
-/// It is passed to a program, is seen in `ps`, and names no tool's input.
-fn a_note_can_be_an_argument(state: &TailState) {
+/// A note is passed as an argument, which `ps` shows, so it has no control characters and is short.
+fn a_note_is_valid_as_an_argument(state: &TailState) {
     let (what, queued) = (state.tail(), state.queued());
     let cut = Cut {
         what: &what,
@@ -128,9 +128,10 @@ fn a_note_can_be_an_argument(state: &TailState) {
     }
 }
 
-/// Whoever follows a file while it grows sees what one sees who comes later, once the last line has ended; and so does whoever
-/// goes on from a mark. (In a line that has not ended, a whole record before a torn one is seen by the follower alone.)
-fn a_reader_that_looks_in_between_sees_the_same(path: &Path, bytes: &[u8], at: usize) {
+/// A reader that follows a growing file, and one that continues from a mark, see the same records
+/// as a later reader, once the last line has ended. (In a line without an end, only the follower
+/// sees a whole record before a damaged one.)
+fn a_reader_that_polls_in_between_sees_the_same(path: &Path, bytes: &[u8], at: usize) {
     let bytes = &[bytes, b"\n"].concat()[..];
     fs::write(path, bytes).unwrap();
     let whole = read(Reader::open(path));
@@ -157,9 +158,9 @@ fn a_reader_that_looks_in_between_sees_the_same(path: &Path, bytes: &[u8], at: u
     }
 }
 
-/// A power cut, with or without NULs in the place of what was lost, and a Claude that goes on behind it: the lines before it
-/// are there, and so is what comes next.
-fn a_cut_costs_one_record(path: &Path, bytes: &[u8], at: usize) {
+/// After a power cut, with or without NULs in place of lost data, the lines before it and the
+/// records that Claude appends after it are read.
+fn a_power_cut_loses_one_record(path: &Path, bytes: &[u8], at: usize) {
     let nulls = vec![0; super::choice(bytes, 3) * 300];
     fs::write(
         path,

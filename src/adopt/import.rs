@@ -1,4 +1,4 @@
-//! One session becomes an agent.
+//! Import of one session: carries out one entry of the plan.
 
 use std::fs;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::location::{Tie, WorkspaceLocation};
-use super::plan::{Entry, Verdict, WorkspaceTransfer};
+use super::plan::{Decision, Entry, WorkspaceTransfer};
 use super::record::{Past, remember};
 use super::scan::{ExistingSession, Live};
 use crate::storage::{links, merge_tree};
@@ -23,37 +23,38 @@ use sys::files;
 use sys::process::{self, Signal};
 use sys::secure_dir::rename_new;
 
-/// How long a Claude that is ended may take: some hundred milliseconds, and what a hook of the user's takes.
+/// How long a Claude may take to end: some hundred milliseconds, and more with a hook of the
+/// user's.
 const END_LIMIT: Duration = Duration::from_secs(15);
 
-/// A move of a worktree by git writes two small files and renames a directory.
+/// The timeout of `git worktree move`, which writes two small files and renames a directory.
 const GIT_LIMIT: Duration = Duration::from_secs(60);
 
-/// What is asked beside the plan.
+/// Options of an import beside the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
     /// Whether the agent shall run.
     pub desired: Desired,
-    /// Whether what runs may be ended.
+    /// Whether a process that has the session open may be ended.
     pub end: bool,
 }
 
-/// What came of taking one in, in sentences.
+/// The result of an import, as sentences.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Taken {
+pub struct ImportResult {
     /// What was done.
     pub done: Vec<String>,
-    /// What is to be known of its new place.
+    /// Warnings about its new workspace.
     pub warnings: Vec<String>,
 }
 
-/// Takes in what the plan says is taken in.
+/// Imports a session if the plan says so.
 ///
 /// # Errors
-/// It cannot be done whole. What was done by then is not lost, and the next time goes on from there.
-pub fn import_session(data_dir: &DataDir, entry: &Entry, request: Request) -> Result<Taken> {
-    let Verdict::TakeIn { how, workspace } = &entry.verdict else {
-        return Ok(Taken::default());
+/// The import is incomplete. Its finished steps are kept, and the next import goes on from there.
+pub fn import_session(data_dir: &DataDir, entry: &Entry, request: Request) -> Result<ImportResult> {
+    let Decision::Import { how, workspace } = &entry.decision else {
+        return Ok(ImportResult::default());
     };
     let (found, name) = (&entry.found, &entry.name);
     let mut done = Vec::new();
@@ -61,7 +62,7 @@ pub fn import_session(data_dir: &DataDir, entry: &Entry, request: Request) -> Re
         ensure!(request.end, "{} runs", found.session_id);
         done.push(end(live)?);
     }
-    // Somebody may have opened it since it was looked at.
+    // A process may have opened it since the scan.
     refuse_open(found)?;
     let from = found
         .cwd
@@ -101,22 +102,22 @@ pub fn import_session(data_dir: &DataDir, entry: &Entry, request: Request) -> Re
     let arguments = new_arguments(data_dir, found)?;
     config::add_agent(&data_dir.config(), name, &declared, None, &arguments)?;
     let warnings = workspace::warnings(data_dir, workspace);
-    Ok(Taken { done, warnings })
+    Ok(ImportResult { done, warnings })
 }
 
-/// What the session was started with and the data directory does not give to all.
+/// Returns the session's arguments, without those that `spotkeep.toml` gives to all agents.
 fn new_arguments(data_dir: &DataDir, found: &ExistingSession) -> Result<Vec<String>> {
     let defaults = config::Config::load(&data_dir.config())?.defaults.args;
     let skip = "--dangerously-skip-permissions";
     let is_given = defaults.iter().any(|given| given == skip);
     let own = found.arguments.iter();
     Ok(own
-        .filter(|word| !(is_given && *word == skip))
+        .filter(|argument| !(is_given && *argument == skip))
         .cloned()
         .collect())
 }
 
-/// Ends a Claude as its user would: SIGTERM, and nothing harder, since it is not ours.
+/// Ends a Claude by SIGTERM, and never by SIGKILL, since spotkeep did not start it.
 fn end(live: &Live) -> Result<String> {
     let pid = live.process.pid;
     if let Some(process) = live.process.open() {
@@ -146,12 +147,13 @@ fn refuse_target(workspace: &Path) -> Result<()> {
     if is_empty {
         return Ok(());
     }
-    Err(anyhow!("{} is there already", workspace.display()))
+    Err(anyhow!("{} already exists", workspace.display()))
         .hint("take another name: spotkeep adopt SESSION --name NAME")
         .kind(ErrorKind::Usage)
 }
 
-/// A process that works in a directory writes on in it after a move, or not at all.
+/// Refuses a workspace in which a process works: after a move it would write to the old path, or
+/// fail.
 fn refuse_used(workspace: &Path) -> Result<()> {
     let users = process::users_of(workspace);
     let Some((first, name)) = users.first() else {
@@ -167,7 +169,7 @@ fn refuse_used(workspace: &Path) -> Result<()> {
     .kind(ErrorKind::NotAsDeclared)
 }
 
-/// Brings the words, and what belongs to them, to where Claude looks from the new directory.
+/// Brings the transcript and its companion files to where Claude Code looks from the new workspace.
 fn bring_transcript(
     data_dir: &DataDir,
     found: &ExistingSession,
@@ -197,11 +199,12 @@ fn bring_transcript(
     Ok(transcript)
 }
 
-/// A copy that is the same byte for byte. What many sessions share may differ where it is already.
+/// Copies a file or directory and compares it byte for byte. What many sessions share may exist
+/// already with other contents.
 fn copied(from: &Path, to: &Path, is_shared: bool) -> Result<()> {
     let parent = to.parent().unwrap_or(Path::new("/"));
     files::create_private_dir(parent)?;
-    merge_tree::ensure_room(merge_tree::weigh(from)?.1, parent)?;
+    merge_tree::ensure_space(merge_tree::measure(from)?.1, parent)?;
     let merged = merge_tree::merge(from, to)?;
     if let Some(kept) = merged.kept.first().filter(|_| !is_shared) {
         bail!("{} holds something else already", to.join(kept).display());
@@ -218,10 +221,10 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
     Ok(files::sync_dir(from.parent().unwrap_or(Path::new("/")))?)
 }
 
-/// Copies a workspace aside, compares, and gives it its name. The original stays.
+/// Copies a workspace under a temporary name, compares it, and renames it. The original stays.
 fn copy_workspace(from: &Path, to: &Path) -> Result<String> {
     let parent = to.parent().unwrap_or(Path::new("/"));
-    merge_tree::ensure_room(merge_tree::weigh(from)?.1, parent)?;
+    merge_tree::ensure_space(merge_tree::measure(from)?.1, parent)?;
     let draft = draft(to);
     let merged = merge_tree::merge(from, &draft)?;
     if let Some(kept) = merged.kept.first() {
@@ -233,7 +236,7 @@ fn copy_workspace(from: &Path, to: &Path) -> Result<String> {
     }
     merge_tree::verify(from, &draft, &merged)?;
     files::sync_filesystem(parent)?;
-    settle(&draft, to)?;
+    put_in_place(&draft, to)?;
     Ok(format!(
         "copied {} ({} files) to {}",
         from.display(),
@@ -242,17 +245,22 @@ fn copy_workspace(from: &Path, to: &Path) -> Result<String> {
     ))
 }
 
-/// Moves a workspace: at once where it stays on its filesystem, else by a copy; the original is kept aside then.
+/// Moves a workspace: by a rename on the same filesystem, otherwise by a copy, with the original
+/// kept under another name.
 fn move_workspace(found: &ExistingSession, from: &Path, to: &Path) -> Result<String> {
     let said = format!("moved {} to {}", from.display(), to.display());
     if let WorkspaceLocation::Outside(Tie::Linked { repository, .. }) = &found.place {
         let mut command = git::as_user(repository);
         command.args(["worktree", "move"]).arg(from).arg(to);
         let output = command::run(&mut command, GIT_LIMIT)?;
-        ensure!(output.status.success(), "git says: {}", output.stderr);
+        ensure!(
+            output.status.success(),
+            "git worktree move failed: {}",
+            output.stderr
+        );
         return Ok(said);
     }
-    match settle(from, to) {
+    match put_in_place(from, to) {
         Ok(()) => {
             files::sync_dir(from.parent().unwrap_or(Path::new("/")))?;
             return Ok(said);
@@ -261,16 +269,16 @@ fn move_workspace(found: &ExistingSession, from: &Path, to: &Path) -> Result<Str
         Err(_) => {}
     }
     copy_workspace(from, to)?;
-    let aside = links::aside(from);
-    rename_new(from, &aside).with_context(|| format!("cannot rename {}", from.display()))?;
+    let original = links::quarantine_path(from);
+    rename_new(from, &original).with_context(|| format!("cannot rename {}", from.display()))?;
     Ok(format!(
-        "{said}; as it was, it is kept as {}",
-        aside.display()
+        "{said}; the original is kept as {}",
+        original.display()
     ))
 }
 
-/// Renames a directory to its place, where at most an empty one is.
-fn settle(from: &Path, to: &Path) -> Result<()> {
+/// Renames a directory to `to`, which is missing or an empty directory.
+fn put_in_place(from: &Path, to: &Path) -> Result<()> {
     match fs::remove_dir(to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("cannot remove {}", to.display()));

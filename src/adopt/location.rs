@@ -1,4 +1,4 @@
-//! Where a session works, and whether that can be carried elsewhere.
+//! Location of a session's workspace, and whether it can be moved or copied.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,38 +6,38 @@ use std::path::{Path, PathBuf};
 use checkpoint::workspace;
 use state::layout::DataDir;
 
-/// A workspace as seen from the data directory.
+/// Where a workspace is, relative to the data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkspaceLocation {
-    /// There is no such directory any more.
+    /// The directory does not exist any more.
     Gone,
-    /// In the data directory already.
+    /// It is in the data directory.
     Inside,
-    /// Outside, and what ties it to where it is.
+    /// It is outside; with what ties it to its path.
     Outside(Tie),
 }
 
-/// What a directory outside of the data directory is tied to.
+/// What ties a directory outside of the data directory to its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tie {
     /// Nothing: it can be moved and copied.
     None,
-    /// It is a part of a repository that lies above it.
+    /// It is a part of a repository above it.
     PartOf(PathBuf),
     /// Its repository is elsewhere: it is a linked worktree, or a submodule.
     Linked {
-        /// The directory with objects and refs.
+        /// The repository's directory with objects and refs.
         repository: PathBuf,
-        /// Whether that is in the data directory.
+        /// Whether the repository is in the data directory.
         inside: bool,
     },
-    /// So many linked worktrees elsewhere belong to its repository, and know it by its path.
+    /// This many linked worktrees belong to its repository and refer to it by its path.
     Worktrees(usize),
     /// It is the home, the data directory's own parent, or the like: more than a workspace.
     TooMuch,
 }
 
-/// Looks at a workspace. `homes` are directories that are more than a workspace.
+/// Locates a workspace. `homes` are directories that are more than a workspace.
 #[must_use]
 pub fn locate(data_dir: &DataDir, cwd: &Path, homes: &[PathBuf]) -> WorkspaceLocation {
     let Ok(cwd) = fs::canonicalize(cwd) else {
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ties_a_workspace_to_its_place_is_found() {
+    fn locate_finds_what_ties_a_workspace_to_its_path() {
         let dir = tempfile::tempdir().unwrap();
         let dir = fs::canonicalize(dir.path()).unwrap();
         let (data_dir, _) = DataDir::init(&dir.join("ann/fleet")).unwrap();

@@ -1,4 +1,4 @@
-//! What is done with each session. Pure.
+//! Import plan: decides what to do with each session. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,24 +10,25 @@ use state::AgentName;
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
-/// What somebody chose.
+/// The user's choices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// Which sessions, by id, the beginning of it, or name; empty: the newest of each workspace.
+    /// The sessions, by id, by the beginning of the id, or by name; empty: the newest of each
+    /// workspace.
     pub sessions: Vec<String>,
-    /// However long ago they were last used.
+    /// Whether sessions of any age are chosen.
     pub all: bool,
-    /// Otherwise those that were used so recently.
+    /// Otherwise, how recently a session must have been used.
     pub recent: Duration,
-    /// What becomes of a workspace outside of the data directory.
+    /// What to do with a workspace outside of the data directory.
     pub outside: WorkspaceTransfer,
-    /// Whether what runs is ended.
+    /// Whether a process that has a session open is ended.
     pub end: bool,
     /// The agent's name, where one session is chosen.
     pub name: Option<AgentName>,
 }
 
-/// How an agent comes to its workspace.
+/// How an agent gets its workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkspaceTransfer {
     /// It is used where it is.
@@ -38,44 +39,44 @@ pub enum WorkspaceTransfer {
     Copy,
 }
 
-/// One session and what is done with it.
+/// One session and the decision on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The session.
     pub found: ExistingSession,
     /// The agent that it is, or becomes.
     pub name: AgentName,
-    /// What is done.
-    pub verdict: Verdict,
+    /// The decision.
+    pub decision: Decision,
 }
 
 /// The decision on a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// It becomes an agent.
-    TakeIn {
-        /// How it comes to its workspace.
+    Import {
+        /// How it gets its workspace.
         how: WorkspaceTransfer,
         /// The workspace that it will have, absolute.
         workspace: PathBuf,
     },
-    /// It was meant, and cannot be taken in.
+    /// It was chosen and cannot be imported.
     Refused {
-        /// Why.
+        /// The reason.
         why: String,
         /// A command to paste.
         hint: Option<String>,
     },
     /// It is an agent already.
     Agent,
-    /// It was not meant.
+    /// It was not chosen.
     Left {
-        /// Why not.
+        /// The reason.
         why: String,
     },
 }
 
-/// What there is already.
+/// Names and workspaces that are in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Occupied<'a> {
     /// The data directory.
@@ -89,7 +90,7 @@ pub struct Occupied<'a> {
 /// Decides on each session, in the order in which they were found.
 ///
 /// # Errors
-/// A usage error: what was chosen is not there, or not one.
+/// A usage error: a chosen session does not exist, or is ambiguous.
 pub fn plan(
     found: &[ExistingSession],
     taken: &Occupied,
@@ -114,19 +115,19 @@ pub fn plan(
             _ => name_for(one, &names),
         };
         let is_chosen = chosen.as_ref().is_some_and(|chosen| chosen.contains(&at));
-        let verdict = if one.agent.is_some() {
-            Verdict::Agent
+        let decision = if one.agent.is_some() {
+            Decision::Agent
         } else {
             let left = match &chosen {
                 Some(_) => (!is_chosen).then(|| "not named".to_owned()),
-                None => left_by_itself(one, &workspaces, choice, now),
+                None => reason_to_skip(one, &workspaces, choice, now),
             };
             match left {
-                Some(why) => Verdict::Left { why },
+                Some(why) => Decision::Left { why },
                 None => decide(one, &name, taken, &names, &workspaces, choice),
             }
         };
-        if matches!(verdict, Verdict::TakeIn { .. } | Verdict::Refused { .. }) {
+        if matches!(decision, Decision::Import { .. } | Decision::Refused { .. }) {
             names.insert(name.clone());
             if let Some(cwd) = &one.cwd {
                 workspaces
@@ -137,13 +138,13 @@ pub fn plan(
         entries.push(Entry {
             found: one.clone(),
             name,
-            verdict,
+            decision,
         });
     }
     Ok(entries)
 }
 
-/// The places of those that are named; `None` where none is.
+/// Returns the indices of the named sessions; `None` where none is named.
 fn chosen(found: &[ExistingSession], desired: &[String]) -> Result<Option<BTreeSet<usize>>> {
     if desired.is_empty() {
         return Ok(None);
@@ -183,8 +184,8 @@ fn chosen(found: &[ExistingSession], desired: &[String]) -> Result<Option<BTreeS
     Ok(Some(chosen))
 }
 
-/// Why a session that nobody named is left alone.
-fn left_by_itself(
+/// Returns why a session that the user did not name is not imported; `None`: it is.
+fn reason_to_skip(
     one: &ExistingSession,
     workspaces: &BTreeMap<PathBuf, AgentName>,
     choice: &Choice,
@@ -216,9 +217,9 @@ fn decide(
     names: &BTreeSet<AgentName>,
     workspaces: &BTreeMap<PathBuf, AgentName>,
     choice: &Choice,
-) -> Verdict {
+) -> Decision {
     let adopt = format!("spotkeep --data-dir {} adopt", taken.data_dir.display());
-    let refused = |why: String, hint: Option<String>| Verdict::Refused { why, hint };
+    let refused = |why: String, hint: Option<String>| Decision::Refused { why, hint };
     let Some(cwd) = &one.cwd else {
         return refused("its transcript names no directory".into(), None);
     };
@@ -228,7 +229,7 @@ fn decide(
     }
     if let Some(other) = one.others.first() {
         let why = format!(
-            "it exists more than once, with other words: {} and {}",
+            "it exists more than once, with different contents: {} and {}",
             one.transcript.display(),
             other.display()
         );
@@ -240,7 +241,7 @@ fn decide(
     }
     if let Some(other) = workspaces.get(cwd) {
         let why = format!("its workspace {} is that of {other}", cwd.display());
-        return refused(why, Some("each agent has a directory of its own".into()));
+        return refused(why, Some("each agent needs its own workspace".into()));
     }
     if let Some(live) = &one.live {
         if live.kept {
@@ -275,7 +276,7 @@ fn decide(
     carry(one, cwd, name, taken.data_dir, choice.outside)
 }
 
-/// Where a live session is, for people.
+/// Describes where a session runs, for people.
 #[must_use]
 pub fn where_it_runs(one: &ExistingSession) -> String {
     let Some(live) = &one.live else {
@@ -288,15 +289,15 @@ pub fn where_it_runs(one: &ExistingSession) -> String {
     format!("{status}, pid {}{pane}", live.process.pid)
 }
 
-/// How the workspace comes to the data directory, or why it cannot.
+/// Decides how the workspace gets into the data directory, or why it cannot.
 fn carry(
     one: &ExistingSession,
     cwd: &Path,
     name: &AgentName,
     data_dir: &Path,
     outside: WorkspaceTransfer,
-) -> Verdict {
-    let stay = Verdict::TakeIn {
+) -> Decision {
+    let stay = Decision::Import {
         how: WorkspaceTransfer::Stay,
         workspace: cwd.to_owned(),
     };
@@ -316,7 +317,7 @@ fn carry(
         (Tie::None, _)
         | (Tie::Linked { inside: true, .. }, WorkspaceTransfer::Move)
         | (Tie::Worktrees(_), WorkspaceTransfer::Copy) => {
-            return Verdict::TakeIn {
+            return Decision::Import {
                 how: outside,
                 workspace: data_dir.join("workspaces").join(name.as_str()),
             };
@@ -334,9 +335,9 @@ fn carry(
                 "{cwd} is a worktree of {}, {}",
                 repository.display(),
                 if *inside {
-                    "which knows only one of it"
+                    "which can have only one such worktree"
                 } else {
-                    "which is outside of the data directory and would not come along"
+                    "which is outside of the data directory and would stay there"
                 }
             ),
             if *inside {
@@ -350,24 +351,25 @@ fn carry(
             },
         ),
         (Tie::Worktrees(count), _) => (
-            format!("{count} worktrees belong to {cwd} and know it by its path"),
+            format!("{count} worktrees belong to {cwd} and refer to it by its path"),
             "--copy leaves it there for them".to_owned(),
         ),
     };
-    Verdict::Refused {
+    Decision::Refused {
         why: format!("its workspace cannot be {verb}: {why}"),
         hint: Some(hint),
     }
 }
 
-/// A name like the one that it has.
+/// Returns an agent name that resembles the session's title or its workspace's name.
 fn near(one: &ExistingSession) -> Option<AgentName> {
     let of_workspace = || one.cwd.as_ref()?.file_name()?.to_str().map(str::to_owned);
     let text = one.title.clone().or_else(of_workspace)?;
     AgentName::near(&text)
 }
 
-/// The name that a session gets: its own, its workspace's, with a number where that is in use.
+/// Returns the agent name for a session: from its title or its workspace, with a number if it is in
+/// use.
 fn name_for(one: &ExistingSession, names: &BTreeSet<AgentName>) -> AgentName {
     if let Some(name) = &one.remembered {
         return name.clone();
@@ -448,17 +450,17 @@ mod tests {
         plan(found, &occupied, choice, now()).unwrap()
     }
 
-    fn word(entry: &Entry) -> &str {
-        match &entry.verdict {
-            Verdict::TakeIn { .. } => "take-in",
-            Verdict::Refused { .. } => "refused",
-            Verdict::Agent => "agent",
-            Verdict::Left { .. } => "left",
+    fn action(entry: &Entry) -> &str {
+        match &entry.decision {
+            Decision::Import { .. } => "take-in",
+            Decision::Refused { .. } => "refused",
+            Decision::Agent => "agent",
+            Decision::Left { .. } => "left",
         }
     }
 
     #[test]
-    fn the_newest_of_each_workspace_is_taken_in_under_a_name_of_its_own() {
+    fn the_newest_session_of_each_workspace_is_imported_under_an_unused_name() {
         let mut named = found('4', "/srv/b", 1);
         named.title = Some("issue 4: fix".into());
         let mut by_program = found('6', "/srv/d", 0);
@@ -472,7 +474,7 @@ mod tests {
             by_program,
         ];
         let entries = run(&all, &choice());
-        let words: Vec<&str> = entries.iter().map(word).collect();
+        let words: Vec<&str> = entries.iter().map(action).collect();
         assert_eq!(
             words,
             ["take-in", "left", "left", "take-in", "left", "left"]
@@ -483,15 +485,15 @@ mod tests {
             all: true,
             ..choice()
         };
-        assert_eq!(word(&run(&all, &old)[2]), "take-in");
+        assert_eq!(action(&run(&all, &old)[2]), "take-in");
     }
 
     #[test]
-    fn what_runs_is_refused_unless_its_end_is_asked_for() {
+    fn a_session_that_runs_is_refused_unless_its_end_is_requested() {
         let mut one = found('1', "/srv/a", 30);
         one.live = Some(live());
         let entries = run(&[one.clone()], &choice());
-        let Verdict::Refused { why, hint } = &entries[0].verdict else {
+        let Decision::Refused { why, hint } = &entries[0].decision else {
             panic!("{entries:?}");
         };
         assert!(
@@ -503,19 +505,20 @@ mod tests {
             end: true,
             ..choice()
         };
-        assert_eq!(word(&run(&[one.clone()], &end)[0]), "take-in");
+        assert_eq!(action(&run(&[one.clone()], &end)[0]), "take-in");
         // A daemon would start it again.
         one.job = Some(SessionJob {
             id: "9a0b".into(),
             state: None,
         });
         let entries = run(&[one.clone()], &end);
-        assert!(
-            matches!(&entries[0].verdict, Verdict::Refused { hint: Some(hint), .. } if hint.contains("claude stop 9a0b")),
-            "{entries:?}"
-        );
+        let Decision::Refused { hint, .. } = &entries[0].decision else {
+            panic!("{entries:?}");
+        };
+        let hint = hint.as_ref().unwrap();
+        assert!(hint.contains("claude stop 9a0b"), "{entries:?}");
         one.live.as_mut().unwrap().kept = true;
-        assert_eq!(word(&run(&[one], &end)[0]), "left");
+        assert_eq!(action(&run(&[one], &end)[0]), "left");
     }
 
     #[test]
@@ -535,8 +538,8 @@ mod tests {
                 ..choice()
             };
             let entries = run(&all, &choice);
-            assert_eq!(word(&entries[at]), "take-in", "{text}");
-            assert_eq!(word(&entries[1 - at]), "left", "{text}");
+            assert_eq!(action(&entries[at]), "take-in", "{text}");
+            assert_eq!(action(&entries[1 - at]), "left", "{text}");
         }
         for text in ["nothing", "1111"] {
             let choice = Choice {
@@ -560,12 +563,12 @@ mod tests {
             ..choice()
         };
         let entries = run(&all, &both);
-        assert_eq!(word(&entries[0]), "take-in");
-        assert_eq!(word(&entries[1]), "refused");
+        assert_eq!(action(&entries[0]), "take-in");
+        assert_eq!(action(&entries[1]), "refused");
     }
 
     #[test]
-    fn a_workspace_comes_along_where_nothing_ties_it_to_its_place() {
+    fn a_workspace_is_moved_or_copied_where_nothing_ties_it_to_its_path() {
         let linked = |inside| Tie::Linked {
             repository: "/srv/api/.git".into(),
             inside,
@@ -588,9 +591,9 @@ mod tests {
                 let [entry] = &run(&[one.clone()], &choice)[..] else {
                     panic!();
                 };
-                entry.verdict.clone()
+                entry.decision.clone()
             };
-            let stays = Verdict::TakeIn {
+            let stays = Decision::Import {
                 how: WorkspaceTransfer::Stay,
                 workspace: "/srv/a".into(),
             };
@@ -600,11 +603,11 @@ mod tests {
                 (WorkspaceTransfer::Copy, copied),
             ] {
                 match with(how) {
-                    Verdict::TakeIn { workspace, .. } => {
+                    Decision::Import { workspace, .. } => {
                         assert!(can, "{tie:?} {how:?}");
                         assert_eq!(workspace, Path::new("/mnt/persist/workspaces/a"));
                     }
-                    Verdict::Refused { hint, .. } => {
+                    Decision::Refused { hint, .. } => {
                         assert!(!can && hint.is_some(), "{tie:?} {how:?}");
                     }
                     other => panic!("{other:?}"),
@@ -614,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_or_there_twice_is_not_guessed() {
+    fn a_session_without_workspace_or_with_two_transcripts_is_refused() {
         let mut gone = found('1', "/srv/a", 0);
         gone.place = WorkspaceLocation::Gone;
         let mut twice = found('2', "/srv/b", 0);
@@ -624,6 +627,6 @@ mod tests {
             ..choice()
         };
         let entries = run(&[gone, twice], &both);
-        assert!(entries.iter().all(|entry| word(entry) == "refused"));
+        assert!(entries.iter().all(|entry| action(entry) == "refused"));
     }
 }

@@ -1,4 +1,4 @@
-//! The record of an agent that goes on with a session of before.
+//! Record of an agent that continues an existing session.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,21 +11,21 @@ use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::process;
 use sys::uuid::is_uuid;
 
-/// What is known of the session of before.
+/// The existing session that an agent continues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Past {
-    /// Its words, which are in the data directory.
+    /// Its transcript, which is in the data directory.
     pub mark: TranscriptMark,
-    /// Where it goes on, as it is stored.
+    /// The agent's working directory, as it is stored.
     pub cwd: PathBuf,
     /// Whether it shall run.
     pub desired: Desired,
 }
 
-/// Where the words of an existing session are in the data directory.
+/// Finds the transcript of an existing session in the data directory.
 ///
 /// # Errors
-/// It is not there, it is there more than once, or an agent has it.
+/// It does not exist, it exists more than once, or an agent has it.
 pub fn session_mark(
     data_dir: &DataDir,
     declared: &Config,
@@ -83,8 +83,8 @@ pub fn session_mark(
     }
 }
 
-/// Writes the record, before the agent is declared: a keeper reads it only then. Whoever calls this holds
-/// the keeper's place where there is none.
+/// Writes the record before the agent is declared, because a keeper reads it only then. Where no
+/// keeper runs, the caller holds the keeper's lock.
 ///
 /// # Errors
 /// The record is damaged, or the disk refused.
@@ -101,7 +101,7 @@ pub fn remember(data_dir: &DataDir, name: &AgentName, past: Past) -> Result<()> 
     record.cwd = past.cwd;
     record.desired = past.desired;
     record.why = (past.desired == Desired::Stopped).then(|| "stopped by you".to_owned());
-    // No preemption has ended it: the agent is told of nothing that did not happen.
+    // No preemption ended the session, so the agent's note must not mention one.
     record.boot_id = Some(process::current_boot_id()?);
     data_dir.store_record(&record)
 }

@@ -1,5 +1,8 @@
-//! What sessions there are: in the user's own configuration of Claude and in the data directory's, in terminals, and in
-//! Claude's background. Everything is only read; of other processes, those of this user.
+//! Scan for existing Claude Code sessions.
+//!
+//! It reads the user's own Claude Code configuration and the data directory's, and finds sessions
+//! that run in terminals and in Claude Code's background. It changes nothing, and reads only this
+//! user's processes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,89 +22,89 @@ use sys::process::{self, ProcessId};
 use sys::time::Timestamp;
 use sys::user;
 
-/// A session that exists.
+/// An existing session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExistingSession {
-    /// Claude's id for it.
+    /// Claude Code's id for it.
     pub session_id: String,
-    /// Claude's configuration directory that it is in, links resolved.
+    /// The Claude Code configuration directory that it is in, links resolved.
     pub config_dir: PathBuf,
-    /// Its words.
+    /// The path of its transcript.
     pub transcript: PathBuf,
-    /// How many bytes they have.
+    /// The size of its transcript in bytes.
     pub bytes: u64,
-    /// When the last was written.
+    /// When its transcript was last written.
     pub changed_at: Timestamp,
-    /// The name that somebody gave it.
+    /// The name that the user gave it.
     pub title: Option<String>,
-    /// Whether it was begun by a program and not at a terminal.
+    /// Whether a program began it (`claude -p`), and not a user at a terminal.
     pub by_program: bool,
-    /// Where it works; links resolved, where it is there.
+    /// Its workspace, with links resolved if it exists.
     pub cwd: Option<PathBuf>,
-    /// Where that is.
+    /// Where the workspace is.
     pub place: WorkspaceLocation,
     /// A process that has it open.
     pub live: Option<Live>,
-    /// The background job that it is.
+    /// Its background job, if it is one.
     pub job: Option<SessionJob>,
-    /// The declared agent that has it, or had it.
+    /// The declared agent that has or had it.
     pub agent: Option<AgentName>,
-    /// The name of an agent that had it and is not declared.
+    /// The name of an agent that had it and is not declared any more.
     pub remembered: Option<AgentName>,
-    /// Other transcripts of the same session that say something else.
+    /// Other transcripts of the same session with different contents.
     pub others: Vec<PathBuf>,
-    /// What Claude was started with that a resume has to be given again.
+    /// The arguments that Claude Code needs again when the session is resumed.
     pub arguments: Vec<String>,
 }
 
 /// A process that has a session open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Live {
-    /// Which.
+    /// The process.
     pub process: ProcessId,
-    /// What it says that it does; `None` under `claude -p`, and while it starts.
+    /// The status that it reports; `None` under `claude -p`, and while it starts.
     pub status: Option<String>,
     /// Whether it is in a turn.
     pub in_turn: bool,
-    /// The terminal that it is in.
+    /// The tmux pane that it runs in.
     pub pane: Option<Pane>,
-    /// Whether a spotkeep, of whatever data directory, keeps it.
+    /// Whether it is an agent of spotkeep, of any data directory.
     pub kept: bool,
-    /// Whether a daemon of Claude's keeps it, and would start it again.
+    /// Whether Claude Code's daemon runs it, which would start it again.
     pub background: bool,
 }
 
 /// A pane of a tmux server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pane {
-    /// Where the server listens.
+    /// The server's socket.
     pub socket: PathBuf,
     /// Its id, as `tmux -t` takes it.
     pub id: String,
 }
 
-/// A background job of Claude's.
+/// A background job of Claude Code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionJob {
-    /// As `claude stop` takes it.
+    /// The id for `claude stop`.
     pub id: String,
-    /// `working`, `failed` ... as Claude says.
+    /// The state that Claude Code reports: `working`, `failed` ...
     pub state: Option<String>,
 }
 
-/// How long a process is waited for that was told to end.
+/// How long to wait for a process that was asked to end.
 const ENDING: Duration = Duration::from_secs(5);
 
-/// All that was found.
+/// The result of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionScan {
-    /// The newest first.
+    /// The sessions: those that run first, then the newest first.
     pub found: Vec<ExistingSession>,
-    /// What could not be told, as sentences.
+    /// What could not be read, as sentences.
     pub notes: Vec<String>,
 }
 
-/// Looks everywhere; `more` are configuration directories beside those that are known.
+/// Scans all known configuration directories, and those in `more`.
 ///
 /// # Errors
 /// A configuration directory, or the records, cannot be read.
@@ -114,11 +117,11 @@ pub fn scan(data_dir: &DataDir, declared: &Config, more: &[PathBuf]) -> Result<S
     let mut jobs_by_session = BTreeMap::new();
     let mut notes = Vec::new();
     for dir in &dirs {
-        let looked = index::conversations(dir)
+        let listed = index::conversations(dir)
             .with_context(|| format!("cannot look for sessions in {}", dir.display()));
-        let conversations = match looked {
+        let conversations = match listed {
             Ok(conversations) => conversations,
-            // What is somebody else's to tidy may go while it is looked at.
+            // Another program may remove files of the user's own directory during the scan.
             Err(error) if *dir != data_dir.claude() && !more.contains(dir) => {
                 notes.push(format!("{error:#}"));
                 continue;
@@ -139,7 +142,7 @@ pub fn scan(data_dir: &DataDir, declared: &Config, more: &[PathBuf]) -> Result<S
     let homes = homes();
     let mut found = Vec::new();
     for (session_id, mut copies) in all {
-        // What is in the data directory counts; else the longest.
+        // The transcript in the data directory counts; otherwise the longest one.
         let in_data_dir = |dir: &Path| data_dir.holds(dir);
         copies.sort_by_key(|(one, dir)| (!in_data_dir(dir), std::cmp::Reverse(one.bytes)));
         let (first, rest) = copies.split_at(1);
@@ -168,7 +171,8 @@ pub fn scan(data_dir: &DataDir, declared: &Config, more: &[PathBuf]) -> Result<S
             .find(|record| owner(record));
         let is_declared = record.is_some_and(|record| declared.agents.contains_key(&record.name));
         let name = record.map(|record| record.name.clone());
-        // One that was taken in before its workspace came to its new place, or `rm`ed, is where its record says.
+        // A session whose import was interrupted before the workspace moved, or whose agent was
+        // removed by `rm`, is where its record says.
         let of_record = record
             .map(|record| data_dir.absolute(&record.cwd))
             .filter(|cwd| cwd.is_dir());
@@ -207,7 +211,7 @@ pub fn scan(data_dir: &DataDir, declared: &Config, more: &[PathBuf]) -> Result<S
     Ok(SessionScan { found, notes })
 }
 
-/// What a resume has to be given again.
+/// Returns the arguments that a resume needs again.
 fn arguments_of(
     process: Option<&SessionFile>,
     job: Option<&background_jobs::BackgroundJob>,
@@ -220,7 +224,8 @@ fn arguments_of(
     claude::command_line::kept_arguments(&words)
 }
 
-/// The data directory's, the user's own, those that are named, and those of processes that run.
+/// Returns the configuration directories: the data directory's, the user's own, the ones in `more`,
+/// and those of running processes.
 fn config_dirs(
     data_dir: &DataDir,
     more: &[PathBuf],
@@ -230,7 +235,7 @@ fn config_dirs(
         std::env::var_os("CLAUDE_CONFIG_DIR").map(PathBuf::from),
         home().map(|home| home.join(".claude")),
     ];
-    // An agent of another data directory is in good hands.
+    // Agents of other data directories are not imported.
     let of_processes = processes
         .iter()
         .filter(|(process, _)| {
@@ -257,7 +262,7 @@ fn home() -> Option<PathBuf> {
     home.map(PathBuf::from).or_else(|| user::home(user::id()))
 }
 
-/// Directories that are more than a workspace.
+/// Returns directories that are more than a workspace.
 fn homes() -> Vec<PathBuf> {
     home()
         .into_iter()
@@ -295,8 +300,8 @@ fn live_of(file: &SessionFile) -> Live {
     }
 }
 
-/// Whether the process of a job that was stopped has ended, or does so within moments: `claude stop` says that it is
-/// done 0.1 to 0.4 s before (measured on 2.1.197 and 2.1.330).
+/// Returns whether the process of a stopped job has ended, or ends within moments: `claude stop`
+/// returns 0.1 to 0.4 s before the end (measured on 2.1.197 and 2.1.330).
 fn ends_now(job: &background_jobs::BackgroundJob, process: ProcessId) -> bool {
     let stopped = job.state.as_deref() == Some("stopped");
     stopped
@@ -305,7 +310,8 @@ fn ends_now(job: &background_jobs::BackgroundJob, process: ProcessId) -> bool {
             .is_none_or(|process| process.wait(Some(Instant::now() + ENDING)))
 }
 
-/// Whether it serves background jobs and is none (measured on 2.1.197 and 2.1.330).
+/// Returns whether a process serves background jobs and is not one itself (measured on 2.1.197 and
+/// 2.1.330).
 fn is_of_the_daemon(arguments: &[String]) -> bool {
     let roles = ["daemon", "--bg-pty-host", "--bg-spare"];
     arguments
@@ -314,7 +320,8 @@ fn is_of_the_daemon(arguments: &[String]) -> bool {
         .any(|word| roles.contains(&word.as_str()))
 }
 
-/// Processes of Claude's that say no session: they stand before a dialog, or are just starting.
+/// Returns notes on Claude processes without a session file: they show a dialog, or are just
+/// starting.
 fn unknown<'a>(
     processes: &[(ProcessId, String)],
     live: impl Iterator<Item = &'a SessionFile>,
@@ -324,24 +331,26 @@ fn unknown<'a>(
         .iter()
         .filter(|(process, name)| name == "claude" && !known.contains(process));
     silent
-        .filter(|(process, _)| proc_usage_others::variable(process.pid, terminate::MARKER).is_none())
-        // Helpers of a Claude carry its name too.
+        .filter(|(process, _)| {
+            proc_usage_others::variable(process.pid, terminate::MARKER).is_none()
+        })
+        // Helper processes of Claude Code have its name too.
         .filter(|(process, _)| process::session_of(process.pid) == Some(process.pid))
         .filter(|(process, _)| {
-            let words = proc_usage_others::arguments(process.pid);
-            // Without words it has ended, or is just becoming another program.
-            !words.is_empty() && !is_of_the_daemon(&words)
+            let arguments = proc_usage_others::arguments(process.pid);
+            // Without arguments it has ended, or is just executing another program.
+            !arguments.is_empty() && !is_of_the_daemon(&arguments)
         })
         .map(|(process, _)| {
             format!(
-                "pid {} is a claude that does not say its session: it starts, or a dialog is open in it",
+                "pid {} is a claude without a session file: it is starting, or shows a dialog",
                 process.pid
             )
         })
         .collect()
 }
 
-/// Whether a file begins with all that another one has.
+/// Returns whether a file begins with the whole contents of another one.
 fn begins_with(path: &Path, other: &Path) -> bool {
     use std::io::Read as _;
     let read = || -> std::io::Result<bool> {
@@ -365,7 +374,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_that_says_no_more_than_the_other_is_no_other_session() {
+    fn a_transcript_that_is_the_beginning_of_another_one_is_not_a_different_one() {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| {
             fs::write(dir.path().join(name), text).unwrap();

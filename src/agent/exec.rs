@@ -1,5 +1,6 @@
-//! `spotkeep agent-exec NAME`: what runs first in an agent's pane, and becomes claude, so that
-//! the pane's process is claude itself.
+//! `spotkeep agent-exec NAME`: the first process in an agent's pane, which executes `claude`.
+//!
+//! It replaces itself, so that the pane's process is `claude`.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;
@@ -14,7 +15,7 @@ use state::layout::DataDir;
 use sys::error::{Context as _, Error, Hint as _, Result, anyhow};
 use sys::{files, process};
 
-/// Replaces this process by the agent's claude, as its record says. Returns only to say why not.
+/// Replaces this process by the agent's `claude`, as its record says. Returns only on an error.
 #[must_use]
 pub fn become_claude(data_dir: &DataDir, name: &AgentName) -> Error {
     match prepare(data_dir, name) {
@@ -41,12 +42,12 @@ fn prepare(data_dir: &DataDir, name: &AgentName) -> Result<Command> {
     if let Some(dir) = &launch.cgroup {
         let limit = config.memory_max_of(agent);
         match Leaf::open(dir).enter(limit.map(|size| size.0)) {
-            // A limit that was asked for holds; without one, the marker does what the cgroup would.
+            // A memory limit has to hold. Without one the cgroup is optional: the marker is enough.
             Err(error) if limit.is_some() => return Err(error),
             _ => {}
         }
     }
-    process::give_up_oom_protection();
+    process::reset_oom_score();
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.arguments)
@@ -58,16 +59,17 @@ fn prepare(data_dir: &DataDir, name: &AgentName) -> Result<Command> {
     }
     command.envs(claude::command_line::environment(&data_dir.claude()));
     command.envs(environment(data_dir, &config, agent)?);
-    // Not the user's to set: where it pointed elsewhere, its sessions would be lost to us.
+    // The user cannot set this: sessions in another directory would not be found again.
     command.env("CLAUDE_CONFIG_DIR", data_dir.claude());
     command.env(MARKER, launch.marker);
     Ok(command)
 }
 
-/// What the user set for an agent: the defaults, then the agent's own; files before tables.
+/// Returns the environment that the user set for an agent: the defaults, then the agent's own;
+/// files before tables.
 ///
 /// # Errors
-/// An environment file cannot be read, or others can read it.
+/// An environment file cannot be read, or other users can read it.
 pub fn environment(
     data_dir: &DataDir,
     config: &Config,
@@ -90,7 +92,7 @@ pub fn environment(
 /// Reads a file of `KEY=value` lines.
 ///
 /// # Errors
-/// It cannot be read, or others can read it.
+/// The file cannot be read, or other users can read it.
 pub fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>> {
     use std::os::unix::fs::PermissionsExt as _;
     let bytes = files::read_optional(path)?

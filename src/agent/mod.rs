@@ -1,4 +1,4 @@
-//! One agent: how a process becomes its claude, and how it ends.
+//! Agent processes: executing `claude` in a pane, and ending it with everything that it started.
 
 pub mod exec;
 pub mod terminate;

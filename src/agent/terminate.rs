@@ -1,9 +1,9 @@
-//! Ending an agent, with everything that it started.
+//! Termination of an agent's process and of everything that it started.
 //!
-//! Claude's tools run in sessions of their own, so they outlive it and its process group
-//! (measured). Each launch has a marker of its own in the environment, which its children inherit;
-//! what carries it is ended too. A marker belongs to one launch, so a sweep that comes late never
-//! meets the next one. Where the launch has a cgroup, what is in it is ended first, and at once.
+//! Claude Code's tools run in separate sessions, so they outlive it and its process group
+//! (measured). Each launch has its own marker in the environment, which its children inherit; every
+//! process with the marker is ended too. A marker belongs to one launch, so a late sweep never ends
+//! the next one. Where the launch has a cgroup, the processes in it are killed first, all at once.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -15,31 +15,33 @@ use sys::process::{ProcessId, Signal, with_any_marker, with_marker};
 /// The environment variable that marks every process of one launch.
 pub const MARKER: &str = "SPOTKEEP_LAUNCH";
 
-/// From SIGTERM to SIGKILL. Claude ends in 0.1 to 0.6 s (measured on 2.1.197 and 2.1.330), longer
-/// only for a session-end hook of the user's.
+/// The time from SIGTERM to SIGKILL. Claude Code ends in 0.1 to 0.6 s (measured on 2.1.197 and
+/// 2.1.330); only a session-end hook of the user's takes longer.
 pub const TERM_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What is left after a SIGKILL is gone at once, or hangs in the kernel for longer than we wait.
+/// How long to wait after SIGKILL: a process ends at once, or hangs in the kernel for longer than
+/// this.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 
-/// A process that forks while it is looked for is found in the next round; for so long.
+/// How long a sweep goes on: a process that forks meanwhile is found in the next round.
 pub const SWEEP_LIMIT: Duration = Duration::from_secs(3);
 
-/// How a process ended that was told to.
+/// How a process ended that was asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It had ended already.
+    /// The process had ended before.
     Before,
-    /// By itself, after SIGTERM.
+    /// It exited after SIGTERM.
     WithTerm,
-    /// By SIGKILL.
+    /// SIGKILL ended it.
     Killed,
     /// It is still there: it hangs in the kernel.
     Not,
 }
 
-/// The claude of a launch whose process nobody has taken down: its keeper was killed between the two. It is the one that was
-/// given the session; what it has started itself is not.
+/// Finds the `claude` of a launch whose process was not recorded, because the keeper was killed
+/// before. It is the process with the session in its arguments; the processes that it started have
+/// not.
 #[must_use]
 pub fn launched(record: &AgentRecord, boot_id: &str) -> Option<ProcessId> {
     if record.process.is_some() || record.boot_id.as_deref() != Some(boot_id) {
@@ -48,14 +50,14 @@ pub fn launched(record: &AgentRecord, boot_id: &str) -> Option<ProcessId> {
     let launch = record.launch.as_ref()?;
     let session = record.session_id.as_bytes();
     let is_it = |process: &ProcessId| {
-        let words = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
-        words.windows(session.len()).any(|word| word == session)
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        arguments.windows(session.len()).any(|part| part == session)
     };
     let marked = with_marker(&format!("{MARKER}={}", launch.marker));
     marked.into_iter().find(is_it)
 }
 
-/// Ends one process: SIGTERM, at most `grace` of patience, SIGKILL.
+/// Ends one process: sends SIGTERM, waits for `term_timeout` at most, and sends SIGKILL.
 #[must_use]
 pub fn end_process(process: ProcessId, term_timeout: Duration) -> Ended {
     let Some(pidfd) = process.open() else {
@@ -73,17 +75,19 @@ pub fn end_process(process: ProcessId, term_timeout: Duration) -> Ended {
     }
 }
 
-/// A walk waits so long for programs that are just beginning. One that somebody keeps from it holds no save up.
+/// How long a walk through the processes waits for programs that are just starting, so that a
+/// process that never completes its start does not hold up a save.
 const BEGINS_WITHIN: Duration = Duration::from_millis(100);
 
-/// Kills what is left of these launches, for `limit` at most; returns how many processes there were.
+/// Kills the processes that are left of these launches, for `limit` at most; returns how many there
+/// were.
 pub fn sweep(launches: &[Launch], limit: Duration) -> usize {
     let until = Instant::now() + limit;
     let leaf = |launch: &Launch| launch.cgroup.as_deref().map(Leaf::open);
     let leaves: Vec<Leaf> = launches.iter().filter_map(leaf).collect();
-    // All of them before the first is waited for.
+    // Kill all cgroups before waiting for the first one.
     let in_leaves: usize = leaves.iter().map(Leaf::kill).sum();
-    // What left its cgroup, such as by sudo into another unit, still carries the marker.
+    // A process that left its cgroup, for example by sudo into another unit, still has the marker.
     let pairs: Vec<String> = launches
         .iter()
         .map(|launch| format!("{MARKER}={}", launch.marker))
@@ -93,10 +97,10 @@ pub fn sweep(launches: &[Launch], limit: Duration) -> usize {
     ended
 }
 
-/// Round after round, since a process may fork while it is looked for.
+/// Kills processes with these markers, round after round, since a process may fork meanwhile.
 ///
-/// All are stopped before the first is killed: a place that is free is taken at once by what another one forks, and
-/// within a limit on processes those that only stand still leave none free.
+/// All are stopped before the first is killed: otherwise a process that forks takes the slot of a
+/// killed one. Under a limit on processes, stopped ones leave no slot free.
 fn sweep_marked(pairs: &[String], until: Instant) -> usize {
     let mut ended = 0;
     while !pairs.is_empty() {
@@ -136,7 +140,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn what_ran_away_into_a_session_of_its_own_is_ended_and_nothing_else() {
+    fn a_sweep_ends_a_process_in_another_session_and_no_foreign_one() {
         let marker = sys::uuid::new_uuid();
         let mut parent = Command::new("sh")
             .args([
@@ -177,7 +181,8 @@ mod tests {
         let mut child = Command::new("sh")
             .args([
                 "-c",
-                "trap '' TERM; echo ready; while :; do read x || exec tail -f /dev/null >/dev/null; done",
+                "trap '' TERM; echo ready; while :; do read x || exec tail -f /dev/null \
+                 >/dev/null; done",
             ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,4 +1,4 @@
-//! A data directory on a machine that has none, out of the repository that another one copied to.
+//! Restore of a whole data directory on a new machine, from the second repository.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,37 +15,37 @@ use state::layout::DataDir;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files;
 
-/// What lies in a data directory that is being made, until it is whole.
-const ASIDE: &str = ".restoring";
+/// The staging directory in a data directory that is being restored.
+const STAGING: &str = ".restoring";
 
-/// What a data directory is made of here: last what makes it one.
+/// The directory that is moved last, since it makes the directory a data directory.
 const LAST: &str = "session-state";
 
-/// Where to take it from.
+/// The repository and backup to restore.
 #[derive(Debug, Clone)]
 pub struct From {
-    /// As restic names it.
+    /// The restic URL of the repository.
     pub url: String,
     /// Its password.
     pub key: Key,
     /// A file of environment variables for it.
     pub env_file: Option<PathBuf>,
-    /// Which data directory, where there are several.
+    /// The data directory, if the repository has several.
     pub data_dir_id: Option<String>,
-    /// Which backup; the newest where none is named.
+    /// The backup; the newest by default.
     pub id: Option<String>,
 }
 
-/// What was made.
+/// The restored data directory.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Fresh {
     /// Version of this form.
     pub version: u32,
-    /// Where.
+    /// Its path.
     pub data_dir: PathBuf,
     /// The data directory's id, the same as before.
     pub data_dir_id: String,
-    /// The backup that it was made of.
+    /// The backup that was restored.
     pub backup: Snapshot,
     /// The agents that are declared.
     pub agents: Vec<String>,
@@ -53,10 +53,10 @@ pub struct Fresh {
     pub missing: Vec<String>,
 }
 
-/// Finds the backup that is meant.
+/// Finds the requested backup.
 ///
 /// # Errors
-/// There is none, there are several roots, or the repository cannot be read.
+/// There is none, it is ambiguous, or the repository cannot be read.
 pub fn find(from: &From, stop: &Stop) -> Result<(Repository, Snapshot)> {
     restic::ensure_allowed(&from.url)?;
     let environment = match &from.env_file {
@@ -88,10 +88,10 @@ fn choose<'a>(all: &'a [Snapshot], from: &From) -> Result<&'a Snapshot> {
         (None, _) => {
             let ids: Vec<&str> = ids.into_iter().collect();
             return Err(anyhow!(
-                "{name} holds backups of several roots: {}",
+                "{name} holds backups of several data directories: {}",
                 ids.join(", ")
             ))
-            .hint("say which with --data-dir-id")
+            .hint("choose one with --data-dir-id ID")
             .kind(ErrorKind::Usage);
         }
     };
@@ -103,7 +103,7 @@ fn choose<'a>(all: &'a [Snapshot], from: &From) -> Result<&'a Snapshot> {
 /// Fails unless a data directory can be made at `dir`.
 ///
 /// # Errors
-/// There is one, or something that would be in its way.
+/// There is one, or other files are in the way.
 pub fn ensure_free(dir: &Path) -> Result<()> {
     let in_the_way = [
         "session-state",
@@ -122,7 +122,7 @@ pub fn ensure_free(dir: &Path) -> Result<()> {
     match in_the_way {
         None => Ok(()),
         Some(path) => Err(anyhow!(
-            "{} is there, and a data directory is made only where there is none",
+            "{} exists, and a data directory is made only where there is none",
             path.display()
         ))
         .hint(
@@ -132,7 +132,8 @@ pub fn ensure_free(dir: &Path) -> Result<()> {
     }
 }
 
-/// Makes the data directory. One that was cut off leaves no data directory, and is begun anew by the next.
+/// Makes the data directory. An interrupted run leaves no data directory, and the next one starts
+/// again.
 ///
 /// # Errors
 /// As [`ensure_free`]; restic failed; the disk refused.
@@ -146,20 +147,21 @@ pub fn make(
     ensure_free(dir)?;
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let dir = fs::canonicalize(dir)?;
-    let aside = dir.join(ASIDE);
-    if aside.exists() {
-        fs::remove_dir_all(&aside).with_context(|| format!("cannot remove {}", aside.display()))?;
+    let staging = dir.join(STAGING);
+    if staging.exists() {
+        fs::remove_dir_all(&staging)
+            .with_context(|| format!("cannot remove {}", staging.display()))?;
     }
-    files::create_private_dir(&aside)?;
+    files::create_private_dir(&staging)?;
     let mut restore = repository.command(["restore", "--no-lock", &snapshot.id, "--target"]);
-    repository.ask(restore.arg(&aside), LONG, stop)?;
-    let identity = aside.join(LAST).join("root.json");
+    repository.ask(restore.arg(&staging), LONG, stop)?;
+    let identity = staging.join(LAST).join("root.json");
     if !identity.is_file() {
         return Err(anyhow!(
             "the backup {} is not one of a data directory",
             snapshot.id
         ))
-        .hint("restic restore brings back what it is");
+        .hint("to restore it anyway, use restic restore");
     }
     if let Key::File(file) = &from.key {
         let password = files::read_optional(file)?
@@ -167,25 +169,25 @@ pub fn make(
         files::write_atomic(&dir.join("backups.key"), &password)?;
     }
     files::sync_filesystem(&dir).context("cannot sync")?;
-    let mut names: Vec<_> = fs::read_dir(&aside)?
+    let mut names: Vec<_> = fs::read_dir(&staging)?
         .filter_map(|entry| Some(entry.ok()?.file_name()))
         .collect();
     names.sort_by_key(|name| name == LAST);
     for name in names {
         let target = dir.join(&name);
         if target.is_dir() {
-            // Empty, as was looked for above; anything else refuses.
+            // It is empty, as was checked above; otherwise this fails.
             fs::remove_dir(&target)
                 .with_context(|| format!("cannot replace {}", target.display()))?;
         }
-        fs::rename(aside.join(&name), &target)
-            .with_context(|| format!("cannot put {} in place", target.display()))?;
+        fs::rename(staging.join(&name), &target)
+            .with_context(|| format!("cannot move {} into place", target.display()))?;
     }
-    fs::remove_dir(&aside).ok();
+    fs::remove_dir(&staging).ok();
     files::sync_dir(&dir)?;
     let (data_dir, _) = DataDir::init(&dir)?;
     let settings = Settings::load(&data_dir)?;
-    // Cut in the same places as there, so that what is copied next time is what is new.
+    // With the same chunker parameters, so that the next copy transfers only new data.
     if !settings.has_repository() {
         let local = Repository::local(Restic::find()?, &settings, settings.ensure_key()?);
         restic::init(&local, Some(repository), stop)?;
@@ -212,7 +214,7 @@ fn missing(data_dir: &DataDir, settings: &Settings) -> Vec<String> {
         .filter(|path| !path.exists())
         .map(|path| {
             format!(
-                "{} is not there: agents without an API key need one /login",
+                "{} is missing: agents without an API key need one /login",
                 path.display()
             )
         });
@@ -221,13 +223,13 @@ fn missing(data_dir: &DataDir, settings: &Settings) -> Vec<String> {
         .filter(|path| !path.exists())
         .map(|path| {
             format!(
-                "{} is declared and not there: env_files are in no backup",
+                "{} is declared and missing: backups do not contain env_files",
                 path.display()
             )
         });
     let outside = settings.config.agents.iter().filter_map(|(name, agent)| {
         let path = data_dir.absolute(&agent.workspace);
-        (!path.is_dir()).then(|| format!("{name} works in {}, which is not there", path.display()))
+        (!path.is_dir()).then(|| format!("{name} works in {}, which is missing", path.display()))
     });
     login.chain(files).chain(outside).collect()
 }
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn which_root_is_meant_is_never_guessed() {
+    fn one_of_several_data_directories_is_never_guessed() {
         let one = [snapshot("cccc1", None), snapshot("aaaa1", Some("a"))];
         assert_eq!(choose(&one, &from()).unwrap().id, "aaaa1");
         let two = [snapshot("bbbb1", Some("b")), snapshot("aaaa1", Some("a"))];
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_is_made_only_where_there_is_none() {
+    fn a_data_directory_is_made_only_where_there_is_none() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("workspaces")).unwrap();
         fs::create_dir(dir.path().join("lost+found")).unwrap();

@@ -1,4 +1,4 @@
-//! When a backup has to end before it is done: a signal, or the notice. It is never in the way of a save.
+//! Cancellation of a backup by a signal or the preemption notice, so that it never delays a save.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -9,14 +9,14 @@ use state::layout::DataDir;
 use state::{lines, since_notice};
 use sys::error::{Result, bail};
 
-/// The reason to stop, once there is one.
+/// The conditions under which a backup stops.
 #[derive(Debug)]
 pub struct Stop {
     asked: Arc<AtomicBool>,
     notice: Option<Notice>,
 }
 
-/// The journal, looked at again whenever it has grown.
+/// The notice in the journal, which is read again when its length changes.
 #[derive(Debug)]
 struct Notice {
     journal: PathBuf,
@@ -40,8 +40,8 @@ impl Stop {
         Self::when(Arc::default())
     }
 
-    /// Stops for the notice of this boot too, as the journal tells it: so it reaches a backup of the
-    /// keeper's and one of a unit's alike.
+    /// Also stops at the notice of this boot in the journal: so the notice reaches a backup that
+    /// the keeper runs and one that a unit runs.
     #[must_use]
     pub fn or_at_the_notice(mut self, data_dir: &DataDir, boot_id: &str) -> Self {
         self.notice = Some(Notice {
@@ -52,7 +52,7 @@ impl Stop {
         self
     }
 
-    /// The reason, if there is one.
+    /// The reason to stop, if there is one.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         if self.asked.load(Ordering::SeqCst) {
@@ -62,7 +62,7 @@ impl Stop {
         noticed.then(|| "this machine has had its notice".into())
     }
 
-    /// Fails once there is a reason.
+    /// Fails if there is a reason to stop.
     ///
     /// # Errors
     /// The reason.
@@ -92,23 +92,23 @@ mod tests {
     use state::{Journal, JournalEvent};
 
     #[test]
-    fn a_backup_stops_at_the_notice_of_this_boot_and_goes_on_when_it_came_to_nothing() {
+    fn a_backup_stops_at_the_notice_of_this_boot_unless_the_machine_survived_it() {
         let dir = tempfile::tempdir().unwrap();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         let stop = Stop::never().or_at_the_notice(&data_dir, "now");
-        let told = |boot_id: &str, what: &JournalEvent| {
+        let write = |boot_id: &str, event: &JournalEvent| {
             let mut journal = Journal::open(&data_dir.journal(), "r", 1, boot_id).unwrap();
-            journal.write(None, what).unwrap();
+            journal.write(None, event).unwrap();
         };
         let notice = JournalEvent::Notice {
             source: "metadata".into(),
             deadline_ms: None,
         };
-        told("before", &notice);
+        write("before", &notice);
         assert_eq!(stop.reason(), None);
-        told("now", &notice);
+        write("now", &notice);
         assert!(stop.check().is_err());
-        told("now", &JournalEvent::Survived { reason: "x".into() });
+        write("now", &JournalEvent::Survived { reason: "x".into() });
         assert_eq!(stop.reason(), None);
     }
 }

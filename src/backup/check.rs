@@ -1,4 +1,4 @@
-//! Whether the backups can be trusted, and which file of the repository cannot.
+//! Integrity check of a restic repository, with the names of damaged files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,29 +9,29 @@ use super::{Repository, Stop};
 use sys::command::Runner;
 use sys::error::{Context as _, Result};
 
-/// Files given to one `sha256sum`.
+/// Number of files for one `sha256sum`.
 const BATCH: usize = 500;
 
-/// Lines of restic's that are kept where no file can be named.
+/// Number of restic's lines that are reported if no file can be named.
 const LINES_KEPT: usize = 5;
 
-/// How much of the data is read.
+/// How much of the data a check reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth<'a> {
-    /// None: what belongs together is there.
+    /// None: only whether the structure is complete.
     Structure,
-    /// A part, as restic counts them: `3/30`.
+    /// A part, in restic's notation: `3/30`.
     Part(&'a str),
     /// All of it.
     All,
 }
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckFindings {
-    /// What is damaged: files by their path in the repository, where they can be named.
+    /// The damage: paths of files in the repository, where they can be named.
     pub damage: Vec<String>,
-    /// Somebody else is at work on it, so nothing can be said.
+    /// Another process has locked the repository, so it was not checked.
     pub locked: bool,
 }
 
@@ -44,7 +44,7 @@ pub fn run(repository: &Repository, depth: Depth<'_>, stop: &Stop) -> Result<Che
     if !found.locked || repository.directory().is_some() {
         return Ok(found);
     }
-    // Elsewhere restic's own rule says which locks are stale.
+    // In a repository elsewhere, restic's own rule decides which locks are stale.
     repository.ask(&mut repository.command(["unlock"]), SHORT, stop)?;
     once(repository, depth, stop)
 }
@@ -73,8 +73,9 @@ fn once(repository: &Repository, depth: Depth<'_>, stop: &Stop) -> Result<CheckF
         });
     }
     let good = ended.status.success();
-    // A key and a config are read before a check begins, and a key that is spoiled looks like a wrong
-    // password. So the small files are always compared with their names, and where something is wrong all are.
+    // restic reads the key and the config before a check begins, and a damaged key looks like a
+    // wrong password. So the small files are always compared with their names; if the check fails,
+    // all are.
     let mut damage = match repository.directory() {
         Some(dir) => misnamed(dir, !good, stop)?,
         None => Vec::new(),
@@ -104,7 +105,7 @@ fn is_complaint(line: &str) -> bool {
         && line != "no errors were found"
 }
 
-/// Where no file gives itself away by its name: the config has none that tells, or a file is missing.
+/// Damage that no file name shows: in `config`, whose name is not a hash, or by a missing file.
 fn unnamed(repository: &Repository, said: &[String], stderr: &str) -> Vec<String> {
     let lines = said.iter().map(String::as_str).chain(stderr.lines());
     let mut told: Vec<String> = lines
@@ -112,18 +113,18 @@ fn unnamed(repository: &Repository, said: &[String], stderr: &str) -> Vec<String
         .map(|line| line.trim().to_owned())
         .collect();
     told.truncate(LINES_KEPT);
-    // Every key and every other file is what it should be.
+    // Every key and every other file is undamaged.
     if repository.directory().is_some() && stderr.contains("config or key") {
         told.insert(0, "config".into());
     }
     if told.is_empty() {
-        told.push("restic found errors and named none".into());
+        told.push("restic found errors and named no file".into());
     }
     told
 }
 
-/// Files whose content is not what their name says: everything in a repository but `config` is named after its
-/// SHA-256.
+/// Returns the files whose content does not match their name: every file in a repository except
+/// `config` is named by its SHA-256.
 fn misnamed(dir: &Path, with_data: bool, stop: &Stop) -> Result<Vec<String>> {
     let mut files = Vec::new();
     let kinds = ["keys", "snapshots", "index", "data"];
@@ -143,7 +144,7 @@ fn misnamed(dir: &Path, with_data: bool, stop: &Stop) -> Result<Vec<String>> {
             }
         };
         let ended = Runner::watched(&mut command, LONG, &|| stop.reason()).each_line(&mut take)?;
-        // One that cannot be read is damage too.
+        // A file that cannot be read is damaged too.
         for line in ended.stderr.lines() {
             wrong.push(line.trim_start_matches("sha256sum: ").to_owned());
         }

@@ -1,4 +1,6 @@
-//! The second repository: off the machine, so that a lost disk or zone costs no more than a quarter of an hour.
+//! Copying of the backups to a second repository off the machine.
+//!
+//! A lost disk or zone then costs no more than 15 minutes of work.
 
 use std::time::Duration;
 
@@ -9,13 +11,13 @@ use sys::error::{Result, bail};
 use sys::failpoint::{Point, point};
 use sys::time::Timestamp;
 
-/// Pauses before each new try, so that a network that blinks costs no quarter of an hour.
+/// Pauses before each retry, so that a short network failure does not cost 15 minutes.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
-/// How often a pause looks for a reason to stop.
+/// How often a pause checks for a reason to stop.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Whether the newest backup is not there yet.
+/// Whether the newest backup is not in the second repository yet.
 #[must_use]
 pub fn is_due(settings: &Settings, state: &BackupState) -> bool {
     let Some(url) = &settings.table.copy_to else {
@@ -28,11 +30,11 @@ pub fn is_due(settings: &Settings, state: &BackupState) -> bool {
             .is_none_or(|copy| copy.to != restic::without_password(url) || copy.id.as_ref() != last)
 }
 
-/// Copies what is not there yet. A copy that does not succeed is remembered and told, and tried again with
-/// the next backup. Returns where it was copied to.
+/// Copies new backups. A failure is recorded and shown, and the next backup tries again. Returns
+/// the repository to which it was copied.
 ///
 /// # Errors
-/// The disk does not take the state, or there is a reason to stop.
+/// The state cannot be written, or there is a reason to stop.
 pub fn run(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<Option<String>> {
     let Some(url) = settings.table.copy_to.clone() else {
         state.copy = None;
@@ -87,11 +89,11 @@ fn copy(settings: &Settings, url: &str, stop: &Stop) -> Result<()> {
     }
 }
 
-/// Removes from the copy what need not be kept, as from the first: after a check of what belongs together, whose data are
-/// not read, since each byte may cost. What goes wrong there is told, and is no reason to fail here.
+/// Prunes the second repository like the first, after a check of its structure; the data are not
+/// read, since traffic may cost money. A failure is recorded and shown, and is not an error here.
 ///
 /// # Errors
-/// The disk does not take the state, or there is a reason to stop.
+/// The state cannot be written, or there is a reason to stop.
 pub fn prune(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<()> {
     let (Some(url), Some(copy)) = (&settings.table.copy_to, &state.copy) else {
         return Ok(());
@@ -102,10 +104,10 @@ pub fn prune(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Resul
     let pruned = remote(settings, url).and_then(|there| {
         let found = check::run(&there, check::Depth::Structure, stop)?;
         if let Some(first) = found.damage.first() {
-            bail!("it is damaged: {first}");
+            bail!("the repository is damaged: {first}");
         }
         match found.locked {
-            true => Ok(()), // The next time will do.
+            true => Ok(()), // The next run prunes it.
             false => retention::forget(&there, settings, stop),
         }
     });
@@ -139,13 +141,13 @@ fn once(local: &Repository, there: &Repository, stop: &Stop) -> Result<()> {
             return Ok(());
         }
         match Trouble::from_exchange(&ended) {
-            // Only what restic says so plainly is taken for "there is none": a repository is never made in
+            // A repository is made only if restic clearly reports that there is none, never in
             // place of one that does not answer.
-            Trouble::Absent if may_init && is_plainly_absent(&ended.stderr) => {
+            Trouble::Absent if may_init && is_clearly_absent(&ended.stderr) => {
                 restic::init(there, Some(local), stop)?;
             }
             Trouble::Locked if may_init => {
-                // By restic's own rule, since what runs elsewhere is not ours to evaluate.
+                // By restic's own rule, since processes on other machines are unknown.
                 there.ask(&mut there.command(["unlock"]), SHORT, stop)?;
             }
             _ => return Err(there.failure(&ended)),
@@ -154,7 +156,7 @@ fn once(local: &Repository, there: &Repository, stop: &Stop) -> Result<()> {
     bail!("{} is in use by another restic", there.name())
 }
 
-fn is_plainly_absent(stderr: &str) -> bool {
+fn is_clearly_absent(stderr: &str) -> bool {
     let lower = stderr.to_lowercase();
     [
         "no such file",
@@ -181,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_repository_is_made_only_where_there_is_plainly_none() {
+    fn a_repository_is_made_only_where_there_is_clearly_none() {
         for (said, absent) in [
             (
                 "unable to open config file: Stat: The specified key does not exist.",
@@ -200,7 +202,7 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(is_plainly_absent(said), absent, "{said}");
+            assert_eq!(is_clearly_absent(said), absent, "{said}");
         }
     }
 }

@@ -1,5 +1,7 @@
-//! Whether anything has changed since the last backup, without starting anything or opening a file: a number
-//! over the names, sizes and times of all that would be kept.
+//! Fingerprint of the backed-up tree, to skip a backup when nothing has changed.
+//!
+//! It is a hash of the names, sizes and times of all files in a backup, without starting a process
+//! or opening a file.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -12,28 +14,28 @@ use super::include;
 use super::{Settings, Stop};
 use sys::error::{Context as _, Result};
 
-/// The mark of a directory that holds nothing but what can be had again (bford.info/cachedir).
+/// The name of the file that marks a cache directory (bford.info/cachedir).
 const CACHE_TAG: &str = "CACHEDIR.TAG";
 
-/// What it begins with.
+/// The beginning of that file.
 const CACHE_MARK: &[u8; 43] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
-/// How many entries are looked at between two looks at the time.
+/// Number of entries between two checks for a reason to stop.
 const PIECE: u32 = 1024;
 
-/// The tree of a data directory, as a walk saw it.
+/// The result of a walk over the tree of a data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
-    /// The number.
+    /// The fingerprint.
     pub fingerprint: String,
-    /// What is left out because it is made again, relative to the data directory.
+    /// Paths that are excluded because they are made again, relative to the data directory.
     pub made_again: Vec<PathBuf>,
 }
 
-/// Walks the tree.
+/// Walks the tree and returns its fingerprint.
 ///
-/// The number, as it stands now. It is the same on this machine for a tree that is the same; a new version of
-/// spotkeep may count otherwise, which costs one backup.
+/// On one machine, the same tree has the same fingerprint; a new version of spotkeep may compute
+/// another one, which costs one backup.
 ///
 /// # Errors
 /// A directory cannot be read, or there is a reason to stop.
@@ -45,7 +47,7 @@ pub fn walk(settings: &Settings, stop: &Stop) -> Result<Tree> {
         seen: 0,
         made_again: Vec::new(),
     };
-    // What is kept depends on these too.
+    // The files in a backup depend on these too.
     include::patterns(settings, &[]).hash(&mut walk.hasher);
     for part in include::parts(settings) {
         walk.visit(&part)?;
@@ -75,10 +77,10 @@ impl Walk<'_> {
         }
         let absolute = self.settings.data_dir.absolute(path);
         let Ok(meta) = fs::symlink_metadata(&absolute) else {
-            return Ok(()); // It was there a moment ago; its directory has changed then.
+            return Ok(()); // It was removed meanwhile, which the next walk finds.
         };
         path.as_os_str().as_bytes().hash(&mut self.hasher);
-        // A directory's own times tell of things in it that are left out, and nothing more than its entries do.
+        // A directory's own times also change by excluded entries; its other entries are hashed.
         if meta.is_dir() {
             (meta.mode(), meta.uid(), meta.gid()).hash(&mut self.hasher);
             return self.enter(path, &absolute);
@@ -93,8 +95,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Remembers what is left out. Some of it may be kept all the same: then a backup is made too often, and never too
-    /// seldom.
+    /// Records an excluded path; returns whether to skip it. With `keep_ignored` some of it may be
+    /// in the backup: then it is hashed, and a backup is made too often rather than too seldom.
     fn leaves_out(&mut self, path: &Path) -> bool {
         self.made_again.push(path.to_path_buf());
         self.settings.table.keep_ignored.is_empty() || !path.starts_with("workspaces")
@@ -103,7 +105,7 @@ impl Walk<'_> {
     fn enter(&mut self, path: &Path, absolute: &Path) -> Result<()> {
         let entries = match fs::read_dir(absolute) {
             Ok(entries) => entries,
-            // The backup itself will name it.
+            // The backup itself reports it.
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => {
@@ -126,7 +128,7 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a file is such a mark: its beginning tells.
+/// Whether a file begins like a cache mark.
 fn is_tag(path: &Path) -> bool {
     use std::io::Read as _;
     let mut head = [0; CACHE_MARK.len()];
@@ -142,7 +144,7 @@ mod tests {
     use state::layout::DataDir;
 
     #[test]
-    fn only_what_would_be_kept_counts_as_a_change() {
+    fn only_changes_of_files_in_a_backup_change_the_fingerprint() {
         let dir = tempfile::tempdir().unwrap();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         Config::lay_down(&data_dir.config(), &data_dir.config_copy(), false).unwrap();

@@ -1,10 +1,10 @@
-//! What is in a backup, and what is left out. Pure, but for looking whether a path exists.
+//! Include and exclude rules of backups.
 
 use std::path::{Component, Path, PathBuf};
 
 use super::Settings;
 
-/// The parts of a data directory that are kept, where they exist. `bin/` can be had again, `backups/` is it.
+/// The parts of a data directory that are backed up if they exist. `bin/` can be installed again.
 const PARTS: [&str; 5] = [
     ".claude",
     "session-state",
@@ -13,7 +13,7 @@ const PARTS: [&str; 5] = [
     "workspaces",
 ];
 
-/// Directories in workspaces that a build makes again.
+/// Names of directories in workspaces that a build makes again.
 const MADE_AGAIN: [&str; 16] = [
     "target",
     "node_modules",
@@ -33,21 +33,21 @@ const MADE_AGAIN: [&str; 16] = [
     ".turbo",
 ];
 
-/// State that is changed by a backup, can be made again, or means nothing on another machine.
+/// State that a backup changes, that can be made again, or that means nothing on another machine.
 const OWN: [&str; 3] = [
     "session-state/backup.json",
     "session-state/checkpoints",
     "session-state/lock",
 ];
 
-/// Our copy of Claude's login.
+/// spotkeep's copy of Claude's login.
 const LOGIN: &str = "session-state/credentials.json";
 
-/// Files that hold secrets by custom, wherever they lie. A name alone costs restic a tenth of what a path with `**` in
-/// it does (measured), and it looks at each file with each pattern.
+/// Names of files that hold secrets by convention, in any directory. restic compares each file with
+/// each pattern, and a name alone costs a tenth of a path with `**` (measured).
 const ENVIRONMENTS: [&str; 3] = [".env", ".envrc", ".env.*local"];
 
-/// Secrets in a home.
+/// Paths of secrets in a home.
 const KEYS: [&str; 12] = [
     ".ssh/id_*",
     ".ssh/*.pem",
@@ -63,7 +63,7 @@ const KEYS: [&str; 12] = [
     ".npmrc",
 ];
 
-/// Paths relative to the data directory that a backup is made of, as they exist now.
+/// Returns the existing paths of a backup, relative to the data directory.
 #[must_use]
 pub fn parts(settings: &Settings) -> Vec<PathBuf> {
     let script = settings.config.machine.on_new_machine.iter();
@@ -81,12 +81,13 @@ pub fn parts(settings: &Settings) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Patterns for restic's `--exclude`. The last that matches a path counts, and one that begins with `!`
-/// keeps it.
+/// Returns the patterns for restic's `--exclude`. The last one that matches a path counts, and one
+/// that begins with `!` includes it.
 ///
-/// What is made again was found by the walk before and is named path by path: restic compares each file with each
-/// pattern, and one that may match at any depth costs it as much as looking at the file does (measured). Secrets
-/// are named by patterns all the same, since one may come in between.
+/// Paths that are made again were found by the walk before and are listed one by one: restic
+/// compares each file with each pattern, and a pattern for any depth costs as much as reading the
+/// file (measured). Secrets are excluded by patterns nevertheless, since one may be created after
+/// the walk.
 #[must_use]
 pub fn patterns(settings: &Settings, made_again: &[PathBuf]) -> Vec<String> {
     let data_dir = escape(settings.data_dir.dir());
@@ -117,7 +118,7 @@ pub fn patterns(settings: &Settings, made_again: &[PathBuf]) -> Vec<String> {
     all
 }
 
-/// Environment files that are declared: they are secrets wherever they lie.
+/// Declared environment files: they are secrets in any directory.
 pub fn env_files(settings: &Settings) -> impl Iterator<Item = PathBuf> + '_ {
     let agents = settings.config.agents.values();
     settings
@@ -134,7 +135,8 @@ fn has_entries(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// A user's pattern: with a slash in front it begins at the data directory, otherwise it matches anywhere.
+/// Converts a user's pattern: with a leading slash it begins at the data directory, else it matches
+/// anywhere.
 fn user(data_dir: &str, pattern: &str) -> String {
     match pattern.strip_prefix('/') {
         Some(rest) => format!("{data_dir}/{rest}"),
@@ -142,7 +144,7 @@ fn user(data_dir: &str, pattern: &str) -> String {
     }
 }
 
-/// A path as a pattern that matches it and nothing else.
+/// Escapes a path, so that the pattern matches only this path.
 fn escape(path: &Path) -> String {
     let mut text = String::new();
     for c in path.to_string_lossy().chars() {
@@ -154,8 +156,9 @@ fn escape(path: &Path) -> String {
     text
 }
 
-/// Whether something in the tree, by its path relative to the data directory, is left out because it is made again, or means
-/// nothing elsewhere. A branch may be called "target": a name in a repository is never a build's.
+/// Whether a path, relative to the data directory, is excluded because it is made again, or means
+/// nothing elsewhere. A branch may be named "target", so paths in a git repository are never
+/// excluded.
 #[must_use]
 pub fn is_made_again(path: &Path) -> bool {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
@@ -187,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_branch_called_target_is_no_build() {
+    fn a_branch_named_target_is_not_a_build_directory() {
         let made = |path: &str| is_made_again(Path::new(path));
         assert!(made("workspaces/a/target"));
         assert!(made("workspaces/a/web/node_modules"));
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_left_out_unless_they_are_asked_for() {
+    fn secrets_are_excluded_by_default() {
         let (_dir, without) = settings("[defaults]\nenv_file = \"x/secrets.env\"\n");
         std::fs::write(without.data_dir.dir().join("home/.netrc"), "").unwrap();
         let patterns_without = patterns(&without, &["workspaces/a/target".into()]);
@@ -219,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_with_a_star_in_its_name_is_no_pattern() {
+    fn a_star_in_a_path_is_escaped() {
         assert_eq!(escape(Path::new("/a*b/[c]")), "/a\\*b/\\[c\\]");
     }
 }

@@ -1,9 +1,10 @@
-//! One at a time, and whose lock is nobody's any more.
+//! Backup lock; removes stale restic locks.
 //!
-//! restic itself calls a lock stale when its process is gone from the machine of that name, or when it is half
-//! an hour old. After a preemption during a prune that would stop backups for half an hour, since the new
-//! machine may have another name. A data directory is on one machine at a time, so what *we* started in an
-//! earlier boot is dead for certain; we wrote down who that was before we began.
+//! restic itself considers a lock stale when its process has ended on the machine of that name, or
+//! when it is half an hour old. After a preemption during a prune that would stop backups for half
+//! an hour, since the new machine may have another name. A data directory is on one machine at a
+//! time, so a restic that spotkeep started in an earlier boot has certainly ended; spotkeep records
+//! its process before it starts restic.
 
 use std::fs;
 use std::path::Path;
@@ -18,20 +19,20 @@ use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files::LockFile;
 use sys::process::{self, ProcessId};
 
-/// How often a turn is asked for again.
-const ASK_EVERY: Duration = Duration::from_millis(200);
+/// How often to try the lock again.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
 
-/// The right to use the repository, held until dropped or until the process ends.
+/// An exclusive lock on the repository, held until dropped or until the process ends.
 #[derive(Debug)]
 pub struct BackupLock {
     _file: LockFile,
 }
 
 impl BackupLock {
-    /// Takes the turn, after waiting for it at most so long; `waits` is called once if there is a wait.
+    /// Acquires the lock within `timeout`; calls `waits` once if it has to wait.
     ///
     /// # Errors
-    /// Another one of ours is at work for longer, or there is a reason to stop.
+    /// Another process holds it for longer, or there is a reason to stop.
     pub fn acquire(
         settings: &Settings,
         timeout: Duration,
@@ -49,7 +50,7 @@ impl BackupLock {
             stop.check()?;
             if Instant::now() >= until {
                 let pid = fs::read_to_string(&path).unwrap_or_default();
-                return Err(anyhow!("another backup is under way (pid {})", pid.trim()))
+                return Err(anyhow!("another backup is running (pid {})", pid.trim()))
                     .hint("try again when it has ended")
                     .kind(ErrorKind::NotAsDeclared);
             }
@@ -57,12 +58,12 @@ impl BackupLock {
                 waits();
                 said = true;
             }
-            std::thread::sleep(ASK_EVERY);
+            std::thread::sleep(RETRY_EVERY);
         }
     }
 }
 
-/// This process, as one that works on the repository.
+/// Describes this process as one that works on the repository.
 ///
 /// # Errors
 /// `/proc` is not mounted.
@@ -79,7 +80,7 @@ fn host_name() -> String {
     name.trim().to_owned()
 }
 
-/// A lock of restic's, as it is written in it.
+/// A lock file of restic.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Lock {
     /// The machine's name.
@@ -88,8 +89,8 @@ pub struct Lock {
     pub pid: i32,
 }
 
-/// Whether the process of a lock is gone for certain. Pure but for `name_of`, which tells what a
-/// process of this machine is called, `None` where there is none.
+/// Whether the process of a lock has certainly ended. Pure except for `name_of`, which returns the
+/// name of a process of this machine, `None` if there is no such process.
 #[must_use]
 pub fn is_stale(
     lock: &Lock,
@@ -98,21 +99,21 @@ pub fn is_stale(
     host: &str,
     name_of: impl Fn(i32) -> Option<String>,
 ) -> bool {
-    // Ours, of a boot that is over. Its restic had a pid of its own, and the machine's name tells it
-    // from a restic by hand elsewhere.
+    // Of spotkeep, in an earlier boot. The pid is that of its restic; the machine's name
+    // distinguishes it from a restic that was run by hand elsewhere.
     let of_ended_boot =
         last.is_some_and(|worker| worker.boot_id != boot_id && worker.host == lock.hostname);
     if lock.hostname != host {
         return of_ended_boot;
     }
-    // Of this machine: a pid that is free, or that has become something else, holds no lock.
+    // Of this machine: a pid that is free, or that belongs to another program, holds no lock.
     match name_of(lock.pid) {
         None => true,
         Some(name) => !name.contains("restic"),
     }
 }
 
-/// Removes the locks in the repository on the data directory whose processes are gone. Any other stays.
+/// Removes the locks in the local repository whose processes have ended. Others stay.
 ///
 /// # Errors
 /// The repository cannot be read.
@@ -135,7 +136,7 @@ pub fn remove_stale(
     let mut removed = 0;
     for id in ids {
         let mut cat = repository.command(["cat", "lock", "--no-lock", &id]);
-        // It may have gone by itself; one that cannot be read is left to restic.
+        // It may have been removed meanwhile; one that cannot be read is left to restic.
         let Ok(text) = repository.ask(&mut cat, SHORT, stop) else {
             continue;
         };
@@ -159,10 +160,10 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// What a living process is called.
+/// The command line of a running process.
 fn program_of(pid: i32) -> Option<String> {
     ProcessId::from_pid(pid)?;
-    // One that cannot be looked at may be anything, so also a restic.
+    // A process that cannot be read may be restic.
     let name = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let name = name.replace('\0', " ");
     Some(if name.trim().is_empty() {
@@ -194,14 +195,15 @@ mod tests {
         }
     }
 
-    /// What it is, the lock's host, our last worker, the process of that pid, and whether it is stale.
+    /// Description, the lock's host, the last worker, the process of that pid, and whether it is
+    /// stale.
     type Case<'a> = (&'a str, &'a str, Option<&'a Worker>, Option<&'a str>, bool);
 
     #[test]
     fn a_lock_is_stale_only_where_its_process_is_provably_gone() {
         let ours = worker("last", "old-vm");
         let table: [Case<'_>; 7] = [
-            ("this machine, nobody", "vm", None, None, true),
+            ("this machine, no process", "vm", None, None, true),
             (
                 "this machine, restic",
                 "vm",

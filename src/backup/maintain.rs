@@ -1,5 +1,4 @@
-//! The repository is checked, and old backups are removed, but only after a check that found nothing: what is damaged
-//! is not tidied.
+//! Periodic maintenance: checks the repository, then prunes old backups if it is undamaged.
 
 use super::check;
 use super::state::Checked;
@@ -7,23 +6,23 @@ use super::{BackupState, Repository, Settings, Stop, lock, retention};
 use sys::error::Result;
 use sys::time::Timestamp;
 
-/// Backups between two checks: a day of one each quarter of an hour. Counted and not timed, since the clocks
-/// of two boots are not compared.
+/// Backups between two checks: a day at one in 15 minutes. They are counted, since the clocks of
+/// two boots are not compared.
 const EVERY: u32 = 96;
 
-/// A check reads this part of the data: all of it in a month.
+/// A check reads one of this many parts of the data: all of it in a month.
 const PARTS: u32 = 30;
 
-/// Whether it is time.
+/// Whether maintenance is due.
 #[must_use]
 pub fn is_due(state: &BackupState) -> bool {
     state.since_check >= EVERY
 }
 
-/// Checks the repository, then removes what need not be kept. Returns whether both were done.
+/// Checks the repository, then prunes it. Returns whether both were done.
 ///
 /// # Errors
-/// restic cannot be used; the disk does not take the state.
+/// restic cannot be used, or the state cannot be written.
 pub fn run(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<bool> {
     let repository = Repository::open(settings)?;
     let worker = lock::this_worker()?;
@@ -42,7 +41,7 @@ pub fn run(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<
     Ok(good)
 }
 
-/// Writes down what a check found.
+/// Records the result of a check.
 pub fn note(state: &mut BackupState, damage: Vec<String>) {
     state.since_check = 0;
     state.check = Some(Checked {
@@ -51,7 +50,7 @@ pub fn note(state: &mut BackupState, damage: Vec<String>) {
     });
 }
 
-/// Which part comes next need not be exact: it walks through them over the days.
+/// The number of the day, which selects the part to read; it need not be exact.
 fn day_of(state: &BackupState) -> u32 {
     let days = Timestamp::now().as_millis() / 86_400_000;
     u32::try_from(days).unwrap_or(state.since_check)

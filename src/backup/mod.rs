@@ -1,29 +1,33 @@
-//! Backups: history in `backups/`, a repository of the real restic, made by driving it and readable with
-//! it. The only room that starts restic.
+//! Backups with restic: create, list, check, copy, prune, restore, recover.
+//!
+//! `backups/` is an ordinary restic repository, which restic itself can read. Only this module
+//! starts restic.
 //!
 //! ```text
-//! now ── lock ── changed? ── restic backup ── state ── copy ── tend (check, then forget and prune)
-//! restore ── find the longest ── restic dump | a child of the owner's ── in place
+//! run ── lock ── changed? ── restic backup ── state ── copy ── maintain (check, then forget and prune)
+//! recover ── find the longest ── restic dump | child process of the owner ── move into place
 //! ```
 //!
-//! # Who may do what
+//! # Privileges
 //!
-//! A repository belongs to the user whose agents it keeps, or, where the units are installed, to root, so
-//! that an agent's `rm -rf` cannot reach it. Then root acts on a tree that the user can write. It *reads*
-//! that tree, through restic, which follows no link; everything that is written outside of `backups/`
-//! is written by a child that runs as the user; and settings that start programs or send data elsewhere
-//! count only as root has approved them ([`settings`]).
+//! A repository belongs to the user who owns the agents, or, where the units are installed, to
+//! root, so that an agent's `rm -rf` cannot reach it. Then root acts on a tree that the user can
+//! write. Root *reads* that tree, through restic, which follows no link; a child process that runs
+//! as the user writes everything outside of `backups/`; and settings that start programs or send
+//! data elsewhere take effect only as root has approved them ([`settings`]).
 //!
-//! # Why two cannot spoil it
+//! # Concurrency
 //!
-//! One of ours at a time holds [`lock::Turn`], an `flock`, which ends with its process. Against a restic by
-//! hand there are restic's own locks: a backup takes a shared one, check and prune an exclusive one.
-//! A lock whose process is provably gone is removed, any other is respected ([`lock`]).
+//! Only one spotkeep process at a time holds [`lock::BackupLock`], an `flock`, which ends with its
+//! process. A restic that is run by hand is excluded by restic's own locks: a backup takes a shared
+//! one, check and prune an exclusive one. A lock whose process has provably ended is removed, any
+//! other is respected ([`lock`]).
 //!
-//! # Why a kill at any moment is harmless
+//! # Interruption
 //!
-//! restic writes each file aside and renames it, and a snapshot last: what was interrupted is not listed,
-//! and its data are found again by the next backup or removed by the next prune.
+//! restic writes each file under a temporary name and renames it, and a snapshot last: an
+//! interrupted backup is not listed, and its data are reused by the next backup or removed by the
+//! next prune.
 
 pub mod bootstrap;
 pub mod cancel;

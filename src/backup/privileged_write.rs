@@ -1,5 +1,7 @@
-//! What is written outside of `backups/`. Where root acts for a user, a child of the user's does it, so that
-//! no link that the user set can lead root anywhere.
+//! Writing of files outside of `backups/` as the owner of the data directory.
+//!
+//! If root acts for a user, a child process of that user writes, so that no link that the user has
+//! set can redirect root.
 
 use std::fs;
 use std::io::{self, Read, Write as _};
@@ -16,38 +18,40 @@ use sys::run_as::{Groups, run_as};
 use sys::time::Timestamp;
 use sys::{command, files};
 
-/// For a child that writes one small file, or renames one.
+/// Time limit of a child that writes or renames one small file.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What the names of all that lies aside begin with.
-const ASIDE: &str = ".brought-";
+/// Prefix of the names of staging files and directories.
+const STAGING_PREFIX: &str = ".brought-";
 
-/// What a child is asked to do; as JSON on its command line.
+/// A request to the child process, as JSON on its command line.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WriteRequest {
     /// Write the copy of the state.
     Publish(Box<BackupState>),
-    /// Take a file from standard input, and put it aside under this name.
+    /// Write standard input to a staging file of this name.
     TakeFile(String),
-    /// Take a tar archive from standard input, and unpack it aside under this name.
+    /// Unpack a tar archive from standard input into a staging directory of this name.
     TakeTree(String),
-    /// Put what lies aside where it belongs.
+    /// Move a staging file or directory to its destination.
     Place {
-        /// Its name aside.
-        aside: String,
-        /// Below what lies aside, the part that is meant; empty for all of it.
+        /// Its staging name.
+        #[serde(alias = "aside")]
+        staging: String,
+        /// The path below the staging directory to move; empty for all of it.
         part: PathBuf,
-        /// Where it belongs, relative to the data directory.
+        /// The destination, relative to the data directory.
         to: PathBuf,
-        /// A file that is there and is shorter is renamed; anything else that is there stays.
+        /// Whether an existing shorter file is renamed and replaced; anything else that exists
+        /// stays.
         over_shorter: bool,
     },
-    /// Remove what lies aside.
+    /// Remove a staging file or directory.
     Drop(String),
-    /// Write down what was brought back for an agent, for its note at the next start.
+    /// Record what was recovered for an agent, for its note at the next start.
     Tell {
-        /// Which agent.
+        /// The agent's name.
         name: AgentName,
         /// One line.
         words: String,
@@ -59,10 +63,10 @@ pub(super) fn publish(settings: &Settings, state: &BackupState) -> Result<()> {
     order(settings, &WriteRequest::Publish(Box::new(state.clone())))
 }
 
-/// Has an order carried out, by the owner of the data directory.
+/// Carries out a request as the owner of the data directory.
 ///
 /// # Errors
-/// It could not be.
+/// The request failed.
 pub fn order(settings: &Settings, order: &WriteRequest) -> Result<()> {
     if !settings.is_guarded() {
         return carry_out(&settings.data_dir, order, &mut io::empty());
@@ -72,16 +76,17 @@ pub fn order(settings: &Settings, order: &WriteRequest) -> Result<()> {
     Ok(())
 }
 
-/// A child of the owner's that carries out an order; its standard input is for the caller to give.
+/// Returns the command of a child process of the owner that carries out a request. The caller sets
+/// its stdin.
 ///
 /// # Errors
-/// This program cannot tell where it is.
+/// The path of this program cannot be found.
 pub fn child(settings: &Settings, order: &WriteRequest) -> Result<Command> {
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
     let owner = settings.owner;
     let mut command = match settings.is_guarded() {
         true => {
-            process::keep_descriptors_to_ourselves();
+            process::close_descriptors_on_exec();
             run_as(owner.uid, owner.gid, Groups::None, Signal::Kill, program)
         }
         false => Command::new(program),
@@ -96,10 +101,10 @@ pub fn child(settings: &Settings, order: &WriteRequest) -> Result<Command> {
     Ok(command)
 }
 
-/// Carries out an order.
+/// Carries out a request in this process.
 ///
 /// # Errors
-/// The disk refused; the order leads out of the data directory.
+/// The disk refused, or a path is outside the data directory.
 pub fn carry_out(data_dir: &DataDir, order: &WriteRequest, input: &mut dyn Read) -> Result<()> {
     match order {
         WriteRequest::Publish(state) => state::store(&data_dir.backup_state(), state),
@@ -110,7 +115,7 @@ pub fn carry_out(data_dir: &DataDir, order: &WriteRequest, input: &mut dyn Read)
                 .with_context(|| format!("cannot write {}", path.display()))
         }
         WriteRequest::TakeFile(name) => {
-            let path = aside(data_dir, name)?;
+            let path = staging_path(data_dir, name)?;
             let mut file = private_file(&path)?;
             io::copy(input, &mut file)
                 .and_then(|_| file.flush())
@@ -118,11 +123,11 @@ pub fn carry_out(data_dir: &DataDir, order: &WriteRequest, input: &mut dyn Read)
                 .with_context(|| format!("cannot write {}", path.display()))
         }
         WriteRequest::TakeTree(name) => {
-            let path = aside(data_dir, name)?;
+            let path = staging_path(data_dir, name)?;
             files::create_private_dir(&path)?;
             let mut tar = Command::new("tar");
             tar.args(["-x", "-p", "-f", "-", "-C"]).arg(&path);
-            // It reads what we were given.
+            // tar reads this process's standard input.
             let output = tar
                 .stdin(Stdio::inherit())
                 .output()
@@ -135,21 +140,21 @@ pub fn carry_out(data_dir: &DataDir, order: &WriteRequest, input: &mut dyn Read)
             files::sync_filesystem(&path).context("cannot sync")
         }
         WriteRequest::Place {
-            aside: name,
+            staging: name,
             part,
             to,
             over_shorter,
         } => {
             ensure_inside(part)?;
             ensure_inside(to)?;
-            let mut from = aside(data_dir, name)?;
+            let mut from = staging_path(data_dir, name)?;
             if !part.as_os_str().is_empty() {
                 from.push(part);
             }
             write_file(data_dir, &from, to, *over_shorter)
         }
         WriteRequest::Drop(name) => {
-            let path = aside(data_dir, name)?;
+            let path = staging_path(data_dir, name)?;
             let removed = match fs::symlink_metadata(&path) {
                 Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
                 Ok(_) => fs::remove_file(&path),
@@ -160,18 +165,18 @@ pub fn carry_out(data_dir: &DataDir, order: &WriteRequest, input: &mut dyn Read)
     }
 }
 
-/// What is being brought lies here until it is whole: on the same filesystem, so that a rename is enough.
-fn aside(data_dir: &DataDir, name: &str) -> Result<PathBuf> {
-    // The same letters that an agent's name may have: no way leads up.
+/// The path of a staging file or directory, on the same filesystem, so that a rename is enough.
+fn staging_path(data_dir: &DataDir, name: &str) -> Result<PathBuf> {
+    // The same characters as in an agent's name: no separator and no "..".
     AgentName::new(name)?;
     Ok(data_dir
         .dir()
         .join("session-state")
-        .join(format!("{ASIDE}{name}")))
+        .join(format!("{STAGING_PREFIX}{name}")))
 }
 
-/// Removes what lies aside since somebody was killed while bringing it: it may be a whole workspace. For a keeper that begins, before
-/// which nobody brings anything, and after which nobody but itself does.
+/// Removes staging files of interrupted recoveries, which may be whole workspaces. The keeper calls
+/// it when it starts: no recovery runs then, and later only the keeper itself starts one.
 ///
 /// # Errors
 /// The disk refused.
@@ -180,7 +185,10 @@ pub fn remove_leftovers(data_dir: &DataDir) -> Result<()> {
     let entries = fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if let Some(name) = name.to_str().and_then(|name| name.strip_prefix(ASIDE)) {
+        if let Some(name) = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(STAGING_PREFIX))
+        {
             carry_out(
                 data_dir,
                 &WriteRequest::Drop(name.to_owned()),
@@ -195,7 +203,7 @@ fn ensure_inside(path: &Path) -> Result<()> {
     let good = path
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
-    ensure!(good, "{} leads out of the data directory", path.display());
+    ensure!(good, "{} is outside the data directory", path.display());
     Ok(())
 }
 
@@ -209,24 +217,24 @@ fn private_file(path: &Path) -> Result<fs::File> {
         .with_context(|| format!("cannot create {}", path.display()))
 }
 
-/// Nothing is lost by it: what is there is renamed, and stays where it is no shorter.
+/// Moves a file into place. An existing shorter file is renamed; one that is not shorter stays.
 fn write_file(data_dir: &DataDir, from: &Path, to: &Path, over_shorter: bool) -> Result<()> {
     let target = data_dir.absolute(to);
     let parent = target
         .parent()
         .context("the data directory itself cannot be replaced")?;
-    // Two directories of Claude's and the workspaces: none of them is a secret of another user.
+    // The parent is one of two directories of Claude's or a workspace's.
     files::create_private_dir(parent)?;
     match fs::symlink_metadata(&target) {
         Ok(meta) => {
             let may = over_shorter && meta.is_file();
             let is_longer = fs::symlink_metadata(from)?.len() > meta.len();
-            // One without a word may be as long as it likes: a power cut leaves NULs.
+            // A transcript without a message is replaced at any length: a power cut leaves NULs.
             let is_gone =
                 may && !is_longer && claude::transcript::locate::quarantine(&target).is_ok();
             ensure!(
                 may && (is_longer || is_gone),
-                "{} is there, and no shorter",
+                "{} exists and is not shorter",
                 target.display()
             );
             if is_longer {
@@ -238,12 +246,12 @@ fn write_file(data_dir: &DataDir, from: &Path, to: &Path, over_shorter: bool) ->
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => {
-            return Err(error).with_context(|| format!("cannot look at {}", target.display()));
+            return Err(error).with_context(|| format!("cannot read {}", target.display()));
         }
     }
     fs::rename(from, &target)
         .and_then(|()| files::sync_dir(parent))
-        .with_context(|| format!("cannot put {} in place", target.display()))
+        .with_context(|| format!("cannot move {} into place", target.display()))
 }
 
 #[cfg(test)]
@@ -256,7 +264,7 @@ mod tests {
         (dir, data_dir)
     }
 
-    fn bring(data_dir: &DataDir, text: &str, to: &str, over_shorter: bool) -> Result<()> {
+    fn recover(data_dir: &DataDir, text: &str, to: &str, over_shorter: bool) -> Result<()> {
         carry_out(
             data_dir,
             &WriteRequest::TakeFile("x".into()),
@@ -265,7 +273,7 @@ mod tests {
         let placed = carry_out(
             data_dir,
             &WriteRequest::Place {
-                aside: "x".into(),
+                staging: "x".into(),
                 part: PathBuf::new(),
                 to: to.into(),
                 over_shorter,
@@ -277,16 +285,16 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_brought_where_none_is_and_never_replaced_by_a_shorter_one() {
+    fn a_missing_file_is_recovered_and_never_replaced_by_a_shorter_one() {
         let (_dir, data_dir) = data_dir();
         let to = ".claude/projects/-a/u.jsonl";
         let path = data_dir.dir().join(to);
-        bring(&data_dir, "four", to, false).unwrap();
+        recover(&data_dir, "four", to, false).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "four");
         let said = r#"{"type":"user","message":{"content":"hello"}}"#;
-        bring(&data_dir, said, to, true).unwrap();
-        assert!(bring(&data_dir, "shor", to, true).is_err());
-        assert!(bring(&data_dir, &said.repeat(2), to, false).is_err());
+        recover(&data_dir, said, to, true).unwrap();
+        assert!(recover(&data_dir, "shor", to, true).is_err());
+        assert!(recover(&data_dir, &said.repeat(2), to, false).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), said);
         let kept = fs::read_dir(path.parent().unwrap()).unwrap();
         let mut names: Vec<String> = kept
@@ -297,10 +305,10 @@ mod tests {
     }
 
     #[test]
-    fn no_order_leads_out_of_the_root() {
+    fn no_request_writes_outside_the_data_directory() {
         let (_dir, data_dir) = data_dir();
         for to in ["../x", "/etc/x", "workspaces/../../x"] {
-            assert!(bring(&data_dir, "x", to, false).is_err(), "{to}");
+            assert!(recover(&data_dir, "x", to, false).is_err(), "{to}");
         }
         for name in ["../x", "a/b", ""] {
             let order = WriteRequest::TakeFile(name.into());

@@ -1,7 +1,7 @@
-//! What is lost on the disk and is in a backup: the transcript of a session, a whole workspace.
+//! Recovery of lost files from the backups: the transcript of a session, a whole workspace.
 //!
-//! A transcript only grows, so of several versions the longest is the most complete, and the newest among
-//! those. Nothing that is there is replaced by less, and what is replaced is renamed.
+//! A transcript only grows, so of several versions the longest is the most complete, and the newest
+//! among those is taken. An existing file is replaced only by a longer one, and renamed before.
 
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
@@ -16,19 +16,19 @@ use sys::thread;
 use sys::time::{Timestamp, short};
 use sys::uuid::new_uuid;
 
-/// What was brought back.
+/// A recovered file or directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovery {
     /// Relative to the data directory.
     pub path: PathBuf,
-    /// When the backup was begun that had it.
+    /// When the backup with it began.
     pub at: Timestamp,
-    /// Bytes of a file.
+    /// Bytes of a file; 0 for a directory.
     pub bytes: u64,
 }
 
 impl Recovery {
-    /// In words, for the journal and for the agent.
+    /// Describes it for the journal and for the agent.
     #[must_use]
     pub fn describe(&self) -> String {
         format!(
@@ -40,8 +40,8 @@ impl Recovery {
     }
 }
 
-/// Brings back the transcript of a session, if a backup has one that is longer than so many bytes.
-/// With it comes the directory of the same name, where it is missing.
+/// Recovers the transcript of a session, if a backup has one that is longer than `longer_than`
+/// bytes, and the directory of the same name, if it is missing.
 ///
 /// # Errors
 /// The repository cannot be read, or the disk refused.
@@ -56,14 +56,14 @@ pub fn transcript(
     let Some(version) = best(versions).filter(|version| version.bytes > longer_than) else {
         return Ok(None);
     };
-    let aside = new_uuid();
-    let brought = file(settings, &repository, &version, &aside, stop);
-    privileged_write::order(settings, &WriteRequest::Drop(aside))?;
-    brought?;
-    // Results of tools that were too long for the transcript; a session goes on without them too.
-    let side = version.path.with_extension("");
-    if !settings.data_dir.absolute(&side).exists() {
-        tree(settings, &repository, &version.id, &side, stop).ok();
+    let staging = new_uuid();
+    let recovered = file(settings, &repository, &version, &staging, stop);
+    privileged_write::order(settings, &WriteRequest::Drop(staging))?;
+    recovered?;
+    // Tool results that were too long for the transcript; a session continues without them too.
+    let tool_results = version.path.with_extension("");
+    if !settings.data_dir.absolute(&tool_results).exists() {
+        tree(settings, &repository, &version.id, &tool_results, stop).ok();
     }
     Ok(Some(Recovery {
         path: version.path,
@@ -72,14 +72,14 @@ pub fn transcript(
     }))
 }
 
-/// Every version of a session's transcript, newest backup first.
+/// Lists every version of a session's transcript, newest backup first.
 ///
 /// # Errors
 /// The repository cannot be read.
 pub fn transcripts(repository: &Repository, session_id: &str, stop: &Stop) -> Result<Vec<Version>> {
     ensure!(
         sys::uuid::is_uuid(session_id),
-        "{session_id} is not the id of a session"
+        "{session_id} is not a session id"
     );
     let mut versions =
         snapshots::versions(repository, &format!("{session_id}.jsonl"), "file", stop)?;
@@ -87,7 +87,7 @@ pub fn transcripts(repository: &Repository, session_id: &str, stop: &Stop) -> Re
     Ok(versions)
 }
 
-/// `.claude/projects/<folder>/<id>.jsonl` and no other place.
+/// Whether a path has the form `.claude/projects/<folder>/<id>.jsonl`.
 fn is_transcript(path: &Path) -> bool {
     path.starts_with(".claude/projects") && path.components().count() == 4
 }
@@ -98,7 +98,7 @@ fn best(versions: Vec<Version>) -> Option<Version> {
         .max_by(|a, b| (a.bytes, a.at).cmp(&(b.bytes, b.at)))
 }
 
-/// Brings back a directory of the data directory that is gone, from the newest backup that has it.
+/// Recovers a missing directory of the data directory from the newest backup that has it.
 ///
 /// # Errors
 /// The repository cannot be read, or the disk refused.
@@ -107,7 +107,7 @@ pub fn directory(settings: &Settings, path: &Path, stop: &Stop) -> Result<Option
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
     let Some(name) = path.file_name().filter(|_| is_inside) else {
-        return Ok(None); // Outside of the data directory nothing is kept.
+        return Ok(None); // Backups have nothing outside of the data directory.
     };
     let repository = Repository::open(settings)?;
     let name = name.to_string_lossy();
@@ -123,7 +123,7 @@ pub fn directory(settings: &Settings, path: &Path, stop: &Stop) -> Result<Option
     }))
 }
 
-/// A name as a pattern that matches it and nothing else.
+/// Escapes a name, so that the pattern matches only this name.
 fn escape(name: &str) -> String {
     name.chars()
         .flat_map(|c| {
@@ -137,7 +137,7 @@ fn file(
     settings: &Settings,
     repository: &Repository,
     version: &Version,
-    aside: &str,
+    staging: &str,
     stop: &Stop,
 ) -> Result<()> {
     let dump = dump(repository, &version.id, &version.path);
@@ -145,12 +145,12 @@ fn file(
         settings,
         repository,
         dump,
-        &WriteRequest::TakeFile(aside.into()),
+        &WriteRequest::TakeFile(staging.into()),
         stop,
     )?;
     point(Point::BroughtQuarantined);
     let place = WriteRequest::Place {
-        aside: aside.into(),
+        staging: staging.into(),
         part: PathBuf::new(),
         to: version.path.clone(),
         over_shorter: true,
@@ -167,8 +167,8 @@ fn tree(
     path: &Path,
     stop: &Stop,
 ) -> Result<()> {
-    let aside = new_uuid();
-    let order = WriteRequest::TakeTree(aside.clone());
+    let staging = new_uuid();
+    let order = WriteRequest::TakeTree(staging.clone());
     let taken = stream(
         settings,
         repository,
@@ -178,14 +178,14 @@ fn tree(
     )
     .and_then(|()| {
         let place = WriteRequest::Place {
-            aside: aside.clone(),
+            staging: staging.clone(),
             part: path.to_path_buf(),
             to: path.to_path_buf(),
             over_shorter: false,
         };
         privileged_write::order(settings, &place)
     });
-    privileged_write::order(settings, &WriteRequest::Drop(aside))?;
+    privileged_write::order(settings, &WriteRequest::Drop(staging))?;
     taken
 }
 
@@ -195,7 +195,8 @@ fn dump(repository: &Repository, id: &str, path: &Path) -> Command {
     command
 }
 
-/// Restic's output into a child of the owner's, which puts it aside. Both have to succeed.
+/// Pipes restic's output into a child process of the owner, which writes staging files. Both must
+/// succeed.
 fn stream(
     settings: &Settings,
     repository: &Repository,
@@ -209,18 +210,18 @@ fn stream(
     let taking = thread::spawn("take", move || {
         sys::command::run_fed(&mut taker, LONG.total)
     })
-    .context("cannot take in what restic gives")?;
+    .context("cannot start the thread that reads from restic")?;
     let given = repository.run_into(&mut dump, writer, LONG, stop);
-    // It holds the other end of the pipe.
+    // It holds the write end of the pipe.
     drop(dump);
     let taken = taking
         .join()
         .ok()
-        .context("the child that takes it panicked")??;
+        .context("the thread that runs the child process panicked")??;
     given?;
     ensure!(
         taken.status.success(),
-        "cannot put it aside: {}",
+        "cannot write the staging files: {}",
         taken.stderr
     );
     Ok(())
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_lies_where_transcripts_lie_is_one() {
+    fn only_a_path_of_a_transcript_is_one() {
         assert!(is_transcript(Path::new(".claude/projects/-a/u.jsonl")));
         for path in [
             "workspaces/x/u.jsonl",

@@ -1,5 +1,7 @@
-//! restic as a program: found, asked for its version, started with a clean environment, watched. All that is
-//! known of what it says is here; measured with 0.14, the oldest that does what we need.
+//! Running restic: finding the program, version check, environment, limits, errors.
+//!
+//! All knowledge of restic's output is here; measured with 0.14, the oldest version that can be
+//! used.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -16,22 +18,22 @@ use sys::command;
 use sys::command::{Exchange, Limits, Runner};
 use sys::error::{Context as _, Error, ErrorKind, Hint as _, Result, anyhow, ensure};
 
-/// Repositories of version 2, `copy --from-repo`.
+/// The oldest version with repositories of version 2 and `copy --from-repo`.
 const OLDEST: (u32, u32) = (0, 14);
 
-/// For `restic version`.
+/// Time limit of `restic version`.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
-/// Reading nothing for so long is hanging.
+/// A restic that reads nothing for so long hangs.
 const STALLED: Duration = Duration::from_secs(10 * 60);
 
-/// For a first backup of a large data directory, a check or a copy over a slow line.
+/// Limits of a first backup of a large data directory, a check, or a copy over a slow line.
 pub const LONG: Limits = Limits {
     total: Duration::from_secs(24 * 3600),
     stalled: STALLED,
 };
 
-/// For what is asked on the way of something else.
+/// Limits of short commands.
 pub const SHORT: Limits = Limits {
     total: Duration::from_secs(5 * 60),
     stalled: Duration::from_secs(60),
@@ -39,39 +41,40 @@ pub const SHORT: Limits = Limits {
 
 const INSTALL: &str = "sudo apt-get install restic";
 
-/// What restic is at, in its own numbers.
+/// restic's progress.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 pub struct Progress {
     /// From 0 to 1.
     #[serde(default)]
     pub percent_done: f64,
-    /// Files that are through.
+    /// Files that are done.
     #[serde(default)]
     pub files_done: u64,
-    /// Bytes that are through.
+    /// Bytes that are done.
     #[serde(default)]
     pub bytes_done: u64,
-    /// Bytes in all, as far as is known.
+    /// All bytes, as far as known.
     #[serde(default)]
     pub total_bytes: u64,
 }
 
-/// The program.
+/// The restic program.
 #[derive(Debug, Clone)]
 pub struct Restic {
     program: PathBuf,
 }
 
 impl Restic {
-    /// Finds it on `PATH`, and makes sure that it is new enough.
+    /// Finds restic on `PATH`, and checks that it is new enough.
     ///
     /// # Errors
-    /// It is missing, too old, or does not answer.
+    /// restic is missing, too old, or does not answer.
     pub fn find() -> Result<Self> {
         Ok(Self::find_unless(None)?.0)
     }
 
-    /// As [`Self::find`], and does not ask one that was `known` to be good before; which one it is.
+    /// Like [`Self::find`], without the check if the program is the `known` one; returns the
+    /// program too.
     ///
     /// # Errors
     /// As [`Self::find`].
@@ -79,10 +82,10 @@ impl Restic {
         let program = sys::user::absolute_program("restic")
             .context("restic is not installed; backups are made with it")
             .hint(INSTALL)?;
-        let print = Program::from_path(&program)
-            .with_context(|| format!("cannot look at {}", program.display()))?;
-        if known == Some(&print) {
-            return Ok((Self { program }, print));
+        let file = Program::from_path(&program)
+            .with_context(|| format!("cannot read {}", program.display()))?;
+        if known == Some(&file) {
+            return Ok((Self { program }, file));
         }
         let mut command = Command::new(&program);
         let output = command::run(command.arg("version"), VERSION_LIMIT)
@@ -90,17 +93,17 @@ impl Restic {
             .hint(format!("{} version", program.display()))?;
         let version = parse_version(&output.stdout);
         ensure_version(version, output.stdout.trim(), &program)?;
-        Ok((Self { program }, print))
+        Ok((Self { program }, file))
     }
 }
 
-/// The file of a program: as long as this is the same, so is its version.
+/// The file of a program: while this is the same, the version is too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     path: PathBuf,
     bytes: u64,
     inode: u64,
-    /// Nanoseconds since 1970: of its content, and of its place in the file system.
+    /// mtime and ctime, in nanoseconds since 1970.
     times: (i64, i64),
 }
 
@@ -124,7 +127,7 @@ fn ensure_version(version: Option<(u32, u32)>, said: &str, program: &Path) -> Re
     let problem = match version {
         Some(version) if version >= OLDEST => return Ok(()),
         Some((major, minor)) => format!("{} is restic {major}.{minor}", program.display()),
-        None => format!("{} says {said:?}", program.display()),
+        None => format!("{} version prints {said:?}", program.display()),
     };
     Err(anyhow!(
         "{problem}; backups need {}.{} or newer",
@@ -134,7 +137,7 @@ fn ensure_version(version: Option<(u32, u32)>, said: &str, program: &Path) -> Re
     .hint(INSTALL)
 }
 
-/// `0.14` out of `restic 0.14.0 compiled with go1.19.8 on linux/amd64`.
+/// Parses `0.14` from `restic 0.14.0 compiled with go1.19.8 on linux/amd64`.
 fn parse_version(said: &str) -> Option<(u32, u32)> {
     let mut words = said.split_whitespace();
     (words.next()? == "restic").then_some(())?;
@@ -142,20 +145,20 @@ fn parse_version(said: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// A repository, and all that is needed to use it.
+/// A repository, with everything that is needed to use it.
 #[derive(Debug, Clone)]
 pub struct Repository {
     restic: Restic,
-    /// As restic names it.
+    /// The restic URL.
     url: OsString,
     key: Key,
     environment: BTreeMap<String, String>,
-    /// The repository on the data directory itself; its path.
+    /// The path of the local repository, in the data directory.
     local: Option<PathBuf>,
 }
 
 impl Repository {
-    /// The one in `backups/`; it may not exist yet.
+    /// The repository in `backups/`; it may not exist yet.
     #[must_use]
     pub fn local(restic: Restic, settings: &Settings, key: Key) -> Self {
         Self {
@@ -167,10 +170,10 @@ impl Repository {
         }
     }
 
-    /// The one in `backups/`, as it is.
+    /// Opens the repository in `backups/`.
     ///
     /// # Errors
-    /// There is none, it is another user's, or restic cannot be used.
+    /// There is none, it belongs to another user, or restic cannot be used.
     pub fn open(settings: &Settings) -> Result<Self> {
         settings.ensure_mine()?;
         if !settings.has_repository() {
@@ -182,7 +185,7 @@ impl Repository {
         Ok(Self::local(Restic::find()?, settings, key))
     }
 
-    /// Another one.
+    /// A repository elsewhere.
     #[must_use]
     pub fn remote(
         restic: Restic,
@@ -199,7 +202,7 @@ impl Repository {
         }
     }
 
-    /// Where it is, for people.
+    /// Its address for people, without a password.
     #[must_use]
     pub fn name(&self) -> String {
         match &self.local {
@@ -208,13 +211,13 @@ impl Repository {
         }
     }
 
-    /// The directory of the one on the data directory.
+    /// The directory of a local repository.
     #[must_use]
     pub fn directory(&self) -> Option<&Path> {
         self.local.as_deref()
     }
 
-    /// A command of restic's on it. The settings of a person's own restic do not count.
+    /// A restic command on this repository, without the user's own `RESTIC_*` variables.
     #[must_use]
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.restic.program);
@@ -226,7 +229,7 @@ impl Repository {
                 command.env_remove(name);
             }
         }
-        // In front, since an argument of the caller's may want a value that follows.
+        // In front, since the caller's last argument may take a value.
         if self.local.is_some() {
             command.arg("--no-cache");
         }
@@ -238,7 +241,7 @@ impl Repository {
         command
     }
 
-    /// As [`Repository::command`], with `other` as the repository that is copied from.
+    /// Like [`Repository::command`], with `other` as the source repository.
     #[must_use]
     pub fn command_from<S: AsRef<OsStr>>(
         &self,
@@ -251,10 +254,10 @@ impl Repository {
         command
     }
 
-    /// Runs a command to its end; returns what it said.
+    /// Runs a command to its end; returns its output.
     ///
     /// # Errors
-    /// It failed; it was stopped, it hung.
+    /// It failed, was stopped, or hung.
     pub fn ask(&self, command: &mut Command, limits: Limits, stop: &Stop) -> Result<String> {
         let mut text = String::new();
         let ended = self.run(command, limits, stop, &mut |line| {
@@ -265,10 +268,11 @@ impl Repository {
         Ok(text)
     }
 
-    /// Runs a command to its end, each line given to `line`; how it ended is for the caller to evaluate.
+    /// Runs a command to its end and passes each line to `line`. The caller evaluates the exit
+    /// status.
     ///
     /// # Errors
-    /// It cannot be started; it was stopped, it hung.
+    /// It cannot be started, was stopped, or hung.
     pub fn run(
         &self,
         command: &mut Command,
@@ -284,7 +288,7 @@ impl Repository {
     /// Runs a command whose output goes elsewhere.
     ///
     /// # Errors
-    /// It failed; it was stopped, it hung.
+    /// It failed, was stopped, or hung.
     pub fn run_into(
         &self,
         command: &mut Command,
@@ -297,10 +301,10 @@ impl Repository {
         self.ensure_success(&ended)
     }
 
-    /// Fails as restic failed.
+    /// Returns an error if restic failed.
     ///
     /// # Errors
-    /// Its last words, with a hint where they are known.
+    /// The last lines of restic's output, with a hint if the cause is known.
     pub fn ensure_success(&self, ended: &Exchange) -> Result<()> {
         if ended.status.success() {
             return Ok(());
@@ -308,49 +312,49 @@ impl Repository {
         Err(self.failure(ended))
     }
 
-    /// What restic's last words mean.
+    /// The error of a failed restic, from its output.
     #[must_use]
     pub fn failure(&self, ended: &Exchange) -> Error {
         let name = self.name();
-        let words = last_words(&ended.stderr);
-        let error = anyhow!("restic on {name}: {words}");
+        let output = last_output(&ended.stderr);
+        let error = anyhow!("restic on {name}: {output}");
         match Trouble::from_exchange(ended) {
             Trouble::WrongKey => {
-                error.hint("spotkeep backup key says where the password is taken from")
+                error.hint("to see where the password comes from: spotkeep backup key")
             }
             Trouble::Locked => {
                 error.hint("another restic is at work on it; try again when it has ended")
             }
-            Trouble::Damaged => error.hint("spotkeep backup check names what is damaged"),
+            Trouble::Damaged => error.hint("to see which files are damaged: spotkeep backup check"),
             Trouble::Absent | Trouble::Other => error,
         }
     }
 }
 
-/// What kind of trouble restic is in.
+/// The cause of a failure of restic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// The password opens no key.
+    /// The password is wrong.
     WrongKey,
-    /// Somebody else holds a lock.
+    /// Another process holds a lock.
     Locked,
     /// There is no repository.
     Absent,
-    /// A file of it is not what it was.
+    /// A file of the repository is damaged.
     Damaged,
     /// Anything else.
     Other,
 }
 
 impl Trouble {
-    /// Reads it out of how restic ended.
+    /// Finds the cause from the exit code and the output.
     #[must_use]
     pub fn from_exchange(ended: &Exchange) -> Self {
         trouble(ended.status.code(), &ended.stderr)
     }
 }
 
-/// By the exit code, which restic has since 0.17; by its words where it is older, or has no code for it.
+/// Finds the cause by the exit code, which restic has since 0.17; otherwise by its output.
 fn trouble(code: Option<i32>, stderr: &str) -> Trouble {
     match code {
         Some(10) => return Trouble::Absent,
@@ -375,8 +379,8 @@ fn trouble(code: Option<i32>, stderr: &str) -> Trouble {
     }
 }
 
-/// The lines that say why, in one: not what was being done, not restic's advice for its own command line.
-fn last_words(stderr: &str) -> String {
+/// Joins the last lines that give the reason, without restic's advice for its own command line.
+fn last_output(stderr: &str) -> String {
     let noise = |line: &&str| {
         let line = line.trim();
         !line.is_empty()
@@ -388,7 +392,7 @@ fn last_words(stderr: &str) -> String {
     let lines: Vec<&str> = stderr.lines().filter(noise).collect();
     let said = lines[lines.len().saturating_sub(4)..].join("; ");
     match said.trim_start_matches("Fatal: ") {
-        "" => "it failed and did not say why".into(),
+        "" => "it failed without a message".into(),
         said => said.to_owned(),
     }
 }
@@ -400,7 +404,7 @@ fn key_into(command: &mut Command, prefix: &str, key: &Key) {
     };
 }
 
-/// `rest:https://user:password@host/` without the password.
+/// Replaces the password in a URL like `rest:https://user:password@host/`.
 #[must_use]
 pub fn without_password(url: &str) -> String {
     let Some((before, rest)) = url.split_once("://") else {
@@ -416,11 +420,11 @@ pub fn without_password(url: &str) -> String {
     }
 }
 
-/// Makes an empty repository, with the chunks of `like` where that is given, so that what both hold is cut
-/// in the same places.
+/// Makes an empty repository, with the chunker parameters of `like` if given, so that both
+/// deduplicate the same data.
 ///
 /// # Errors
-/// There is one, or the place cannot hold one.
+/// There is one, or it cannot be created there.
 pub fn init(repository: &Repository, like: Option<&Repository>, stop: &Stop) -> Result<()> {
     let arguments = ["init", "--repository-version", "2"];
     let mut command = match like {
@@ -437,10 +441,10 @@ pub fn init(repository: &Repository, like: Option<&Repository>, stop: &Stop) -> 
     Ok(())
 }
 
-/// Fails where the machine may speak to loopback only and `url` leads elsewhere.
+/// Fails if only loopback is allowed and `url` is elsewhere.
 ///
 /// # Errors
-/// It does.
+/// `url` is not on loopback.
 pub fn ensure_allowed(url: &str) -> Result<()> {
     if !sys::loopback_only!() {
         return Ok(());
@@ -474,15 +478,17 @@ mod tests {
     }
 
     #[test]
-    fn what_restic_says_is_told_apart() {
+    fn causes_are_found_in_the_output_of_restic() {
         for (said, meant) in [
             ("Fatal: wrong password or no key found", Trouble::WrongKey),
             (
-                "unable to create lock in backend: repository is already locked by PID 7 on vm by root",
+                "unable to create lock in backend: repository is already locked by PID 7 on vm by \
+                 root",
                 Trouble::Locked,
             ),
             (
-                "Fatal: unable to open config file: stat /x/config: no such file or directory\nIs there a repository at the following location?\n/x",
+                "Fatal: unable to open config file: stat /x/config: no such file or directory\nIs \
+                 there a repository at the following location?\n/x",
                 Trouble::Absent,
             ),
             (
@@ -496,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_code_of_restics_counts_whatever_its_words_are() {
+    fn an_exit_code_of_restic_counts_for_any_output() {
         for (code, meant) in [
             (10, Trouble::Absent),
             (11, Trouble::Locked),
@@ -504,7 +510,7 @@ mod tests {
             (3, Trouble::Other),
             (130, Trouble::Other),
         ] {
-            assert_eq!(trouble(Some(code), "in other words"), meant, "{code}");
+            assert_eq!(trouble(Some(code), "other output"), meant, "{code}");
         }
         assert_eq!(trouble(None, "already locked"), Trouble::Locked);
     }
@@ -519,12 +525,13 @@ mod tests {
     }
 
     #[test]
-    fn its_last_words_are_what_went_wrong() {
-        let said = "unable to create lock: already locked by PID 7\nlock was created 2 s ago\nstorage ID 6c\nthe `unlock` command can be used";
+    fn the_last_lines_of_the_output_give_the_reason() {
+        let said = "unable to create lock: already locked by PID 7\nlock was created 2 s \
+                    ago\nstorage ID 6c\nthe `unlock` command can be used";
         assert_eq!(
-            last_words(said),
+            last_output(said),
             "unable to create lock: already locked by PID 7; lock was created 2 s ago"
         );
-        assert_eq!(last_words("Fatal: no\n"), "no");
+        assert_eq!(last_output("Fatal: no\n"), "no");
     }
 }

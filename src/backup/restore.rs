@@ -1,5 +1,6 @@
-//! A restore by hand: into a directory of its own, or into the data directory. Nothing that is there is lost: without
-//! being asked to, it replaces nothing, and what it replaces is renamed.
+//! `spotkeep backup restore`: restores files into a new directory or into the data directory.
+//!
+//! It replaces existing files only on request, and then renames the old ones.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -15,41 +16,41 @@ use sys::files::{self, LockFile};
 use sys::time::Timestamp;
 use sys::uuid::new_uuid;
 
-/// What a restore would do with one file.
+/// A file of a backup, compared with the data directory.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Step {
     /// Relative to the data directory.
     pub path: PathBuf,
-    /// How it stands.
+    /// Its state on the disk.
     pub now: Now,
 }
 
-/// How a file of a backup stands on the disk.
+/// The state of a file of a backup on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Now {
-    /// It is not there.
+    /// It is missing.
     Missing,
-    /// It is there as it was.
+    /// It is unchanged.
     Same,
-    /// It is there, is another, and was written before the backup's.
+    /// It differs, and was written before the backup's.
     Older,
-    /// It is there, is another, and was written after.
+    /// It differs, and was written after the backup's.
     Newer,
 }
 
-/// What came of it.
+/// The result of a restore.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub struct Given {
-    /// What was put in place.
+    /// Number of restored files.
     pub restored: u64,
-    /// What was there and stayed.
+    /// Existing files that were not replaced.
     pub left: Vec<PathBuf>,
-    /// What was there and was renamed.
+    /// Existing files that were renamed.
     pub renamed: Vec<PathBuf>,
 }
 
-/// Compares a backup with the data directory; the files only.
+/// Compares the files of a backup with the data directory.
 ///
 /// # Errors
 /// The repository cannot be read, or a path is not in the backup.
@@ -62,7 +63,7 @@ pub fn plan(
 ) -> Result<Vec<Step>> {
     let nodes = snapshots::nodes(repository, id, paths, stop)?;
     for path in paths {
-        ensure_hinted(&nodes, path, id)?;
+        ensure_in_backup(&nodes, path, id)?;
     }
     Ok(nodes
         .into_iter()
@@ -74,7 +75,7 @@ pub fn plan(
         .collect())
 }
 
-fn ensure_hinted(nodes: &[Node], path: &Path, id: &str) -> Result<()> {
+fn ensure_in_backup(nodes: &[Node], path: &Path, id: &str) -> Result<()> {
     if nodes.iter().any(|node| node.path.starts_with(path)) {
         return Ok(());
     }
@@ -96,7 +97,7 @@ fn compare(path: &Path, node: &Node) -> Now {
         .and_then(|millis| Timestamp::from_millis(millis + meta.mtime_nsec() / 1_000_000));
     let Some(at) = at else { return Now::Newer };
     let same_time = at.as_millis() == node.mtime.as_millis();
-    // Of a link the length is that of its target's name, which restic does not tell.
+    // The length of a link is that of its target's name, which restic does not report.
     let same_length = node.kind != "file" || meta.len() == node.size;
     match at.as_millis() < node.mtime.as_millis() {
         _ if same_time && same_length => Now::Same,
@@ -108,8 +109,8 @@ fn compare(path: &Path, node: &Node) -> Now {
 /// Restores into a directory that is new or empty.
 ///
 /// # Errors
-/// It holds something; restic failed.
-pub fn beside(
+/// The directory is not empty, or restic failed.
+pub fn into_new_dir(
     repository: &Repository,
     id: &str,
     paths: &[PathBuf],
@@ -119,7 +120,7 @@ pub fn beside(
     let is_empty = fs::read_dir(to).map(|mut entries| entries.next().is_none());
     if !is_empty.unwrap_or(true) {
         return Err(anyhow!("{} is not empty", to.display()))
-            .hint("name a directory that is new")
+            .hint("use a new directory")
             .kind(ErrorKind::Usage);
     }
     files::create_private_dir(to)?;
@@ -142,7 +143,8 @@ fn extract(
     Ok(())
 }
 
-/// Restores into the data directory. With `over`, what is there and differs is replaced and kept beside it.
+/// Restores into the data directory. With `over`, existing files that differ are renamed and
+/// replaced.
 ///
 /// # Errors
 /// Root acts for a user; a keeper runs and its files would be replaced; restic failed.
@@ -157,11 +159,11 @@ pub fn into_data_dir(
 ) -> Result<Given> {
     if settings.is_guarded() {
         return Err(anyhow!(
-            "root does not write into what {} can change",
+            "root does not write into a data directory that {} can change",
             sys::user::name(settings.owner.uid)
         ))
         .hint(format!(
-            "sudo spotkeep backup restore {id} --to DIR, and take from there"
+            "sudo spotkeep backup restore {id} --to DIR    # then copy from there as the user"
         ))
         .kind(ErrorKind::Usage);
     }
@@ -172,24 +174,24 @@ pub fn into_data_dir(
         && LockFile::try_take(&settings.data_dir.lock())?.is_none()
     {
         return Err(anyhow!(
-            "a keeper runs, and what its agents write would be replaced"
+            "a keeper runs, and files that its agents write would be replaced"
         ))
-        .hint("spotkeep down, or restore beside it with --to DIR")
+        .hint("run spotkeep down first, or restore to another directory with --to DIR")
         .kind(ErrorKind::NotAsDeclared);
     }
     let data_dir = settings.data_dir.dir();
-    let aside = data_dir.join(format!(".restored-{}", new_uuid()));
-    files::create_private_dir(&aside)?;
+    let staging = data_dir.join(format!(".restored-{}", new_uuid()));
+    files::create_private_dir(&staging)?;
     let mut given = Given::default();
-    let merged = extract(repository, id, paths, &aside, stop)
-        .and_then(|()| merge(&aside, data_dir, Path::new(""), over, &mut given));
-    fs::remove_dir_all(&aside).with_context(|| format!("cannot remove {}", aside.display()))?;
+    let merged = extract(repository, id, paths, &staging, stop)
+        .and_then(|()| merge(&staging, data_dir, Path::new(""), over, &mut given));
+    fs::remove_dir_all(&staging).with_context(|| format!("cannot remove {}", staging.display()))?;
     merged?;
     files::sync_filesystem(data_dir).context("cannot sync")?;
     Ok(given)
 }
 
-/// Moves what was restored into place, whole directories where there is none.
+/// Moves the restored files into place, whole directories where there is none.
 fn merge(from: &Path, data_dir: &Path, path: &Path, over: bool, given: &mut Given) -> Result<()> {
     for entry in fs::read_dir(from.join(path))? {
         let entry = entry?;
@@ -215,7 +217,7 @@ fn merge(from: &Path, data_dir: &Path, path: &Path, over: bool, given: &mut Give
                 move_to(&from.join(&path), &target)?;
             }
             Err(error) => {
-                return Err(error).with_context(|| format!("cannot look at {}", target.display()));
+                return Err(error).with_context(|| format!("cannot read {}", target.display()));
             }
         }
     }
@@ -228,11 +230,11 @@ fn is_same(old: &fs::Metadata, new: &fs::Metadata) -> bool {
 }
 
 fn move_to(from: &Path, to: &Path) -> Result<()> {
-    ensure!(!to.exists(), "{} is there", to.display());
-    fs::rename(from, to).with_context(|| format!("cannot put {} in place", to.display()))
+    ensure!(!to.exists(), "{} exists", to.display());
+    fs::rename(from, to).with_context(|| format!("cannot move {} into place", to.display()))
 }
 
-/// Files below a path.
+/// Number of files below a path.
 fn count(path: &Path) -> u64 {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::read_dir(path).map_or(0, |entries| {
@@ -248,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_is_there_is_replaced_unasked_and_nothing_that_is_replaced_is_lost() {
+    fn existing_files_are_replaced_only_on_request_and_kept_under_another_name() {
         let dir = tempfile::tempdir().unwrap();
         let (from, data_dir) = (dir.path().join("from"), dir.path().join("root"));
         for (base, name, text) in [

@@ -1,14 +1,14 @@
-//! Which backups stay: the others are removed, and their data.
+//! Retention policy of backups, applied with `restic forget --prune`.
 
 use super::restic::{LONG, Trouble};
 use super::{Repository, Settings, Stop, snapshots};
 use state::config::KeepBackups;
 use sys::error::Result;
 
-/// Forgets what the policy does not keep, and removes the data that nothing needs any more.
+/// Forgets expired backups, and prunes data that no backup uses.
 ///
 /// # Errors
-/// restic failed, other than for a lock: then the next time will do.
+/// restic failed, except for a lock: then the next run prunes.
 pub fn forget(repository: &Repository, settings: &Settings, stop: &Stop) -> Result<()> {
     let mut command = repository.command(["forget", "--prune", "--quiet", "--group-by", ""]);
     command
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_kept_by_count_is_not_asked_for() {
+    fn a_count_of_zero_is_left_out_of_the_policy() {
         let keep = KeepBackups {
             last: 0,
             weekly: 0,

@@ -1,4 +1,4 @@
-//! One backup, from the question whether anything changed to the copy elsewhere. Readable top to bottom.
+//! One backup run: change detection, restic backup, copy to the second repository, maintenance.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,63 +16,64 @@ use sys::failpoint::{Point, point};
 use sys::files;
 use sys::time::Timestamp;
 
-/// The least free space of a large disk, where `min_free` does not say.
+/// The default of `min_free` for a large disk.
 const FLOOR_MAX: u64 = 2 << 30;
 
-/// Of a small one: this part of it.
+/// The default of `min_free` for a small disk: one of this many parts of it.
 const FLOOR_PART: u64 = 20;
 
-/// How long one that is asked for waits for another to end.
+/// How long a backup that the user requested waits for another one to end.
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
-/// How long a backup waits for a check or a prune by hand to end.
+/// How long a backup waits for a check or a prune of another restic to end.
 const LOCKED_LIMIT: Duration = Duration::from_secs(60);
 
-/// Lines on what could not be read that are kept.
+/// Number of unreadable files that are recorded.
 const UNREADABLE_KEPT: usize = 5;
 
-/// How it was asked for.
+/// Options of a backup run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RunOptions {
-    /// By the clock, not by a human: it waits for nobody.
+    /// Started by a timer, not by the user: it does not wait for another backup.
     pub scheduled: bool,
-    /// Also where nothing has changed.
+    /// Make a backup even if nothing has changed.
     pub always: bool,
-    /// Somebody sees how far it is. Otherwise restic need not count in advance what there is to do.
+    /// The progress is shown. Otherwise restic need not count the files in advance.
     pub watched: bool,
 }
 
-/// What came of it.
+/// The result of a backup run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Version of this form.
     pub version: u32,
-    /// In a word.
+    /// Whether a backup was made.
     pub outcome: RunResult,
     /// The newest backup, whether it was made now or before.
     pub backup: Option<BackupSummary>,
-    /// Where it was copied to.
+    /// The repository to which it was copied.
     pub copied_to: Option<String>,
-    /// Whether the repository was checked, and old backups were removed.
+    /// Whether the repository was checked and pruned.
     pub tended: bool,
-    /// What is not as declared, in sentences.
+    /// Problems, in sentences.
     pub trouble: Vec<String>,
 }
 
-/// In a word.
+/// Whether a backup was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunResult {
     /// A backup was made.
     Made,
-    /// Nothing had changed since the last.
+    /// Nothing had changed since the last backup.
     Unchanged,
 }
 
-/// Makes a backup where something has changed, copies it, and tends the repository when it is due.
+/// Makes a backup if something has changed, copies it, and maintains the repository when that is
+/// due.
 ///
 /// # Errors
-/// No backup was made. The reason is remembered, for `status`.
+/// No backup was made. The reason is recorded for `status`.
 pub fn run(
     settings: &Settings,
     how: RunOptions,
@@ -87,18 +88,18 @@ pub fn run(
     } else {
         TIMEOUT
     };
-    let turn = BackupLock::acquire(settings, timeout, stop, waits)?;
+    let lock = BackupLock::acquire(settings, timeout, stop, waits)?;
     let mut state = BackupState::load(settings)?;
     let made = make(settings, how, &mut state, stop, progress);
     let outcome = match made {
         Ok(outcome) => outcome,
-        // One that was stopped is not in trouble: the next goes on.
+        // A backup that was stopped is not a problem: the next one continues.
         Err(error) if stop.reason().is_some() => return Err(error),
         Err(error) => {
             let why = format!("{error:#}");
             if state.trouble.as_ref() != Some(&why) {
                 state.trouble = Some(why);
-                // On a full disk this fails as well, and the first error is the one to tell.
+                // On a full disk this fails as well; the first error is the one to report.
                 state.store(settings).ok();
             }
             return Err(error);
@@ -114,7 +115,7 @@ pub fn run(
             copy::prune(settings, &mut state, stop)?;
         }
     }
-    drop(turn);
+    drop(lock);
     let mut trouble = state.troubles();
     trouble.extend(settings.unapproved.clone());
     if let Some(made) = state
@@ -123,7 +124,7 @@ pub fn run(
         .filter(|made| !made.unreadable.is_empty())
     {
         trouble.push(format!(
-            "not all could be read: {}",
+            "some files could not be read: {}",
             made.unreadable.join("; ")
         ));
     }
@@ -137,7 +138,7 @@ pub fn run(
     })
 }
 
-/// What [`run`] would do.
+/// Describes what [`run`] would do.
 ///
 /// # Errors
 /// The tree cannot be read.
@@ -158,7 +159,7 @@ pub fn plan(settings: &Settings, always: bool) -> Result<String> {
         None => String::new(),
     };
     Ok(format!(
-        "would keep {} in {}{copy}",
+        "would back up {} to {}{copy}",
         parts.join(", "),
         settings.repository().display()
     ))
@@ -173,7 +174,7 @@ fn make(
 ) -> Result<RunResult> {
     ensure_space(settings)?;
     stop.check()?;
-    // Taken before: what changes while restic is at work is a change for the next.
+    // Computed before: changes while restic runs are for the next backup.
     let tree = fingerprint::walk(settings, stop)?;
     if !how.always && is_unchanged(state, &tree.fingerprint) {
         return Ok(RunResult::Unchanged);
@@ -195,7 +196,7 @@ fn make(
     let made = backup(settings, &repository, last, given, stop, progress)?;
     point(Point::BackupMade);
     for (_, record) in settings.data_dir.all_records()? {
-        // An agent that works outside of the data directory is not in it whole.
+        // The workspace of an agent outside the data directory is not in the backup.
         if let Ok(record) = record
             && record.cwd.is_relative()
         {
@@ -217,11 +218,11 @@ fn is_unchanged(state: &BackupState, fingerprint: &str) -> bool {
         && state.fingerprint.as_deref() == Some(fingerprint)
 }
 
-/// Backups stop before the disk is full: agents need what is left.
+/// Fails if the disk has too little free space, which the agents need.
 fn ensure_space(settings: &Settings) -> Result<()> {
     let dir = settings.data_dir.dir();
     let space = files::space(dir)
-        .with_context(|| format!("cannot tell the free space of {}", dir.display()))?;
+        .with_context(|| format!("cannot read the free space of {}", dir.display()))?;
     let floor = match settings.table.min_free {
         Some(bytes) => bytes.0,
         None => FLOOR_MAX.min(space.total / FLOOR_PART),
@@ -264,7 +265,7 @@ fn backup(
         if !watched {
             command.arg("--quiet");
         }
-        // By their names alone, so that what is restored fits a data directory that is mounted elsewhere.
+        // Relative paths, so that a restore works for a data directory that is mounted elsewhere.
         command.arg("--").args(include::parts(settings));
         let ended = repository.run(&mut command, LONG, stop, &mut |line| {
             if line.contains("\"summary\"") {
@@ -274,7 +275,7 @@ fn backup(
             }
         })?;
         let code = ended.status.code();
-        // 3: made, but for files that could not be read.
+        // 3: made, except for files that could not be read.
         if let (Some(summary), Some(0 | 3)) = (summary, code) {
             return Ok(BackupSummary {
                 id: summary.snapshot_id,
@@ -288,12 +289,13 @@ fn backup(
         }
         if code == Some(0) {
             bail!(
-                "restic made a backup and did not say which: is it a newer one that speaks otherwise?"
+                "restic made a backup and printed no summary; this version of restic may be too new"
             );
         }
         let failure: Error = repository.failure(&ended);
         match restic::Trouble::from_exchange(&ended) {
-            // The last one was removed by hand: without a parent every file is read again, no more.
+            // The last backup was removed by hand: without a parent restic only has to read every
+            // file again.
             _ if parent.is_some() && ended.stderr.contains("parent") => parent = None,
             restic::Trouble::Locked if Instant::now() < until => {
                 std::thread::sleep(Duration::from_secs(1));
@@ -326,7 +328,7 @@ fn command(
     command
 }
 
-/// What restic could not read. A file that was removed in the meantime is no loss, and not told.
+/// Returns the files that restic could not read, except for those that were removed meanwhile.
 fn unreadable(stderr: &str, data_dir: &Path) -> Vec<String> {
     let data_dir = format!("{}/", data_dir.display());
     stderr

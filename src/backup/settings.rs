@@ -1,9 +1,10 @@
-//! Whose backups these are, where they lie, and what counts of `[backup]`.
+//! Settings of backups: owner, repository, key, and which `[backup]` settings take effect.
 //!
-//! Where root acts for a user, `spotkeep.toml` is the user's to write, and so any agent's. What it says
-//! of times and patterns does no harm. What would start a program as root (`key_command`), send the
-//! data away or write somewhere (`copy_to`), set root's environment (`env_file`), or have history removed (`keep`) counts only
-//! as it stands in `backups.approved.json`, which belongs to root (`spotkeep backup approve`).
+//! If root acts for a user, that user, and so any agent, can write `spotkeep.toml`. Times and
+//! patterns in it do no harm. A setting that would start a program as root (`key_command`), send
+//! the data elsewhere (`copy_to`), set root's environment (`env_file`), or remove backups (`keep`,
+//! `copy_keeps_all`) takes effect only with its value in `backups.approved.json`, which belongs to
+//! root (`spotkeep backup approve`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,25 +21,25 @@ use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, ensure};
 use sys::uuid::new_uuid;
 use sys::{command, files, user};
 
-/// All that a backup needs to know.
+/// The settings of a backup.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The data directory.
     pub data_dir: DataDir,
     /// Its id.
     pub data_dir_id: String,
-    /// The whole file of declarations.
+    /// All declarations.
     pub config: Config,
-    /// The table of it, as it counts here.
+    /// The `[backup]` table that takes effect.
     pub table: Backup,
-    /// The user whose agents live here.
+    /// The owner of the data directory.
     pub owner: Owner,
     guarded: bool,
-    /// What the user asked for and root has not approved, in words.
+    /// The settings that root has not approved, as a sentence.
     pub unapproved: Option<String>,
 }
 
-/// A user.
+/// The ids of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     /// User id.
@@ -47,16 +48,16 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// How the password is come by.
+/// The source of the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
-    /// It is the first line of this file.
+    /// The first line of this file.
     File(PathBuf),
-    /// This command prints it.
+    /// The output of this command.
     Command(String),
 }
 
-/// What root has approved of the user's settings.
+/// The settings that root has approved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Approved {
     /// Version of this file's format.
@@ -67,7 +68,7 @@ pub struct Approved {
     pub key_command: Option<String>,
     /// As in `[backup]`.
     pub env_file: Option<PathBuf>,
-    /// As in `[backup]`: what is not kept is removed.
+    /// As in `[backup]`: other backups are removed.
     #[serde(default)]
     pub keep: KeepBackups,
     /// As in `[backup]`.
@@ -89,13 +90,14 @@ impl Approved {
 }
 
 impl Settings {
-    /// Reads what is declared, as it counts for whoever calls.
+    /// Reads the settings that take effect for the calling user.
     ///
     /// # Errors
-    /// The declarations are wrong and never were good; root's own file is not root's.
+    /// The declarations are invalid and there is no last good copy; or another user can write
+    /// root's file.
     pub fn load(data_dir: &DataDir) -> Result<Self> {
         let (config, _) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
-        let (owner, guarded) = whose(data_dir)?;
+        let (owner, guarded) = find_owner(data_dir)?;
         let mut settings = Self {
             data_dir_id: data_dir.identity()?.data_dir_id,
             table: config.backup.clone(),
@@ -118,25 +120,25 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Whether root acts on what somebody else can write.
+    /// Whether root acts on files that another user can write.
     #[must_use]
     pub fn is_guarded(&self) -> bool {
         self.guarded
     }
 
-    /// The repository.
+    /// The directory of the repository.
     #[must_use]
     pub fn repository(&self) -> PathBuf {
         self.data_dir.dir().join("backups")
     }
 
-    /// Whether there is one.
+    /// Whether the repository exists.
     #[must_use]
     pub fn has_repository(&self) -> bool {
         self.repository().join("config").exists()
     }
 
-    /// How its password is come by.
+    /// The source of its password.
     #[must_use]
     pub fn key(&self) -> Key {
         match &self.table.key_command {
@@ -158,7 +160,7 @@ impl Settings {
     /// The variables for the second repository; never shown.
     ///
     /// # Errors
-    /// The file is missing, others can read it, or it is the user's where root acts.
+    /// The file is missing, others can read it, or root acts and the user can write it.
     pub fn environment(&self) -> Result<BTreeMap<String, String>> {
         let Some(file) = &self.table.env_file else {
             return Ok(BTreeMap::new());
@@ -170,14 +172,14 @@ impl Settings {
         read_env_file(&path)
     }
 
-    /// Fails unless the repository is the caller's.
+    /// Fails unless the repository belongs to the calling user.
     ///
     /// # Errors
-    /// It is root's, or another user's; the hint is the command that works.
+    /// It belongs to root or another user; the hint is the command that works.
     pub fn ensure_mine(&self) -> Result<()> {
         let dir = self.repository();
-        let owner = fs::symlink_metadata(&dir)
-            .with_context(|| format!("cannot look at {}", dir.display()))?;
+        let owner =
+            fs::symlink_metadata(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
         ensure!(owner.is_dir(), "{} is not a directory", dir.display());
         if owner.uid() == user::id() {
             return Ok(());
@@ -189,10 +191,10 @@ impl Settings {
         ))
     }
 
-    /// Makes the repository root's, where root acts for a user: `chown -h` follows no link.
+    /// Gives the repository to root, if root acts for a user: `chown -h` follows no link.
     ///
     /// # Errors
-    /// The root directory is one in which the user could replace it.
+    /// The user could replace the repository in the data directory.
     pub fn take_over(&self) -> Result<()> {
         if !self.is_guarded() || self.ensure_mine().is_ok() {
             return Ok(());
@@ -202,7 +204,7 @@ impl Settings {
         let open = meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0;
         if meta.uid() != 0 || open {
             return Err(anyhow!(
-                "the user could replace what root writes into {}",
+                "the user could replace files that root writes into {}",
                 data_dir.display()
             ))
             .hint(format!(
@@ -229,16 +231,16 @@ impl Settings {
         Ok(())
     }
 
-    /// Approves what the user asks for now, as root.
+    /// Approves the current settings of the user, as root.
     ///
     /// # Errors
-    /// Who asks is not root, or the disk refused.
+    /// The caller is not root, or the disk refused.
     pub fn approve(&self) -> Result<Approved> {
         if !self.is_guarded() {
             return Err(anyhow!(
-                "there is nothing to approve: whoever makes these backups declares them too"
+                "there is nothing to approve: these backups are made by the user who declares them"
             ))
-            .hint("where root makes them: sudo spotkeep backup approve")
+            .hint("if root makes them: sudo spotkeep backup approve")
             .kind(ErrorKind::Usage);
         }
         let approved = Approved::from_config(&self.config.backup);
@@ -255,10 +257,10 @@ impl Settings {
         state::load(&path)
     }
 
-    /// Makes the password where there is neither one nor a repository yet.
+    /// Creates the password if there is neither a password nor a repository yet.
     ///
     /// # Errors
-    /// There is a repository and its password is gone, or the disk refused.
+    /// There is a repository and its password is missing, or the disk refused.
     pub fn ensure_key(&self) -> Result<Key> {
         let key = self.key();
         let Key::File(path) = &key else {
@@ -273,26 +275,26 @@ impl Settings {
                 path.display()
             ))
             .hint(format!(
-                "put your copy of it back, or begin anew: mv {0} {0}.lost",
+                "put your copy of it back, or start a new repository: mv {0} {0}.lost",
                 self.repository().display()
             ));
         }
-        // Two of them hold 244 random bits.
+        // Two UUIDs have 244 random bits.
         let password = format!("{}{}\n", new_uuid(), new_uuid()).replace('-', "");
         files::write_atomic(path, password.as_bytes())?;
         Ok(key)
     }
 }
 
-/// The owner of a data directory, and whether root acts for them. No link is followed: by one, the user could make a file
-/// of root's pass for the owner's.
-fn whose(data_dir: &DataDir) -> Result<(Owner, bool)> {
+/// The owner of a data directory, and whether root acts for that user. No link is followed: by a
+/// link the user could present a file of root's as the owner's.
+fn find_owner(data_dir: &DataDir) -> Result<(Owner, bool)> {
     let state = data_dir.identity_file();
     let state_dir = state.parent().unwrap_or(data_dir.dir());
-    let look = |path: &Path| {
-        fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))
+    let read = |path: &Path| {
+        fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))
     };
-    let meta = look(state_dir)?;
+    let meta = read(state_dir)?;
     let owner = Owner {
         uid: meta.uid(),
         gid: meta.gid(),
@@ -300,20 +302,21 @@ fn whose(data_dir: &DataDir) -> Result<(Owner, bool)> {
     if user::id() != 0 {
         return Ok((owner, false));
     }
-    let mut steering = vec![meta, look(data_dir.dir())?, look(&state)?];
-    steering.extend(fs::symlink_metadata(data_dir.config()).ok());
-    let all_of_root = steering
+    let mut controlling = vec![meta, read(data_dir.dir())?, read(&state)?];
+    controlling.extend(fs::symlink_metadata(data_dir.config()).ok());
+    let all_of_root = controlling
         .iter()
         .all(|meta| meta.uid() == 0 && !meta.is_symlink());
     ensure!(
         all_of_root || owner.uid != 0,
-        "{} belongs to root, and other parts of the data directory to somebody else or elsewhere: whose is it?",
+        "{} belongs to root, and other parts of the data directory belong to another user or are \
+         links",
         state_dir.display()
     );
     Ok((owner, !all_of_root))
 }
 
-/// What the user asks for beyond what root has approved.
+/// Names the settings that differ from what root has approved.
 fn difference(asked: &Approved, approved: &Approved) -> Option<String> {
     let named = [
         ("copy_to", asked.copy_to == approved.copy_to),
@@ -332,25 +335,27 @@ fn difference(asked: &Approved, approved: &Approved) -> Option<String> {
         .collect();
     (!differing.is_empty()).then(|| {
         format!(
-            "[backup] {} in spotkeep.toml is not what root approved, which is what counts; if it is right: sudo spotkeep backup approve",
+            "[backup] {} in spotkeep.toml is not approved by root and has no effect; to approve \
+             it: sudo spotkeep backup approve",
             differing.join(", ")
         )
     })
 }
 
-/// A file that steers root must be root's, and no link.
+/// Fails unless a file that controls root belongs to root, is not a link, and only root can write
+/// it.
 fn ensure_of_root(path: &Path) -> Result<()> {
     let meta =
-        fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+        fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     if meta.is_file() && meta.uid() == 0 && meta.mode() & 0o022 == 0 {
         return Ok(());
     }
     Err(anyhow!(
-        "{} steers what root does, and is not root's alone",
+        "{} controls what root does, and users other than root can change it",
         path.display()
     ))
     .hint(format!(
-        "look into it, then: sudo chown root: {0} && sudo chmod 600 {0}",
+        "check its content, then: sudo chown root: {0} && sudo chmod 600 {0}",
         path.display()
     ))
 }
@@ -360,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_from_what_root_approved_is_named() {
+    fn settings_that_root_has_not_approved_are_named() {
         let asked = Approved {
             copy_to: Some("gs:b:/".into()),
             ..Approved::default()
@@ -374,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_made_once_and_never_for_a_repository_that_has_one_already() {
+    fn a_key_is_created_once_and_never_for_an_existing_repository() {
         let dir = tempfile::tempdir().unwrap();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         Config::lay_down(&data_dir.config(), &data_dir.config_copy(), false).unwrap();

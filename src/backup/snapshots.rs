@@ -1,4 +1,4 @@
-//! What is in a repository: its backups, the files in one, every version of one file.
+//! Listing of a repository: backups, the files of a backup, all versions of a file.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::{Repository, Stop};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
-/// The tag of all that is ours begins so; the data directory's id follows.
+/// Prefix of the tag of spotkeep's backups; the data directory's id follows.
 const TAG: &str = "root=";
 
 /// The tag of a data directory's backups.
@@ -22,19 +22,19 @@ pub fn tag(data_dir_id: &str) -> String {
 /// One backup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Its id, as restic takes it.
+    /// Its restic id.
     pub id: String,
-    /// When it was begun.
+    /// When it began.
     pub at: Timestamp,
-    /// Which data directory it is of; null where it was not made by us.
+    /// The id of its data directory; null if spotkeep did not make it.
     pub data_dir_id: Option<String>,
     /// The machine that made it.
     pub host: String,
 }
 
-/// As restic tells it.
+/// A snapshot in restic's JSON.
 #[derive(Debug, Deserialize)]
-struct Told {
+struct ResticSnapshot {
     id: String,
     time: Timestamp,
     #[serde(default)]
@@ -43,7 +43,7 @@ struct Told {
     tags: Option<Vec<String>>,
 }
 
-/// All backups, newest first.
+/// Lists all backups, newest first.
 ///
 /// # Errors
 /// The repository cannot be read.
@@ -57,38 +57,38 @@ pub fn list(repository: &Repository, stop: &Stop) -> Result<Vec<Snapshot>> {
 }
 
 fn parse(text: &str) -> Result<Vec<Snapshot>> {
-    // An empty repository is told as null by some versions.
-    let told: Option<Vec<Told>> =
-        serde_json::from_str(text).context("cannot read restic's list")?;
-    let mut all: Vec<Snapshot> = told
+    // Some versions of restic print null for an empty repository.
+    let listed: Option<Vec<ResticSnapshot>> =
+        serde_json::from_str(text).context("cannot read the output of restic snapshots")?;
+    let mut all: Vec<Snapshot> = listed
         .unwrap_or_default()
         .into_iter()
-        .map(|told| Snapshot {
-            data_dir_id: told
+        .map(|snapshot| Snapshot {
+            data_dir_id: snapshot
                 .tags
                 .iter()
                 .flatten()
                 .find_map(|tag| tag.strip_prefix(TAG))
                 .map(str::to_owned),
-            id: told.id,
-            at: told.time,
-            host: told.hostname,
+            id: snapshot.id,
+            at: snapshot.time,
+            host: snapshot.hostname,
         })
         .collect();
     all.sort_by_key(|one| std::cmp::Reverse(one.at));
     Ok(all)
 }
 
-/// The one backup that is meant by the beginning of an id, or by `latest`.
+/// Finds the backup with this id or prefix of an id, or the newest for `latest`.
 ///
 /// # Errors
 /// There is none, or more than one.
 pub fn pick<'a>(all: &'a [Snapshot], id: &str) -> Result<&'a Snapshot> {
-    let mut meant = all
+    let mut matching = all
         .iter()
         .filter(|snapshot| id == "latest" || (id.len() >= 4 && snapshot.id.starts_with(id)));
-    let first = meant.next();
-    match (first, meant.next()) {
+    let first = matching.next();
+    match (first, matching.next()) {
         (Some(snapshot), None) => Ok(snapshot),
         (Some(snapshot), _) if id == "latest" => Ok(snapshot),
         (Some(_), Some(_)) => Err(anyhow!("{id} is the beginning of more than one id"))
@@ -105,7 +105,7 @@ pub fn pick<'a>(all: &'a [Snapshot], id: &str) -> Result<&'a Snapshot> {
 pub struct Version {
     /// The backup that has it.
     pub id: String,
-    /// When that was begun.
+    /// When that backup began.
     pub at: Timestamp,
     /// Relative to the data directory.
     pub path: PathBuf,
@@ -129,7 +129,7 @@ struct Match {
     kind: String,
 }
 
-/// Every version of what has this name and is of this kind (`file`, `dir`), newest backup first.
+/// Lists every version of the name, of one kind (`file`, `dir`), newest backup first.
 ///
 /// # Errors
 /// The repository cannot be read.
@@ -168,7 +168,7 @@ pub fn versions(
     Ok(all)
 }
 
-/// What a path in a backup is.
+/// A file, directory or link in a backup.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Node {
     /// Relative to the data directory.
@@ -183,7 +183,7 @@ pub struct Node {
     pub mtime: Timestamp,
 }
 
-/// All that a backup holds below `paths`, or all of it where none is given.
+/// Lists what a backup holds below `paths`, or all of it if `paths` is empty.
 ///
 /// # Errors
 /// The repository cannot be read.
@@ -206,7 +206,7 @@ pub fn nodes(
         }
     })?;
     repository.ensure_success(&ended)?;
-    // Asked for a path, restic also tells the directories that lead to it.
+    // For a path, restic also lists its parent directories.
     nodes.retain(|node| paths.is_empty() || paths.iter().any(|path| node.path.starts_with(path)));
     Ok(nodes)
 }
@@ -215,11 +215,15 @@ pub fn nodes(
 mod tests {
     use super::*;
 
-    const LIST: &str = r#"[{"time":"2026-11-22T10:00:00.1Z","tree":"t","paths":["/r"],"hostname":"vm","tags":["root=abc"],"id":"aaaa1111","short_id":"aaaa"},
-        {"time":"2026-11-22T11:00:00Z","tree":"t","paths":["/r"],"hostname":"vm","id":"aaaa2222","short_id":"aaaa"}]"#;
+    const LIST: &str = r#"[{"time":"2026-11-22T10:00:00.1Z","tree":"t","paths":["/r"],
+        "hostname":"vm",
+        "tags":["root=abc"],"id":"aaaa1111","short_id":"aaaa"},
+        {"time":"2026-11-22T11:00:00Z","tree":"t","paths":["/r"],
+        "hostname":"vm",
+        "id":"aaaa2222","short_id":"aaaa"}]"#;
 
     #[test]
-    fn the_newest_backup_comes_first_and_knows_its_root() {
+    fn the_newest_backup_comes_first_with_its_data_directory() {
         let all = parse(LIST).unwrap();
         assert_eq!(all[0].id, "aaaa2222");
         assert_eq!(all[1].data_dir_id.as_deref(), Some("abc"));
@@ -227,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_an_id_will_do_where_it_means_one() {
+    fn a_prefix_of_an_id_is_enough_if_it_matches_one() {
         let all = parse(LIST).unwrap();
         assert_eq!(pick(&all, "aaaa1").unwrap().id, "aaaa1111");
         assert_eq!(pick(&all, "latest").unwrap().id, "aaaa2222");

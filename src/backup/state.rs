@@ -1,5 +1,7 @@
-//! What is remembered of backups: beside the repository, where an agent cannot reach it when root makes the
-//! backups, and as a copy in `session-state/`, for `status`.
+//! State file of the backups.
+//!
+//! It is beside the repository, where an agent cannot reach it if root makes the backups; a copy in
+//! `session-state/` is for `status`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,10 +27,10 @@ pub struct BackupState {
     /// The newest backup.
     #[serde(default)]
     pub last: Option<BackupSummary>,
-    /// What the tree was like when that was begun; see [`super::fingerprint`].
+    /// The fingerprint of the tree when that backup began; see [`super::fingerprint`].
     #[serde(default)]
     pub fingerprint: Option<String>,
-    /// Why there is no newer one, although there should be.
+    /// Why the last attempt to make a newer one failed.
     #[serde(default)]
     pub trouble: Option<String>,
     /// The copy elsewhere.
@@ -40,13 +42,13 @@ pub struct BackupState {
     /// Backups made since the last check.
     #[serde(default)]
     pub since_check: u32,
-    /// Per agent id, the newest backup that holds its session and its workspace.
+    /// For each agent id, the newest backup with its session and its workspace.
     #[serde(default)]
     pub agents: BTreeMap<String, Timestamp>,
-    /// Who was last at work on the repository.
+    /// The process that last worked on the repository.
     #[serde(default)]
     pub worker: Option<Worker>,
-    /// The restic that was asked for its version, and is new enough.
+    /// The restic whose version was checked and is new enough.
     #[serde(default)]
     pub restic: Option<Program>,
     /// What a newer version wrote.
@@ -59,31 +61,31 @@ pub struct BackupState {
 pub struct BackupSummary {
     /// Its id.
     pub id: String,
-    /// When it was begun: all that was on the disk then is in it.
+    /// When it began: it contains everything that was on the disk then.
     pub at: Timestamp,
-    /// Files in it.
+    /// Number of its files.
     pub files: u64,
-    /// Bytes of them.
+    /// Bytes of its files.
     pub bytes: u64,
     /// Bytes that were not in the repository yet.
     pub bytes_added: u64,
     /// How long it took.
     pub duration_ms: u64,
-    /// What could not be read, at most a few lines.
+    /// Files that could not be read, in at most five lines.
     #[serde(default)]
     pub unreadable: Vec<String>,
 }
 
-/// How the second repository stands.
+/// The state of the second repository.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Copied {
-    /// Where it is.
+    /// Its address, without a password.
     pub to: String,
-    /// The newest backup that is there.
+    /// The newest backup in it.
     pub id: Option<String>,
-    /// When that had been copied.
+    /// When that backup was copied.
     pub at: Option<Timestamp>,
-    /// Why a newer one is not.
+    /// Why the last copy failed.
     pub trouble: Option<String>,
 }
 
@@ -92,14 +94,14 @@ pub struct Copied {
 pub struct Checked {
     /// When it was done.
     pub at: Timestamp,
-    /// What is wrong; empty: nothing.
+    /// The damage that it found; empty if none.
     pub damage: Vec<String>,
 }
 
-/// Who works on the repository, so that its locks can be told from those of the living.
+/// A process that works on the repository, by which its stale locks are recognised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Worker {
-    /// Its boot.
+    /// The boot in which it ran.
     #[serde(alias = "life")]
     pub boot_id: String,
     /// The machine's name then, as restic writes it into its locks.
@@ -127,28 +129,28 @@ impl Default for BackupState {
 }
 
 impl BackupState {
-    /// Reads it; a new one where there is none.
+    /// Reads the state; a new one if there is none.
     ///
     /// # Errors
-    /// It is damaged.
+    /// The file is damaged.
     pub fn load(settings: &Settings) -> Result<Self> {
         Ok(state::load(&path(settings))?.unwrap_or_default())
     }
 
-    /// The copy that `status` shows; `None` where no backup was ever tried.
+    /// The copy that `status` shows; `None` if no backup was ever tried.
     ///
     /// # Errors
-    /// It is damaged.
-    pub fn shown(data_dir: &DataDir) -> Result<Option<Self>> {
+    /// The file is damaged.
+    pub fn load_copy(data_dir: &DataDir) -> Result<Option<Self>> {
         state::load(&data_dir.backup_state())
     }
 
-    /// Writes it, durably, and its copy.
+    /// Writes the state, durably, and its copy.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub fn store(&self, settings: &Settings) -> Result<()> {
-        // Both wait for the disk: at the same time, they wait once.
+        // Both wait for the disk; in parallel the total wait is that of one.
         let store = || -> Result<()> {
             state::store(&path(settings), self)?;
             point(Point::BackupStored);
@@ -160,13 +162,14 @@ impl BackupState {
             store,
         );
         stored?;
-        shown.context("writing the copy of the state failed")?
+        shown.context("cannot write the copy of the backup state")?
     }
 
-    /// Notes who starts restic, before it is started, so that its locks can be told from those of the living.
+    /// Records the process that is about to start restic, by which its stale locks are recognised
+    /// later.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub(super) fn remember_worker(&mut self, settings: &Settings, worker: Worker) -> Result<()> {
         let last = self.worker.as_ref();
         if last.is_some_and(|last| (&last.boot_id, &last.host) == (&worker.boot_id, &worker.host)) {
@@ -176,7 +179,7 @@ impl BackupState {
         self.store(settings)
     }
 
-    /// All that a person has to know, in sentences.
+    /// The current problems, in sentences.
     #[must_use]
     pub fn troubles(&self) -> Vec<String> {
         let copy = self.copy.iter().filter_map(|copy| {
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn each_trouble_is_a_sentence_and_none_is_none() {
+    fn each_problem_is_a_sentence() {
         let mut state = BackupState::default();
         assert!(state.troubles().is_empty());
         state.trouble = Some("the disk is full".into());

@@ -1,4 +1,4 @@
-//! `spotkeep add`
+//! `spotkeep add`: adds an agent to spotkeep.toml.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,29 +24,30 @@ use sys::files::LockFile;
   spotkeep add docs --repo https://github.com/you/api --prompt 'Write a README.'
   spotkeep add fast --prompt 'Write the docs.' -- --model sonnet")]
 pub(super) struct Args {
-    /// The agent's name, which is also its tmux session's and Claude's.
+    /// The agent's name. Its tmux session and its Claude session have the same name.
     name: AgentName,
-    /// The directory it works in, relative to the data directory. Made, as workspaces/NAME, where not given.
+    /// Work in this directory. Relative to the data directory; the default workspaces/NAME is
+    /// created.
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
-    /// Make its workspace, as workspaces/NAME, out of this repository. Agents of one repository share its
-    /// objects; each has a worktree and a branch of its own.
+    /// Create workspaces/NAME from this git repository. Agents of one repository share its objects;
+    /// each has its own worktree and branch.
     #[arg(long, value_name = "URL|PATH", conflicts_with_all = ["workspace", "session"])]
     repo: Option<String>,
-    /// The branch to check out; a new one named after the agent begins there, where another worktree has it.
-    /// The repository's default, where not given.
+    /// Check out this branch. If another worktree uses it, a new branch with the agent's name
+    /// starts there. Default: the repository's default branch.
     #[arg(long, requires = "repo", value_name = "B")]
     branch: Option<String>,
-    /// Its first prompt. It is visible in ps, as Claude's own arguments are.
+    /// Start with this prompt. Other users of the machine can see it with ps.
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// Take over this session of Claude's, which must exist.
+    /// Continue this existing Claude session.
     #[arg(long, value_name = "UUID")]
     session: Option<String>,
-    /// Say what would be done, and do nothing.
+    /// Show what would be done; change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Arguments for Claude.
+    /// Arguments for Claude Code.
     #[arg(last = true, value_name = "CLAUDE-ARGS")]
     arguments: Vec<String>,
 }
@@ -69,16 +70,16 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     };
     // Before anything is downloaded.
     if declared.agents.contains_key(&args.name) {
-        return Err(anyhow!("the agent {} is declared already", args.name))
+        return Err(anyhow!("the agent {} exists already", args.name))
             .hint(format!("spotkeep rm {}", args.name))
             .kind(ErrorKind::Usage);
     }
     if args.dry_run {
         let from = source
             .as_ref()
-            .map(|source| format!(", made out of {}", source.shown()));
+            .map(|source| format!(", created from {}", source.shown()));
         print_line(&format!(
-            "would declare {} in {}{}",
+            "would add {} in {}{}",
             args.name,
             data_dir.absolute(&workspace).display(),
             from.unwrap_or_default()
@@ -88,7 +89,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     if let Some(source) = &source {
         let made = workspace::make(data_dir, &args.name, source, args.branch.as_deref())?;
         print_line(&format!(
-            "made {} on the branch {}",
+            "created {} on the branch {}",
             made.workspace.display(),
             made.branch
         ));
@@ -118,7 +119,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         .is_some_and(|record| record.transcript.is_some());
     if has_past && args.session.is_none() {
         complain(&format!(
-            "warning: {} has a session from before, which goes on{}; another name begins a new one",
+            "warning: {} continues its earlier session{}; use another name for a new session",
             args.name,
             if args.prompt.is_some() {
                 ", and the prompt is not sent"
@@ -131,12 +132,12 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         complain(&format!("warning: {warning}"));
     }
     print_line(&format!(
-        "declared {} in {}",
+        "added {} in {}",
         args.name,
         data_dir.absolute(&workspace).display()
     ));
     match client::reload(data_dir, Vec::new())? {
-        Some(_) => print_line("the keeper takes it from here: spotkeep ls"),
+        Some(_) => print_line("the keeper starts it now: spotkeep ls"),
         None => print_line(&format!(
             "next: spotkeep --data-dir {} up",
             data_dir.dir().display()
@@ -145,7 +146,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes down where the workspace came from.
+/// Records which repository and commit the workspace was created from.
 fn remember_origin(
     data_dir: &DataDir,
     name: &AgentName,
@@ -162,9 +163,10 @@ fn remember_origin(
     data_dir.store_record(&record)
 }
 
-/// A workspace as it is declared: relative where it lies inside the data directory.
+/// Returns an existing workspace as spotkeep.toml names it: relative if it is inside the data
+/// directory.
 fn existing(data_dir: &DataDir, given: &Path) -> Result<PathBuf> {
-    // First as the file would read it; then as a shell would.
+    // First relative to the data directory, like in spotkeep.toml; then to the current directory.
     let candidates = [
         data_dir.absolute(given),
         std::env::current_dir()?.join(given),
@@ -186,8 +188,8 @@ fn existing(data_dir: &DataDir, given: &Path) -> Result<PathBuf> {
     Ok(canonical_cwd(data_dir, found))
 }
 
-/// The keeper's place, for as long as it takes to write a record, where there is no keeper. One that runs
-/// reads the record only once the agent is declared to it, which comes after.
+/// Takes the keeper's lock while a record is written, if no keeper runs. A running keeper reads the
+/// record only when the agent is added to it, which is done after that.
 fn keepers_place(data_dir: &DataDir) -> Result<Option<LockFile>> {
     match client::status(data_dir, client::TIMEOUT)? {
         Some(_) => Ok(None),

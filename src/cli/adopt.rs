@@ -1,4 +1,4 @@
-//! `spotkeep adopt`
+//! `spotkeep adopt`: imports existing sessions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::daemon::instead_of_keeper;
-use super::output::{bytes, complain, json as print_json, print_line, shorten, table};
+use super::output::{bytes, complain, counted, json as print_json, print_line, shorten, table};
 use crate::adopt::{
-    Choice, Entry, Occupied, Request as TakeRequest, SessionScan, Taken, Verdict,
+    Choice, Decision, Entry, ImportResult, Occupied, Request as TakeRequest, SessionScan,
     WorkspaceTransfer, import_session, plan, scan, where_it_runs,
 };
 use crate::keeper::client;
@@ -22,56 +22,56 @@ use state::{AgentName, Desired, VERSION};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow, hint_of};
 use sys::time::{Timestamp, parse_duration};
 
-/// The longest reason in a table.
+/// The longest reason in a table, in characters.
 const PLAN_MAX: usize = 90;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Without --yes it shows what it found and what it would do, and does nothing.
+#[command(after_help = "\
+Without --yes it shows what it has found and what it would do, and changes nothing.
 
 Examples:
-  spotkeep adopt                                 # the newest session of each workspace, and what runs
-  spotkeep adopt --yes --move issue-123          # take in one, and move its workspace into the data directory
-  spotkeep adopt --yes --end 0b6c1f7e            # end the Claude that has it open, and take it in
-  spotkeep adopt --yes --stopped --all           # take in all; none of them starts"
-)]
+  spotkeep adopt                                 # show recent sessions, and all that run
+  spotkeep adopt --yes --move issue-123          # import one, move its workspace
+  spotkeep adopt --yes --end 0b6c1f7e            # end its Claude process, and import it
+  spotkeep adopt --yes --stopped --all           # import all; start none of them")]
 pub(super) struct Args {
-    /// Which sessions: their ids, the first eight digits of them, or their names. Where none is named: the
-    /// newest of each workspace that was used in the last week.
+    /// Sessions to import. IDs, their first eight digits, or names; by default the newest session
+    /// of each workspace that was used in the last week.
     #[arg(value_name = "SESSION")]
     sessions: Vec<String>,
-    /// Do it.
+    /// Import the sessions.
     #[arg(long, conflicts_with = "dry_run")]
     yes: bool,
-    /// Say what would be done, and do nothing, as without --yes.
+    /// Show what would be done (the default).
     #[arg(long)]
     dry_run: bool,
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// However long ago they were last used.
+    /// Import sessions of any age.
     #[arg(long, conflicts_with = "since")]
     all: bool,
-    /// Those that were used so recently.
+    /// Import sessions that were used this recently.
     #[arg(long, value_name = "TIME", default_value = "168h", value_parser = parse_duration)]
     since: Duration,
-    /// Move workspaces that are outside of the data directory into workspaces/.
+    /// Move outside workspaces into the data directory.
     #[arg(long = "move", conflicts_with = "copy")]
     moves: bool,
-    /// Copy them there; the originals stay.
+    /// Copy outside workspaces into the data directory.
     #[arg(long)]
     copy: bool,
-    /// End a Claude that has a session open. A turn that is cut by that goes on when the agent starts.
+    /// End Claude processes that have a session open. An interrupted turn goes on when the agent
+    /// starts.
     #[arg(long)]
     end: bool,
-    /// Let none of them run before `spotkeep start`.
+    /// Do not start the agents before `spotkeep start`.
     #[arg(long)]
     stopped: bool,
-    /// The agent's name, where one session is named.
+    /// Use this agent name (for one session).
     #[arg(long, value_name = "NAME")]
     name: Option<AgentName>,
-    /// Look into this configuration directory of Claude's too.
+    /// Search this Claude configuration directory too.
     #[arg(long = "from", value_name = "DIR")]
     more: Vec<PathBuf>,
 }
@@ -104,7 +104,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         },
         end: args.end,
     };
-    // While it is done, no keeper begins.
+    // No keeper may start during the import.
     let keeper = client::status(data_dir, client::TIMEOUT)?.is_some();
     let _lock = match args.yes && !keeper {
         true => Some(instead_of_keeper(data_dir)?),
@@ -117,12 +117,12 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         &choice,
         Timestamp::now(),
     )?;
-    // Before anything of it is somewhere else.
+    // Before any workspace is moved.
     let seen: Vec<PlanDetails> = entries.iter().map(PlanDetails::from_entry).collect();
     let done: Vec<Option<Done>> = entries
         .iter()
         .map(|entry| {
-            let takes = matches!(entry.verdict, Verdict::TakeIn { .. }) && args.yes;
+            let takes = matches!(entry.decision, Decision::Import { .. }) && args.yes;
             takes.then(|| Done::from_result(import_session(data_dir, entry, request)))
         })
         .collect();
@@ -150,7 +150,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     let failed = done.iter().flatten().any(|done| done.failure.is_some());
     let refused = entries
         .iter()
-        .any(|entry| matches!(entry.verdict, Verdict::Refused { .. }));
+        .any(|entry| matches!(entry.decision, Decision::Refused { .. }));
     let is_named = !choice.sessions.is_empty();
     Ok(match failed || (refused && (is_named || args.yes)) {
         true => ExitCode::from(ErrorKind::NotAsDeclared as u8),
@@ -172,21 +172,21 @@ fn occupied<'a>(data_dir: &'a DataDir, config: &Config) -> Result<Occupied<'a>> 
     })
 }
 
-/// What came of one.
+/// The result of importing one session.
 struct Done {
-    taken: Taken,
+    taken: ImportResult,
     failure: Option<(String, Option<String>)>,
 }
 
 impl Done {
-    fn from_result(result: Result<Taken>) -> Self {
+    fn from_result(result: Result<ImportResult>) -> Self {
         match result {
             Ok(taken) => Self {
                 taken,
                 failure: None,
             },
             Err(error) => Self {
-                taken: Taken::default(),
+                taken: ImportResult::default(),
                 failure: Some((format!("{error:#}"), hint_of(&error).map(str::to_owned))),
             },
         }
@@ -206,8 +206,8 @@ impl Done {
 fn as_json(entry: &Entry, seen: &PlanDetails, done: Option<&Done>) -> Value {
     let found = &entry.found;
     let (mut action, mut workspace, mut why, mut hint) = ("left", None, None, None);
-    match &entry.verdict {
-        Verdict::TakeIn {
+    match &entry.decision {
+        Decision::Import {
             how,
             workspace: there,
         } => {
@@ -218,15 +218,15 @@ fn as_json(entry: &Entry, seen: &PlanDetails, done: Option<&Done>) -> Value {
             };
             workspace = Some(there.clone());
         }
-        Verdict::Refused {
+        Decision::Refused {
             why: reason,
             hint: command,
         } => {
             action = "refused";
             (why, hint) = (Some(reason.clone()), command.clone());
         }
-        Verdict::Agent => action = "agent",
-        Verdict::Left { why: reason } => why = Some(reason.clone()),
+        Decision::Agent => action = "agent",
+        Decision::Left { why: reason } => why = Some(reason.clone()),
     }
     if let Some((failure, command)) = done.and_then(|done| done.failure.clone()) {
         (why, hint) = (Some(failure), command);
@@ -259,17 +259,17 @@ fn as_json(entry: &Entry, seen: &PlanDetails, done: Option<&Done>) -> Value {
     })
 }
 
-/// What a plan tells beside the decision.
+/// Details of a plan that are shown beside the decision.
 struct PlanDetails {
-    /// What has to be carried; `None` where nothing has.
+    /// Size of the workspace to move or copy; `None` if it stays.
     workspace_bytes: Option<u64>,
-    /// Where its last turn was cut, in words; it goes on by itself then.
+    /// Where its last turn was interrupted, as text; the turn is then continued automatically.
     turn_open: Option<String>,
 }
 
 impl PlanDetails {
     fn from_entry(entry: &Entry) -> Self {
-        let Verdict::TakeIn { how, .. } = &entry.verdict else {
+        let Decision::Import { how, .. } = &entry.decision else {
             return Self {
                 workspace_bytes: None,
                 turn_open: None,
@@ -286,16 +286,16 @@ impl PlanDetails {
             tail.was_cut(None).then(|| tail.to_string())
         };
         Self {
-            workspace_bytes: cwd.and_then(|cwd| Some(merge_tree::weigh(cwd).ok()?.1)),
+            workspace_bytes: cwd.and_then(|cwd| Some(merge_tree::measure(cwd).ok()?.1)),
             turn_open: open(),
         }
     }
 }
 
 fn show(entries: &[Entry], seen: &[PlanDetails], hide_left: bool) {
-    let is_shown = |entry: &Entry| match entry.verdict {
-        Verdict::Left { .. } => false,
-        Verdict::Agent => !hide_left,
+    let is_shown = |entry: &Entry| match entry.decision {
+        Decision::Left { .. } => false,
+        Decision::Agent => !hide_left,
         _ => true,
     };
     let rows: Vec<[String; 6]> = entries
@@ -318,58 +318,52 @@ fn show(entries: &[Entry], seen: &[PlanDetails], hide_left: bool) {
         })
         .collect();
     if rows.is_empty() {
-        print_line("no session was found that could be taken in");
+        print_line("no sessions to import");
     } else {
-        let header = [
-            "AGENT",
-            "SESSION",
-            "WORKSPACE",
-            "WORDS",
-            "LAST USED",
-            "PLAN",
-        ];
+        let header = ["AGENT", "SESSION", "WORKSPACE", "SIZE", "LAST USED", "PLAN"];
         for line in table(header, &rows) {
             print_line(&line);
         }
     }
     let left = entries
         .iter()
-        .filter(|entry| matches!(entry.verdict, Verdict::Left { .. }))
+        .filter(|entry| matches!(entry.decision, Decision::Left { .. }))
         .count();
     if left > 0 && hide_left {
         print_line(&format!(
-            "{left} more are left alone: older ones, and those of workspaces in use (--json shows why)"
+            "{left} more are skipped: they are older, or their workspace is in use (--json shows \
+             why)"
         ));
     }
 }
 
-/// What is done with it, in words.
+/// Describes what is done with a session.
 fn describe(entry: &Entry, seen: &PlanDetails) -> String {
     let goes_on = seen.turn_open.as_ref().map_or_else(String::new, |open| {
-        format!("; its turn was cut ({open}) and goes on")
+        format!("; its turn was interrupted ({open}) and will be continued")
     });
-    match &entry.verdict {
-        Verdict::TakeIn { how, workspace } => {
+    match &entry.decision {
+        Decision::Import { how, workspace } => {
             let ends = match entry.found.live {
-                Some(_) => format!("ends it ({}), ", where_it_runs(&entry.found)),
+                Some(_) => format!("end its process ({}), ", where_it_runs(&entry.found)),
                 None => String::new(),
             };
             let carried = seen.workspace_bytes.map_or_else(String::new, bytes);
             let to = workspace.display();
             let takes = match how {
-                WorkspaceTransfer::Stay => "takes it in".to_owned(),
-                WorkspaceTransfer::Move => format!("takes it in, moves {carried} to {to}"),
-                WorkspaceTransfer::Copy => format!("takes it in, copies {carried} to {to}"),
+                WorkspaceTransfer::Stay => "import".to_owned(),
+                WorkspaceTransfer::Move => format!("import, move {carried} to {to}"),
+                WorkspaceTransfer::Copy => format!("import, copy {carried} to {to}"),
             };
             format!("{ends}{takes}{goes_on}")
         }
-        Verdict::Refused { why, .. } => format!("refused: {why}"),
-        Verdict::Agent => "is an agent already".to_owned(),
-        Verdict::Left { why } => format!("left alone: {why}"),
+        Decision::Refused { why, .. } => format!("refused: {why}"),
+        Decision::Agent => "already an agent".to_owned(),
+        Decision::Left { why } => format!("skipped: {why}"),
     }
 }
 
-/// What was done, what was not, and what comes next.
+/// Prints what was done, what was not, and the next command.
 fn print_result(
     data_dir: &DataDir,
     entries: &[Entry],
@@ -380,42 +374,43 @@ fn print_result(
     let at = data_dir.dir().display();
     let (mut taken, mut could) = (0, 0);
     for (entry, done) in entries.iter().zip(done) {
-        match (&entry.verdict, done) {
-            (Verdict::Refused { why, hint }, _) => {
-                complain(&format!("{} is not taken in: {why}", entry.name));
+        match (&entry.decision, done) {
+            (Decision::Refused { why, hint }, _) => {
+                complain(&format!("cannot import {}: {why}", entry.name));
                 if let Some(hint) = hint {
                     complain(&format!("hint: {hint}"));
                 }
             }
             (_, Some(done)) => match &done.failure {
                 Some((why, hint)) => {
-                    complain(&format!("{} is not taken in: {why}", entry.name));
+                    complain(&format!("cannot import {}: {why}", entry.name));
                     if let Some(hint) = hint {
                         complain(&format!("hint: {hint}"));
                     }
                 }
                 None => {
                     taken += 1;
-                    print_line(&format!("{} is an agent now", entry.name));
+                    print_line(&format!("imported {}", entry.name));
                     for line in &done.taken.done {
                         print_line(&format!("  {line}"));
                     }
                     done.warnings().for_each(|line| complain(&line));
                 }
             },
-            (Verdict::TakeIn { .. }, None) => could += 1,
+            (Decision::Import { .. }, None) => could += 1,
             _ => {}
         }
     }
     if could > 0 && !yes {
         print_line(&format!(
-            "nothing was done; to take in {could}: the same with --yes"
+            "nothing was done; add --yes to import {}",
+            counted(could, "session")
         ));
     }
     if taken > 0 {
-        print_line("their transcripts stay where they were too; go on with the agents only");
+        print_line("the original transcripts are kept; continue these sessions only in spotkeep");
         match keeper {
-            true => print_line("the keeper takes it from here: spotkeep ls"),
+            true => print_line("the keeper starts them now: spotkeep ls"),
             false => print_line(&format!("next: spotkeep --data-dir {at} up")),
         }
     }

@@ -1,4 +1,4 @@
-//! `spotkeep agent-exec`
+//! `spotkeep agent-exec`: replaces itself with an agent's Claude process.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use sys::error::Result;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Which agent.
+    /// The agent's name.
     name: AgentName,
 }
 

@@ -1,4 +1,4 @@
-//! `spotkeep attach`
+//! `spotkeep attach`: opens an agent's terminal.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
@@ -12,11 +12,14 @@ use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Leave with ctrl-b d; the agent goes on.\n\nExamples:\n  spotkeep attach agent-1\n  spotkeep attach"
-)]
+#[command(after_help = "\
+Leave it with ctrl-b d; the agent keeps running.
+
+Examples:
+  spotkeep attach agent-1
+  spotkeep attach")]
 pub(super) struct Args {
-    /// Which agent; a choice is offered where none is named.
+    /// The agent's name. Without one, choose from a list.
     name: Option<AgentName>,
 }
 
@@ -27,7 +30,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let now = status(data_dir)?;
     let name = match &args.name {
         Some(name) => Some(name.clone()),
-        // A choice of one is none.
+        // With a single agent there is nothing to choose.
         None if now.agents.len() == 1 => now.agents.first().map(|agent| agent.name.clone()),
         None => None,
     };

@@ -1,4 +1,4 @@
-//! What several verbs need of the keeper, or in its place.
+//! Helpers for verbs: query the keeper, or take its lock while no keeper runs.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,27 +12,28 @@ use state::{AgentName, AgentState};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files::LockFile;
 
-/// How often a wait for agents looks again. The keeper answers in well under a millisecond.
+/// Poll interval while waiting for agents. The keeper answers in well under a millisecond.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How everything stands, from whoever knows.
+/// Returns the status, from the keeper if one runs, otherwise from the files.
 pub(super) fn status(data_dir: &DataDir) -> Result<Status> {
     let mut status = match client::status(data_dir, client::TIMEOUT)? {
         Some(status) => status,
         None => from_files(data_dir)?,
     };
-    // The machine's own script is no business of the keeper's.
+    // The first-boot script belongs to the machine, so the keeper does not check it.
     status.trouble.extend(first_boot_script::trouble(data_dir));
     Ok(status)
 }
 
-/// The same for a reader, whom a keeper still answers when the data directory's disk has gone away under it.
+/// Like [`status`], for verbs that only read: a keeper still answers when the disk of the data
+/// directory is missing.
 pub(super) fn status_at(at: &Path) -> Result<Status> {
     let error = match DataDir::open(at) {
         Ok(data_dir) => return status(&data_dir),
         Err(error) => error,
     };
-    // Where nothing is there any more, the path stands for itself.
+    // A path that does not exist any more cannot be resolved.
     let dir = std::fs::canonicalize(at).unwrap_or_else(|_| at.to_path_buf());
     match status_without_data_dir(&dir) {
         Ok(status) => status.ok_or(error),
@@ -40,7 +41,7 @@ pub(super) fn status_at(at: &Path) -> Result<Status> {
     }
 }
 
-/// The agents of a status that are named; all of them where none is.
+/// Returns the named agents of a status; all of them if `names` is empty.
 pub(super) fn named<'a>(status: &'a Status, names: &[AgentName]) -> Result<Vec<&'a AgentStatus>> {
     for name in names {
         if !status.agents.iter().any(|agent| agent.name == *name) {
@@ -56,7 +57,7 @@ pub(super) fn named<'a>(status: &'a Status, names: &[AgentName]) -> Result<Vec<&
         .collect())
 }
 
-/// The names that are meant: those given, or all that are declared.
+/// Returns the given names, or those of all agents in spotkeep.toml.
 pub(super) fn names_or_all(data_dir: &DataDir, names: Vec<AgentName>) -> Result<Vec<AgentName>> {
     if names.is_empty() {
         return Ok(Config::load(&data_dir.config())?
@@ -67,14 +68,14 @@ pub(super) fn names_or_all(data_dir: &DataDir, names: Vec<AgentName>) -> Result<
     Ok(names)
 }
 
-/// Takes the keeper's place for a moment, so that files can be changed under nobody's feet.
+/// Takes the keeper's lock, so that no keeper starts while this process changes files.
 pub(super) fn instead_of_keeper(data_dir: &DataDir) -> Result<LockFile> {
     LockFile::try_take(&data_dir.lock())?
-        .context("a keeper is just starting or ending")
+        .context("a keeper is just starting or stopping")
         .hint("try again in a second")
 }
 
-/// Looks at the fleet until `settled`, at most for `limit`; returns the last look.
+/// Polls the status until `settled` or until `limit` is over; returns the last status.
 pub(super) fn wait(
     data_dir: &DataDir,
     limit: Duration,
@@ -90,7 +91,7 @@ pub(super) fn wait(
     }
 }
 
-/// Whether an agent is on its way to somewhere else.
+/// Returns whether an agent is in a state that ends soon: starting or saving.
 pub(super) fn is_moving(agent: &AgentStatus) -> bool {
     matches!(agent.state, AgentState::Starting | AgentState::Saving)
 }

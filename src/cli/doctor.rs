@@ -1,28 +1,28 @@
-//! `spotkeep doctor`
+//! `spotkeep doctor`: checks the setup and suggests fixes.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::output::{json, mark, print_line};
+use super::output::{counted, json, mark, print_line};
 use crate::doctor::{Check, Options, Report, examine};
 use sys::error::{ErrorKind, Result};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "It changes nothing. Exits with 3 where something is wrong; warnings (!) do not count.
+#[command(after_help = "\
+It changes nothing. The exit code is 3 if a check fails; warnings (!) do not count.
 
 Example:
-  spotkeep doctor --json | jq -r '.checks[] | select(.ok | not) | .fix'"
-)]
+  spotkeep doctor --json | jq -r '.checks[] | select(.ok | not) | .fix'")]
 pub(super) struct Args {
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Also play a preemption with your Claude, in a sandbox; takes some ten seconds.
+    /// Also rehearse a preemption with your Claude Code. It runs in a sandbox and takes about ten
+    /// seconds.
     #[arg(long)]
     probe: bool,
-    /// A directory that stands for the machine; for tests.
+    /// A directory in place of `/`, for tests.
     #[arg(long, hide = true, value_name = "DIR")]
     machine: Option<PathBuf>,
 }
@@ -66,8 +66,10 @@ fn show(report: &Report) {
     let warned = report.checks.iter().filter(|check| check.warning).count();
     let all = report.checks.len();
     print_line(&format!(
-        "{all} checks: {} good, {warned} to know of, {wrong} wrong",
-        all - wrong - warned
+        "{}: {} ok, {}, {wrong} failed",
+        counted(all, "check"),
+        all - wrong - warned,
+        counted(warned, "warning")
     ));
 }
 

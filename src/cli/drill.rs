@@ -1,4 +1,4 @@
-//! `spotkeep drill`
+//! `spotkeep drill`: rehearses a preemption and reports what survives.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,58 +6,60 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 
 use super::drop_privileges::Access;
-use super::output::{complain, json, print_line};
+use super::output::{complain, counted, json, print_line};
 use drill::{LossKind, Options, Report};
 use state::layout::DataDir;
 use sys::error::{ErrorKind as Failure, Hint as _, Result, anyhow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "It plays in a sandbox of its own, with a loopback model, and touches no existing data directory.
-As root, everything that it starts runs as an unprivileged user, and a claude is looked for on root's PATH only.
+#[command(after_help = "\
+Without --live it runs in a temporary sandbox, with a fake model on this machine, and touches no
+existing data directory. As root, it runs everything as an unprivileged user, and looks for claude
+on root's PATH only.
 
 Examples:
   spotkeep drill
   spotkeep drill --kind kill --agents 8
   sudo spotkeep drill --kind power-cut --json
-  spotkeep --data-dir ~/fleet drill --live"
-)]
+  spotkeep --data-dir ~/fleet drill --live")]
 pub(super) struct Args {
-    /// How the machine is lost.
+    /// Choose how the machine is lost.
     #[arg(long, value_enum, default_value = "notice")]
     kind: LossArg,
-    /// On your own fleet: its agents are ended and resumed. Asks first.
-    #[arg(long, conflicts_with_all = ["agents", "claude", "stand_in", "keep"])]
+    /// Rehearse on your own fleet; asks first. Its agents are stopped and resumed.
+    #[arg(long, conflicts_with_all = ["agents", "claude", "fake", "keep"])]
     live: bool,
-    /// With --live: do not ask.
+    /// Do not ask for confirmation (with --live).
     #[arg(long, requires = "live")]
     yes: bool,
-    /// How many agents.
-    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=200))]
+    /// Run this many agents.
+    #[arg(long, default_value_t = 3, value_name = "COUNT",
+    value_parser = clap::value_parser!(u16).range(1..=200))]
     agents: u16,
-    /// Which claude; otherwise the one that is found.
+    /// Use this claude program (default: search for it).
     #[arg(long, value_name = "PATH")]
     claude: Option<PathBuf>,
-    /// Play with the fake, whatever is installed.
-    #[arg(long, conflicts_with = "claude")]
+    /// Use the built-in fake Claude.
+    #[arg(long, alias = "stand-in", conflicts_with = "claude")]
     fake: bool,
-    /// One agent writes without a pause (for the figures).
+    /// Let one agent write without a pause, for measurements.
     #[arg(long, hide = true)]
     writing: bool,
-    /// Leave the sandbox for a look.
+    /// Keep the sandbox for inspection.
     #[arg(long)]
     keep: bool,
-    /// Say what happens while it happens.
+    /// Print each step.
     #[arg(short, long)]
     verbose: bool,
-    /// The report as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
 impl Args {
-    /// A sandbox is nobody's; a live fleet is its owner's.
+    /// Returns what the verb does on the data directory: a sandbox has its own, `--live` uses the
+    /// user's.
     pub(super) fn access(&self) -> Access {
         if self.live { Access::Acts } else { Access::Own }
     }
@@ -66,11 +68,11 @@ impl Args {
 /// How the machine is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LossArg {
-    /// The cloud says so first.
+    /// The cloud gives a preemption notice first.
     Notice,
-    /// Every process ends at once, without a word.
+    /// All processes are killed at once.
     Kill,
-    /// The same, and the disk holds only what was synced (as root).
+    /// All processes are killed; unsynced data is lost. Needs root.
     PowerCut,
 }
 
@@ -94,7 +96,7 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
     })?;
     show(&report, args.json)?;
     if let Some(kept) = &report.kept {
-        complain(&format!("the sandbox was left at {kept}"));
+        complain(&format!("the sandbox is kept at {kept}"));
     }
     Ok(verdict(&report))
 }
@@ -115,11 +117,11 @@ fn verdict(report: &Report) -> ExitCode {
     })
 }
 
-/// Twice asked for: by the option, and by a word that is typed.
+/// Runs the drill on the user's fleet. It needs the option and a typed confirmation.
 fn live(at: &Path, args: &Args) -> Result<ExitCode> {
     if args.kind != LossArg::Notice {
         return Err(anyhow!(
-            "a live drill has a notice; the other kinds would lose work"
+            "--live works with --kind notice only; the other kinds would lose work"
         ))
         .kind(Failure::Usage);
     }
@@ -127,18 +129,18 @@ fn live(at: &Path, args: &Args) -> Result<ExitCode> {
     let running = crate::cli::drill_live::running(&data_dir)?;
     let names: Vec<&str> = running.iter().map(|agent| agent.name.as_str()).collect();
     complain(&format!(
-        "this ends {} agents of {} and resumes them: {}",
-        names.len(),
+        "this stops and resumes {} of {}: {}",
+        counted(names.len(), "agent"),
         data_dir.dir().display(),
         names.join(", ")
     ));
     if !args.yes {
-        complain("type the word drill to go on:");
+        complain("type drill to continue:");
         let mut line = String::new();
         std::io::stdin().read_line(&mut line)?;
         if line.trim() != "drill" {
             return Err(anyhow!("nothing was done"))
-                .hint("spotkeep drill --live --yes, where nobody can type");
+                .hint("without a terminal: spotkeep drill --live --yes");
         }
     }
     let report = crate::cli::drill_live::run(&data_dir)?;

@@ -1,7 +1,7 @@
-//! The drill on the user's own fleet: a final save, then the same machine goes on as if it were a
-//! new boot. Nothing is killed that a preemption would not end.
+//! The drill on the user's own fleet: a final save, after which the same machine goes on as if it
+//! were a new boot. It ends only processes that a preemption would end too.
 //!
-//! What was said is counted in the transcripts, since the real model keeps no log for us.
+//! Messages are counted in the transcripts, since the real model keeps no log.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,13 +17,13 @@ use state::{AgentState, JournalEntry, JournalEvent, Manifest, VERSION, lines};
 use sys::error::{Context as _, Hint as _, Result, ensure};
 use sys::inotify::Watch;
 
-/// How long the fleet may take to come back.
+/// How long the agents may take to resume.
 const BACK_LIMIT: Duration = Duration::from_secs(180);
 
-/// The agents that a live drill would end and resume.
+/// Returns the agents that a live drill would end and resume.
 ///
 /// # Errors
-/// No keeper runs, or nothing does.
+/// No keeper runs, or no agent runs.
 pub fn running(data_dir: &DataDir) -> Result<Vec<AgentStatus>> {
     let now = status(data_dir)?;
     let running: Vec<AgentStatus> = now
@@ -39,10 +39,10 @@ pub fn running(data_dir: &DataDir) -> Result<Vec<AgentStatus>> {
     Ok(running)
 }
 
-/// Rehearses a preemption of the fleet of `data_dir`, which has been asked about.
+/// Rehearses a preemption of the fleet of `data_dir`. The caller has asked the user.
 ///
 /// # Errors
-/// The drill could not be played. The agents are then resumed by `spotkeep restore`.
+/// The drill could not be run. `spotkeep restore` then resumes the agents.
 pub fn run(data_dir: &DataDir) -> Result<Report> {
     let before: Vec<Before> = running(data_dir)?
         .into_iter()
@@ -76,13 +76,12 @@ pub fn run(data_dir: &DataDir) -> Result<Report> {
         ..Report::default()
     };
     for (agent, fingerprint_then) in before.iter().zip(at_the_end) {
-        enter(&mut report, agent, &manifest, &after, &continued);
+        add_row(&mut report, agent, &manifest, &after, &continued);
         if fingerprint_then != agent.fingerprint {
             report.workspaces_identical = false;
-            report.losses.push(format!(
-                "{}: git status is not what it was",
-                agent.agent.name
-            ));
+            report
+                .losses
+                .push(format!("{}: git status has changed", agent.agent.name));
         }
     }
     report.verdict = if report.losses.is_empty() {
@@ -93,11 +92,11 @@ pub fn run(data_dir: &DataDir) -> Result<Report> {
     Ok(report)
 }
 
-/// An agent before it was ended.
+/// The state of an agent before the drill.
 struct Before {
     agent: AgentStatus,
     transcript: Option<PathBuf>,
-    words: Vec<u8>,
+    content: Vec<u8>,
     fingerprint: Option<String>,
 }
 
@@ -107,7 +106,7 @@ impl Before {
             TranscriptLookup::Present(path) => Some(path),
             _ => None,
         };
-        let words = transcript
+        let content = transcript
             .as_ref()
             .and_then(|path| fs::read(path).ok())
             .unwrap_or_default();
@@ -115,11 +114,11 @@ impl Before {
             fingerprint: fingerprint(data_dir, &agent),
             agent,
             transcript,
-            words,
+            content,
         }
     }
 
-    /// Records that the transcript had and has not any more.
+    /// Returns how many records the transcript had, and how many of them it has lost.
     fn records(&self) -> (usize, usize) {
         let now = self
             .transcript
@@ -128,16 +127,16 @@ impl Before {
             .unwrap_or_default();
         let count = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
         let same = self
-            .words
+            .content
             .iter()
             .zip(&now)
             .take_while(|(a, b)| a == b)
             .count();
-        (count(&self.words), count(&self.words[same..]))
+        (count(&self.content), count(&self.content[same..]))
     }
 }
 
-fn enter(
+fn add_row(
     report: &mut Report,
     before: &Before,
     manifest: &Manifest,
@@ -163,18 +162,18 @@ fn enter(
     if !resumed {
         report
             .losses
-            .push(format!("{name} is not back in its session"));
+            .push(format!("{name} was not resumed in its session"));
     }
     if records_lost > 0 {
-        report
-            .losses
-            .push(format!("{name}: {records_lost} records are gone"));
+        report.losses.push(format!(
+            "{name}: {records_lost} transcript records are lost"
+        ));
     }
     let cut = before.agent.state == AgentState::Running;
     if cut && !went_on {
         report
             .losses
-            .push(format!("{name}: its turn does not go on"));
+            .push(format!("{name}: its interrupted turn was not continued"));
     }
     report.sessions_resumed += usize::from(resumed);
     report.turns_cut += usize::from(cut);
@@ -199,7 +198,7 @@ fn enter(
     });
 }
 
-/// Waits until every agent is up again, or has failed, or the time is over.
+/// Waits until every agent runs again or has failed, at most [`BACK_LIMIT`].
 fn wait_until_back(data_dir: &DataDir, before: &[Before]) -> Result<Status> {
     let until = Instant::now() + BACK_LIMIT;
     let watch = Watch::new()?;
@@ -226,7 +225,7 @@ fn wait_until_back(data_dir: &DataDir, before: &[Before]) -> Result<Status> {
     }
 }
 
-/// The agents whose cut turns went on after the journal's line `seq`.
+/// Returns the agents whose interrupted turns were continued after the journal's line `seq`.
 fn continued_since(data_dir: &DataDir, seq: u64) -> Result<Vec<String>> {
     let (all, _) = lines(&data_dir.journal())?;
     let went_on = |line: JournalEntry| match line.event {
@@ -244,13 +243,13 @@ fn status(data_dir: &DataDir) -> Result<Status> {
         .hint("spotkeep up")
 }
 
-/// What git says of an agent's workspace; `None` where it is no git workspace.
+/// Returns the git status of an agent's workspace; `None` if the workspace is not a git repository.
 fn fingerprint(data_dir: &DataDir, agent: &AgentStatus) -> Option<String> {
     let record = data_dir.load_record(&agent.name).ok()??;
-    let aside = data_dir.checkpoints(&record.agent_id).join("drill");
+    let index = data_dir.checkpoints(&record.agent_id).join("drill");
     let status = workspace::status(
         &agent.workspace,
-        &aside,
+        &index,
         &["--porcelain=v2", "--branch", "-uall"],
     )?;
     Some(format!(
@@ -259,8 +258,8 @@ fn fingerprint(data_dir: &DataDir, agent: &AgentStatus) -> Option<String> {
     ))
 }
 
-/// The version that the agents run, as one of them says itself: the program that a record names is
-/// not run for it.
+/// Returns the Claude Code version of the agents, from the session file of one of them. The program
+/// that a record names is not run for it.
 fn claude_version(data_dir: &DataDir) -> String {
     claude::session_file::live(&data_dir.claude())
         .into_iter()

@@ -1,11 +1,13 @@
-//! What root may do on a data directory that is somebody else's.
+//! Privilege drop: verbs that root runs on another user's data directory.
 //!
-//! An agent can put what it likes there: a program that `spotkeep.toml` names, a link in the state.
-//! So nothing of it is read or run as root. And a process of the agents' user must never be on
-//! root's terminal: an agent, which is that same user, can ptrace it and type into root's shell.
-//! Hence a verb that only reads runs as the owner in a session of its own, without a terminal, and
-//! what it prints comes back through a pipe; every other verb refuses, and says how the owner runs
-//! it. Verbs of root's own (`setup`, `backup`) guard themselves.
+//! An agent can write anything into its data directory: the name of a program in `spotkeep.toml`, a
+//! link in the state. So root reads and runs nothing of it. A process of the agents' user must
+//! never run on root's terminal: an agent has the same user, can ptrace it and type into root's
+//! shell.
+//!
+//! So a verb that only reads runs as the owner, in its own session without a terminal, and its
+//! output comes back through a pipe. Every other verb is refused, with a hint how the owner runs
+//! it. Verbs for root (`setup`, `backup`) check the owner themselves.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -23,7 +25,7 @@ use sys::terminal::pass_on;
 use sys::thread;
 use sys::user::{self, as_user_hint};
 
-/// What of root's environment is no secret, and makes a difference.
+/// Environment variables of root that are passed on: they are not secret, and change the result.
 const KEPT: [&str; 5] = [
     "LANG",
     "GCE_METADATA_HOST",
@@ -35,24 +37,24 @@ const KEPT: [&str; 5] = [
 /// What a verb does on a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Nothing, or it guards itself.
+    /// Nothing, or the verb checks the owner itself.
     Own,
-    /// It reads and prints, and needs no terminal.
+    /// Reads and prints; needs no terminal.
     Reads,
-    /// It changes something, or it needs a terminal.
+    /// Changes something, or needs a terminal.
     Acts,
 }
 
-/// Runs this command as the owner of the data directory at `at`, where this is root and the owner
-/// is somebody else; returns how it ended. `None`: this process goes on itself.
+/// Runs this command as the owner of the data directory at `at`, if this process is root and the
+/// owner is another user. Returns the exit code, or `None` if this process runs the verb itself.
 ///
 /// # Errors
-/// The verb does not only read, or there is no `setpriv`.
+/// The verb does not only read, or `setpriv` is missing.
 pub(super) fn act_as_owner(at: &Path, access: Access) -> Result<Option<ExitCode>> {
     if access == Access::Own || user::id() != 0 {
         return Ok(None);
     }
-    let Some(uid) = somebody_else(at) else {
+    let Some(uid) = other_owner(at) else {
         return Ok(None);
     };
     match access {
@@ -61,18 +63,19 @@ pub(super) fn act_as_owner(at: &Path, access: Access) -> Result<Option<ExitCode>
     }
 }
 
-/// Whether `at` is the data directory of somebody else's than root's, and this is root.
+/// Returns whether this is root, and `at` is the data directory of another user.
 pub(super) fn is_anothers(at: &Path) -> bool {
-    user::id() == 0 && somebody_else(at).is_some()
+    user::id() == 0 && other_owner(at).is_some()
 }
 
-/// Runs this very command as the owner, without a terminal.
+/// Runs this command as the owner, without a terminal.
 fn read_as(at: &Path, uid: u32) -> Result<ExitCode> {
-    // A descriptor of root's, to its terminal or to a file of its own, would be theirs too.
-    process::keep_descriptors_to_ourselves();
+    // The owner's process must not inherit root's terminal or open files.
+    process::close_descriptors_on_exec();
     let (_held, program) = process::inheritable_self()?;
     let known = account::find(&Prefix::new(None), &uid.to_string())?;
-    // What group a foreign disk names is no reason to be in it, and who has no account has no others.
+    // The group that a foreign disk names is not used. A user without an account has no other
+    // groups.
     let (gid, groups) = match &known {
         Some(account) => (account.gid, Groups::OfAccount),
         None => (uid, Groups::None),
@@ -104,19 +107,19 @@ fn read_as(at: &Path, uid: u32) -> Result<ExitCode> {
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Says how the owner runs this command.
+/// Returns the error with a hint how the owner runs this command.
 fn refuse(at: &Path, uid: u32) -> Result<Option<ExitCode>> {
     let name = user::name(uid);
     let refusal = Err(anyhow!(
-        "{} belongs to {name}: root neither changes anything there nor gives a process of {name} \
-         its terminal",
+        "{} belongs to {name}: root does not change it, and does not run a process of {name} \
+         on root's terminal",
         at.display()
     ))
     .kind(ErrorKind::Usage);
     refusal.hint(as_user_hint(uid, &this_command(at)))
 }
 
-/// The words of this command, with the data directory named in full.
+/// Returns the arguments of this command, with the absolute path of the data directory.
 fn this_command(at: &Path) -> Vec<String> {
     let at = fs::canonicalize(at).unwrap_or_else(|_| at.to_owned());
     let mut given = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
@@ -142,9 +145,9 @@ fn this_command(at: &Path) -> Vec<String> {
     words
 }
 
-/// The owner of a data directory that is not root's own. A link counts as whoever made it, so that nobody can
-/// pass off a directory of root's as his state.
-fn somebody_else(at: &Path) -> Option<u32> {
+/// Returns the owner of a data directory, unless it is root. For a link, its own owner counts, so
+/// that no user can use root's directory as session state.
+fn other_owner(at: &Path) -> Option<u32> {
     let state: PathBuf = fs::canonicalize(at).ok()?.join("session-state");
     let meta = fs::symlink_metadata(state).ok()?;
     (meta.uid() != 0).then(|| meta.uid())
@@ -161,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_secret_of_roots_environment_goes_along() {
+    fn no_secret_of_roots_environment_is_passed_on() {
         for kept in ["TZ", "LC_ALL", "SPOTKEEP_DATA_DIR", "SPOTKEEP_ROOT"] {
             assert!(is_kept(OsStr::new(kept)), "{kept}");
         }
@@ -171,19 +174,19 @@ mod tests {
     }
 
     #[test]
-    fn a_link_counts_as_whoever_made_it() {
+    fn for_a_link_its_own_owner_counts() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(somebody_else(dir.path()), None, "no data directory");
+        assert_eq!(other_owner(dir.path()), None, "no data directory");
         let mine = dir.path().join("mine");
         fs::create_dir(&mine).unwrap();
         std::os::unix::fs::symlink(&mine, dir.path().join("session-state")).unwrap();
         let me = user::id();
-        let of_link = somebody_else(dir.path());
+        let of_link = other_owner(dir.path());
         assert_eq!(of_link, (me != 0).then_some(me));
         if me == 0 {
             let link = dir.path().join("session-state");
             std::os::unix::fs::lchown(&link, Some(48_211), Some(48_212)).unwrap();
-            assert_eq!(somebody_else(dir.path()), Some(48_211));
+            assert_eq!(other_owner(dir.path()), Some(48_211));
         }
     }
 }

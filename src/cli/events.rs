@@ -1,4 +1,4 @@
-//! `spotkeep events`
+//! `spotkeep events`: shows the event log.
 
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
@@ -16,13 +16,13 @@ use sys::inotify::Watch;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  spotkeep events -n 50\n  spotkeep events --follow --json")]
 pub(super) struct Args {
-    /// So many of the newest.
+    /// Show this many of the newest events.
     #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT")]
     lines: usize,
-    /// Go on with what happens from now on.
+    /// Keep running and show new events.
     #[arg(short, long)]
     follow: bool,
-    /// As JSON lines, as they are in the journal.
+    /// Print the lines of the event log (JSON).
     #[arg(long)]
     json: bool,
 }
@@ -30,10 +30,10 @@ pub(super) struct Args {
 pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let path = data_dir.journal();
     let end = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-    let (all, torn) = lines(&path)?;
-    if torn > 0 {
+    let (all, damaged) = lines(&path)?;
+    if damaged > 0 {
         complain(&format!(
-            "{torn} lines of {} cannot be read and are passed over",
+            "{damaged} lines of {} are damaged and are skipped",
             path.display()
         ));
     }
@@ -62,9 +62,9 @@ fn follow(data_dir: &DataDir, from: u64, json: bool) -> Result<()> {
     let mut reader = BufReader::new(file);
     let mut text = String::new();
     loop {
-        let was_put_aside = is_another(&reader, &path);
+        let was_replaced = is_another(&reader, &path);
         while reader.read_line(&mut text)? > 0 {
-            // Half a line stays in the buffer until its other half has come.
+            // A partial line stays in the buffer until the rest of it has been written.
             if text.ends_with('\n') {
                 let line = JournalEntry::parse(&text);
                 if let Some(line) = line.filter(|line| json || line.event.is_news()) {
@@ -73,7 +73,7 @@ fn follow(data_dir: &DataDir, from: u64, json: bool) -> Result<()> {
                 text.clear();
             }
         }
-        match was_put_aside.then(|| std::fs::File::open(&path)) {
+        match was_replaced.then(|| std::fs::File::open(&path)) {
             Some(Ok(file)) => reader = BufReader::new(file),
             _ => {
                 watch.wait(Duration::from_secs(1));
@@ -82,7 +82,7 @@ fn follow(data_dir: &DataDir, from: u64, json: bool) -> Result<()> {
     }
 }
 
-/// Whether the journal is another file by now, so that nothing more is written into this one.
+/// Returns whether the journal is another file now, so that this one gets no more lines.
 fn is_another(reader: &BufReader<std::fs::File>, path: &Path) -> bool {
     let (Ok(ours), Ok(now)) = (reader.get_ref().metadata(), std::fs::metadata(path)) else {
         return false;

@@ -1,4 +1,4 @@
-//! `spotkeep init`
+//! `spotkeep init`: creates a data directory with a spotkeep.toml.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,15 +10,16 @@ use sys::error::Result;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  spotkeep --data-dir ~/fleet init\n  spotkeep --data-dir ~/fleet init --unattended"
-)]
+#[command(after_help = "\
+Examples:
+  spotkeep --data-dir ~/fleet init
+  spotkeep --data-dir ~/fleet init --unattended")]
 pub(super) struct Args {
-    /// Let agents run every command without asking (--dangerously-skip-permissions). Do this only
-    /// on a machine that holds nothing else.
+    /// Let agents run every command without asking. Starts Claude Code with
+    /// --dangerously-skip-permissions. Use it only on a machine without secrets.
     #[arg(long)]
     unattended: bool,
-    /// Say what would be done, and do nothing.
+    /// Show what would be done; change nothing.
     #[arg(long)]
     dry_run: bool,
 }
@@ -37,7 +38,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     print_line(&match (is_new, laid_down) {
         (true, _) => format!("made a data directory at {place}"),
         (false, LaidDown::LastGood) => {
-            format!("the data directory at {place} has its spotkeep.toml again, as it last was")
+            format!("the data directory at {place} has its last spotkeep.toml again")
         }
         (false, LaidDown::Template) => {
             format!("the data directory at {place} has a spotkeep.toml again")
@@ -48,7 +49,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     });
     if args.unattended && laid_down == LaidDown::Template {
         print_line(
-            "agents will run every command without asking: give this machine nothing that you would not give them",
+            "agents will run every command without asking: use only a machine without secrets",
         );
     }
     print_line(&format!(

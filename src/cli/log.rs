@@ -1,4 +1,4 @@
-//! The keeper's log: lines on standard error, or where that is systemd's journal, entries with fields.
+//! The keeper's log: lines on standard error, or entries with fields in systemd's journal.
 
 use std::io::{self, IsTerminal as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -7,7 +7,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Begins to log. `boot` is said with each entry of the journal.
+/// Starts logging. Each entry of systemd's journal has `boot_id` as a field.
 pub(super) fn begin(boot_id: &str) {
     if let Ok(true) = std::env::var("JOURNAL_STREAM").map(|name| is_standard_error(&name))
         && let Ok(layer) = journal(boot_id)
@@ -25,14 +25,16 @@ pub(super) fn begin(boot_id: &str) {
         .init();
 }
 
-/// systemd says in `JOURNAL_STREAM` which socket leads to its journal, as `DEVICE:INODE`. A process that
-/// was started by a unit and writes elsewhere has the variable too.
+/// Returns whether standard error is the socket of `JOURNAL_STREAM`, in which systemd names the
+/// socket of its journal as `DEVICE:INODE`. A process that was started by a unit and writes
+/// elsewhere has the variable too.
 fn is_standard_error(stream: &str) -> bool {
     std::fs::metadata("/proc/self/fd/2")
         .is_ok_and(|meta| stream == format!("{}:{}", meta.dev(), meta.ino()))
 }
 
-/// `SPOTKEEP_AGENT`, `SPOTKEEP_EVENT`, `SPOTKEEP_BOOT_ID`; errors, warnings and the rest by `PRIORITY`.
+/// Returns the layer that writes to systemd's journal, with the fields `SPOTKEEP_AGENT`,
+/// `SPOTKEEP_EVENT`, `SPOTKEEP_BOOT_ID` and `PRIORITY`.
 fn journal(boot_id: &str) -> io::Result<tracing_journald::Layer> {
     use tracing_journald::{Priority, PriorityMappings};
     let priorities = PriorityMappings {

@@ -1,4 +1,4 @@
-//! `spotkeep logs`
+//! `spotkeep logs`: shows what agents said and did.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,36 +16,40 @@ use sys::error::{Context as _, ErrorKind as Failure, Hint as _, Result, anyhow};
 use sys::inotify::Watch;
 use sys::time::Timestamp;
 
-/// Bytes at the end of a transcript that are read at first.
+/// Bytes at the end of a transcript that are read first.
 const FIRST_LOOK: u64 = 128 << 10;
 
-/// Bytes that are read at most for so many lines; a record may be long.
+/// Upper limit of bytes to read per requested line; a record may be long.
 const BYTES_PER_LINE: u64 = 64 << 10;
 
-/// The longest line; a terminal of 50 lines shows it whole.
+/// The longest line, in characters; it fits on a terminal of 50 lines.
 const LINE_MAX: usize = 2_000;
 
-/// The longest call or result of a tool.
+/// The longest call or result of a tool, in characters.
 const RESULT_MAX: usize = 200;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Of several agents the lines stand in the order of their times.\n\nExamples:\n  spotkeep logs agent-1 --follow\n  spotkeep logs -n 5\n  spotkeep logs agent-1 --raw"
-)]
+#[command(after_help = "\
+The lines of several agents are sorted by time.
+
+Examples:
+  spotkeep logs agent-1 --follow
+  spotkeep logs -n 5
+  spotkeep logs agent-1 --raw")]
 pub(super) struct Args {
-    /// Which agents; all, where none is named.
+    /// The agents; all if none is named.
     names: Vec<AgentName>,
-    /// So many of the newest lines.
+    /// Show this many of the newest lines.
     #[arg(short = 'n', long, default_value_t = 40, value_name = "COUNT")]
     lines: usize,
-    /// Go on with what is said from now on.
+    /// Keep running and show new lines.
     #[arg(short, long, conflicts_with = "raw")]
     follow: bool,
-    /// As JSON, an object for each thing that was said.
+    /// Print JSON, one object per message.
     #[arg(long, conflicts_with = "raw")]
     json: bool,
-    /// What its terminal shows.
+    /// Show the text of the agent's terminal instead.
     #[arg(long)]
     raw: bool,
 }
@@ -57,32 +61,32 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
         return raw(data_dir, args);
     }
     let widest = agents.iter().map(|agent| agent.name.as_str().len()).max();
-    let manner = OutputFormat {
+    let format = OutputFormat {
         json: args.json,
         name: widest.filter(|_| agents.len() > 1),
     };
-    let mut voices: Vec<TranscriptFollower> = Vec::new();
+    let mut followers: Vec<TranscriptFollower> = Vec::new();
     let mut all: Vec<Spoken> = Vec::new();
     for agent in &agents {
-        let mut voice = TranscriptFollower {
+        let mut follower = TranscriptFollower {
             name: agent.name.clone(),
             session_id: agent.session_id.clone(),
             reader: None,
         };
-        match voice.begin(data_dir, args.lines) {
+        match follower.begin(data_dir, args.lines) {
             Ok(words) => all.extend(words),
-            // Who says something later is heard then, and who asks for all wants those that speak.
+            // With --follow its lines may come later; with several agents the others are shown.
             Err(_) if args.follow || agents.len() > 1 => {}
             Err(error) => return Err(error),
         }
-        voices.push(voice);
+        followers.push(follower);
     }
-    manner.print(&mut all, args.lines)?;
-    for skipped in voices.iter().filter_map(TranscriptFollower::skipped) {
+    format.print(&mut all, args.lines)?;
+    for skipped in followers.iter().filter_map(TranscriptFollower::skipped) {
         complain(&skipped);
     }
     if args.follow {
-        follow(data_dir, voices, &manner)
+        follow(data_dir, followers, &format)
     } else {
         Ok(ExitCode::SUCCESS)
     }
@@ -108,13 +112,13 @@ fn raw(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Something that an agent said, or that was said to it.
+/// A message from or to an agent.
 struct Spoken {
     name: AgentName,
     said: TranscriptLine,
 }
 
-/// One agent that is listened to.
+/// Reads the transcript of one agent.
 struct TranscriptFollower {
     name: AgentName,
     session_id: String,
@@ -122,7 +126,7 @@ struct TranscriptFollower {
 }
 
 impl TranscriptFollower {
-    /// The end of what was said; the rest of a transcript is not read, however long it is.
+    /// Reads the last lines of the transcript; the rest is not read, since it may be long.
     fn begin(&mut self, data_dir: &DataDir, lines: usize) -> Result<Vec<Spoken>> {
         let path = transcript(data_dir, &self.name, &self.session_id)?;
         let most = BYTES_PER_LINE.saturating_mul(lines as u64);
@@ -139,7 +143,7 @@ impl TranscriptFollower {
         }
     }
 
-    /// What is new.
+    /// Reads new messages.
     fn read_new(&mut self) -> Result<Vec<Spoken>> {
         let Some(reader) = &mut self.reader else {
             return Ok(Vec::new());
@@ -154,8 +158,8 @@ impl TranscriptFollower {
         Ok(own.flat_map(render).map(spoken).collect())
     }
 
-    /// Goes to the agent's session of now, if that is another one than before, or if its first words
-    /// have come.
+    /// Opens the transcript of the agent's current session, if the session has changed or the
+    /// transcript has just been created.
     fn keep_up(&mut self, data_dir: &DataDir, watch: &Watch) {
         let record = data_dir.load_record(&self.name).ok().flatten();
         if let Some(record) = record.filter(|record| record.session_id != self.session_id) {
@@ -187,10 +191,10 @@ fn transcript(data_dir: &DataDir, name: &AgentName, session_id: &str) -> Result<
         TranscriptLookup::Present(path) | TranscriptLookup::Blank(path) => Ok(path),
         TranscriptLookup::Several(paths) => {
             let first = paths.into_iter().next();
-            first.context("its session is nowhere")
+            first.context("its session does not exist")
         }
         TranscriptLookup::Missing => {
-            Err(anyhow!("{name} has said nothing yet")).hint(format!("spotkeep logs --raw {name}"))
+            Err(anyhow!("{name} has no messages yet")).hint(format!("spotkeep logs --raw {name}"))
         }
         TranscriptLookup::Unknown(why) => {
             Err(anyhow!("cannot look for the transcript of {name}: {why}"))
@@ -200,56 +204,56 @@ fn transcript(data_dir: &DataDir, name: &AgentName, session_id: &str) -> Result<
 
 fn follow(
     data_dir: &DataDir,
-    mut voices: Vec<TranscriptFollower>,
-    manner: &OutputFormat,
+    mut followers: Vec<TranscriptFollower>,
+    format: &OutputFormat,
 ) -> Result<ExitCode> {
     let watch = Watch::new()?;
-    for voice in &voices {
-        let path = voice.reader.as_ref().map(Reader::path);
+    for follower in &followers {
+        let path = follower.reader.as_ref().map(Reader::path);
         path.and_then(|path| watch.add(path.parent()?).ok());
     }
-    // A session may change, or have its first words.
+    // A session may change, or its transcript may be created.
     watch.add(&data_dir.records()).ok();
     watch.add(&data_dir.claude().join("projects")).ok();
     loop {
         watch.wait(Duration::from_secs(1));
         let mut all = Vec::new();
-        for voice in &mut voices {
-            all.extend(voice.read_new()?);
-            voice.keep_up(data_dir, &watch);
-            all.extend(voice.read_new()?);
+        for follower in &mut followers {
+            all.extend(follower.read_new()?);
+            follower.keep_up(data_dir, &watch);
+            all.extend(follower.read_new()?);
         }
-        manner.print(&mut all, usize::MAX)?;
+        format.print(&mut all, usize::MAX)?;
     }
 }
 
-/// How it is told.
+/// How messages are printed.
 struct OutputFormat {
     json: bool,
-    /// The width of names, where there are several agents.
+    /// The width of names, if there are several agents.
     name: Option<usize>,
 }
 
 impl OutputFormat {
-    /// Tells the last so many lines, in the order of their times.
+    /// Prints the last `lines` lines, sorted by time.
     fn print(&self, all: &mut [Spoken], lines: usize) -> Result<()> {
         if self.name.is_some() {
             all.sort_by_key(|spoken| spoken.said.at);
         }
-        let mut told: Vec<String> = Vec::new();
+        let mut printed: Vec<String> = Vec::new();
         for spoken in &*all {
             match self.json {
-                true => told.push(as_json(spoken)?),
-                false => told.extend(self.readable(spoken)),
+                true => printed.push(as_json(spoken)?),
+                false => printed.extend(self.readable(spoken)),
             }
         }
-        told[told.len().saturating_sub(lines)..]
+        printed[printed.len().saturating_sub(lines)..]
             .iter()
             .for_each(|line| print_line(line));
         Ok(())
     }
 
-    /// As lines for a person; the words of a human and of the model keep theirs.
+    /// Returns the lines for a person. Messages of the user and the model keep their lines.
     fn readable(&self, spoken: &Spoken) -> Vec<String> {
         let TranscriptLine { at, who, text } = &spoken.said;
         let clock = at.map_or_else(|| " ".repeat(8), Timestamp::clock);
@@ -281,7 +285,7 @@ impl OutputFormat {
     }
 }
 
-/// Cuts a line, and leaves its spaces as they are: they may be a program's.
+/// Cuts a line without changing its spaces, which may be part of program code.
 fn cut(line: &str, longest: usize) -> String {
     match line.char_indices().nth(longest) {
         Some((end, _)) => format!("{}…", &line[..end]),
@@ -293,7 +297,8 @@ fn as_json(spoken: &Spoken) -> Result<String> {
     let TranscriptLine { at, who, text } = &spoken.said;
     let is_error = matches!(who, LineSpeaker::Result { is_error: true });
     Ok(serde_json::to_string(&serde_json::json!({
-        "version": VERSION, "agent": spoken.name, "at": at, "who": who.as_str(), "is_error": is_error,
+        "version": VERSION, "agent": spoken.name, "at": at, "who": who.as_str(),
+        "is_error": is_error,
         "text": text,
     }))?)
 }
@@ -303,8 +308,8 @@ mod tests {
     use super::*;
 
     fn lines(name: Option<usize>, who: LineSpeaker, text: &str) -> Vec<String> {
-        let manner = OutputFormat { json: false, name };
-        manner.readable(&Spoken {
+        let format = OutputFormat { json: false, name };
+        format.readable(&Spoken {
             name: AgentName::new("api").unwrap(),
             said: TranscriptLine {
                 at: Timestamp::parse("2026-11-28T14:03:22Z"),
@@ -315,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn words_keep_their_lines_and_results_are_shortened() {
+    fn messages_keep_their_lines_and_results_are_shortened() {
         assert_eq!(
             lines(None, LineSpeaker::Claude, "Two fail:\n\n  one\n  two"),
             [

@@ -1,4 +1,4 @@
-//! `spotkeep ls`
+//! `spotkeep ls`: lists the agents.
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -9,26 +9,27 @@ use serde_json::Value;
 
 use super::daemon::status_at;
 use super::output::{bytes, json, print_line, shorten, state, table};
-use crate::keeper::client::places_of_change;
+use crate::keeper::client::watched_dirs;
 use crate::keeper::status::{AgentStatus, Status};
 use state::layout::DataDir;
 use sys::error::Result;
 use sys::inotify::Watch;
 use sys::time::{Timestamp, short};
 
-/// The longest reason in a table; the whole of it is in `--json`.
+/// The longest reason in a table, in characters; `--json` has all of it.
 const WHY_MAX: usize = 70;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  spotkeep ls --watch\n  spotkeep ls --json | jq -r '.agents[] | select(.state == \"failed\") | .name'"
-)]
+#[command(after_help = "\
+Examples:
+  spotkeep ls --watch
+  spotkeep ls --json | jq -r '.agents[] | select(.state == \"failed\") | .name'")]
 pub(super) struct Args {
-    /// As JSON; with --watch a line for each change.
+    /// Print JSON; with --watch, one line per change.
     #[arg(long)]
     json: bool,
-    /// Show it again whenever it changes, until ctrl-C.
+    /// Keep running and show changes (ctrl-C stops).
     #[arg(short, long)]
     watch: bool,
 }
@@ -50,20 +51,21 @@ fn as_json(now: &Status) -> Value {
     serde_json::json!({ "version": now.version, "agents": now.agents })
 }
 
-/// What shows in no file, such as a count of dirty files, is asked for this often.
+/// Poll interval for values that no file watch reports, like the number of dirty files.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Changes come in bursts, and the keeper sees them when we do.
+/// Pause after a change: changes come in bursts, and the keeper sees them at the same time.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
-/// The keeper may have been behind, so there is a second look after a change.
+/// Delay of the second poll after a change: the keeper may not have seen the change at the first
+/// one.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 fn watch(at: &Path, as_lines: bool) -> Result<ExitCode> {
     let changes = Watch::new()?;
     if let Ok(data_dir) = DataDir::open(at) {
-        for dir in places_of_change(&data_dir) {
-            // One that is not there yet is looked into every few seconds all the same.
+        for dir in watched_dirs(&data_dir) {
+            // A directory that does not exist yet is covered by the poll interval.
             changes.add(&dir).ok();
         }
     }
@@ -75,7 +77,7 @@ fn watch(at: &Path, as_lines: bool) -> Result<ExitCode> {
         if as_lines && is_new {
             print_line(&serde_json::to_string(&as_json(&now))?);
         } else if in_place {
-            // Written over what was there, so that nothing flickers.
+            // Overwrites the earlier text, which avoids flicker.
             let rows = lines(&now).join("\x1b[K\n");
             let clear = if last.is_none() { "\x1b[2J" } else { "" };
             print_line(&format!("{clear}\x1b[H{rows}\x1b[K\n\x1b[J"));
@@ -93,7 +95,7 @@ fn watch(at: &Path, as_lines: bool) -> Result<ExitCode> {
     }
 }
 
-/// Why it stands still, and until when, the shorter first.
+/// Returns why an agent does not work, and until when. The shorter part comes first.
 fn why(agent: &AgentStatus) -> String {
     let why = agent.why.as_deref().unwrap_or("");
     match agent.next_try {
@@ -114,17 +116,17 @@ const HEADER: [&str; 9] = [
     "WHY",
 ];
 
-/// Where the size is, which `ls` leaves out.
+/// Index of the column SIZE, which `ls` leaves out.
 const SIZE: usize = 6;
 
-/// The table of agents.
+/// Prints the table of agents.
 pub(super) fn agents(now: &Status) {
     for line in table(HEADER, &rows(now)) {
         print_line(&line);
     }
 }
 
-/// The same without the sizes.
+/// Returns the lines of the table without the column SIZE.
 fn lines(now: &Status) -> Vec<String> {
     let at = |column: usize| column + usize::from(column >= SIZE);
     let rows: Vec<[String; 8]> = rows(now)
@@ -154,7 +156,7 @@ fn rows(now: &Status) -> Vec<[String; 9]> {
     agents.collect()
 }
 
-/// How old the newest one is.
+/// Returns the age of the newest checkpoint.
 fn checkpoint(agent: &AgentStatus, now: Timestamp) -> String {
     match (agent.last_checkpoint, &agent.branch) {
         (Some(at), _) => short(now.since(at)),

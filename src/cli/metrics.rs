@@ -1,4 +1,4 @@
-//! `spotkeep metrics`
+//! `spotkeep metrics`: prints fleet metrics for Prometheus.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,11 +13,17 @@ use sys::files;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "\
+Prometheus is a monitoring system. On each machine its node exporter can read such metrics from a
+file.
+
+Examples:
   spotkeep metrics
-  spotkeep metrics --textfile /var/lib/prometheus/node-exporter/spotkeep.prom    # from a timer, each minute")]
+  spotkeep metrics --textfile /var/lib/prometheus/node-exporter/spotkeep.prom    # from a timer, \
+  each minute")]
 pub(super) struct Args {
-    /// Into this file, whole or not at all, for the textfile collector of the node exporter.
+    /// Write to this file for the node exporter. The file is replaced at once, so a reader never
+    /// sees half of it.
     #[arg(long, value_name = "FILE")]
     textfile: Option<PathBuf>,
 }

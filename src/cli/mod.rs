@@ -1,5 +1,7 @@
-//! The command line: arguments in, text out, no decisions. One file per verb. The only room that
-//! names `clap`, `tracing_subscriber` and `tracing_journald`.
+//! The command line: parses arguments, calls the module of the verb, prints its result.
+//!
+//! One file per verb; decisions are made elsewhere. This is the only module that uses `clap`,
+//! `tracing_subscriber` and `tracing_journald`.
 
 mod add;
 mod adopt;
@@ -45,11 +47,12 @@ use drop_privileges::Access;
 use state::layout::{self, DataDir};
 use sys::error::{Error, Result, hint_of, kind_of};
 
-/// Keeps Claude Code agents alive across spot VM preemptions.
+/// Keep Claude Code agents alive across VM preemptions.
 #[derive(Debug, Parser)]
-#[command(name = "spotkeep", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
+#[command(name = "spotkeep", version, max_term_width = 100, disable_help_subcommand = true,
+after_help = AFTER_HELP)]
 struct Cli {
-    /// The directory that survives preemptions.
+    /// Use this data directory. It is on the disk that survives preemptions.
     #[arg(
         short = 'D',
         long,
@@ -67,7 +70,11 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 as declared, 1 error, 2 wrong usage, 3 something is not as declared.
+An agent is a Claude Code session in tmux. The fleet is all agents of a data directory. The keeper \
+is
+the daemon that starts, saves and resumes them.
+
+Exit codes: 0 success, 1 error, 2 wrong usage, 3 not as desired (for example a failed agent).
 
 Examples:
   spotkeep --data-dir ~/fleet init --unattended
@@ -77,100 +84,101 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make a data directory: its directories and a commented spotkeep.toml.
+    /// Create a data directory with a spotkeep.toml.
     Init(init::Args),
-    /// Declare an agent.
+    /// Add an agent to spotkeep.toml.
     Add(add::Args),
-    /// Find the sessions that exist already, and take them in; shows the plan first.
+    /// Import existing sessions.
     Adopt(adopt::Args),
-    /// Stop an agent and take it out of spotkeep.toml; its session and its work stay.
+    /// Stop an agent and remove it from spotkeep.toml.
     Rm(rm::Args),
-    /// Show what spotkeep.toml asks for, then make it so.
+    /// Apply spotkeep.toml and start the fleet.
     Up(up_down::UpArgs),
-    /// End all agents; nothing runs until `up`, not even after a reboot.
+    /// Stop all agents until the next `up`.
     Down(up_down::DownArgs),
-    /// Let agents run (all, where none is named).
+    /// Start agents (all if none is named).
     Start(start_stop::Args),
-    /// Stop agents; they stay stopped over a reboot.
+    /// Stop agents; they stay stopped after a reboot.
     Stop(start_stop::Args),
-    /// End agents and resume them, so that changed settings are applied.
+    /// Restart agents to apply changed settings.
     Restart(start_stop::RestartArgs),
-    /// The keeper itself, in the foreground.
+    /// Run the keeper (the daemon) in the foreground.
     Run(run::Args),
-    /// The agents, a line each.
+    /// List the agents.
     Ls(ls::Args),
-    /// How everything stands.
+    /// Show fleet status.
     Status(status::Args),
-    /// The fleet at a glance, live; keys act on it.
+    /// Show and control the fleet, updated live.
     Top(top::Args),
-    /// Go to an agent's terminal; leave it with ctrl-b d.
+    /// Open an agent's terminal (ctrl-b d leaves it).
     Attach(attach::Args),
-    /// What an agent said and did.
+    /// Show what agents said and did.
     Logs(logs::Args),
-    /// Type a text into an agent.
+    /// Send a message to agents.
     Send(send::Args),
-    /// What happened.
+    /// Show the event log.
     Events(events::Args),
-    /// What became of the fleet: preemptions, what was lost, what each agent did with its time.
+    /// Summarize preemptions, losses and each agent's time.
     Report(report::Args),
-    /// How everything stands, for Prometheus.
+    /// Print fleet metrics for Prometheus.
     Metrics(metrics::Args),
-    /// Make everything durable now.
+    /// Flush everything to disk and checkpoint.
     Save(save::Args),
-    /// Uncommitted work as it was: made now, listed, compared, given back.
+    /// Create, compare and restore snapshots of uncommitted work.
     Checkpoint(checkpoint::Args),
-    /// Do by hand what the next boot does.
+    /// Resume the fleet now.
     Restore(restore::Args),
-    /// History: make backups, look into them, bring files back.
+    /// Create, list and restore backups.
     Backup(backup::Args),
-    /// Is this VM preemptible, how long a notice, has it come.
+    /// Show whether this VM is being preempted.
     Notice(notice::Args),
-    /// Look everything over, change nothing, and say what would repair it.
+    /// Check the setup and suggest fixes.
     Doctor(doctor::Args),
-    /// Rehearse a preemption and report.
+    /// Rehearse a preemption and report what survives.
     Drill(drill::Args),
-    /// As root, on a VM: disk, mount, links, programs, units.
+    /// Set up this VM: disk, programs, services (root).
     Setup(setup::Args),
-    /// The user's part of it.
+    /// Do the part of `setup` that runs as the user.
     #[command(hide = true)]
     SetupUser {
-        /// What to do, as JSON.
+        /// The request, as JSON.
         request: String,
     },
-    /// The VM on Google Cloud, from outside.
+    /// Manage a VM on Google Cloud.
     Gcp(Box<gcp::Args>),
-    /// What a shell needs to complete verbs, options and the names of agents.
+    /// Print shell completions.
     Completions(help::completions::Args),
-    /// What may stand where the cursor is, for the scripts of `completions`.
+    /// List completions at the cursor, for shell scripts.
     #[command(hide = true)]
     Complete {
-        /// The words of the line up to the cursor, without the program's.
+        /// The words of the line up to the cursor, without the program's name.
         #[arg(last = true)]
         words: Vec<String>,
     },
-    /// Writes the man pages, one for each verb.
+    /// Write the man pages, one per verb.
     #[command(hide = true)]
     Man(help::man::Args),
-    /// Becomes an agent's claude, in its pane.
+    /// Become an agent's Claude process, in its pane.
     #[command(hide = true)]
     AgentExec(agent_exec::Args),
-    /// Becomes the tmux server, in its unit.
+    /// Become the tmux server, in its unit.
     #[command(hide = true)]
     TmuxServer,
-    /// Puts this version's units onto the machine.
+    /// Install the systemd units of this version.
     #[command(hide = true)]
     Units(units::Args),
-    /// the fake Claude, for drills where there is none.
+    /// Run the fake Claude, for drills without Claude.
     #[command(hide = true, disable_help_flag = true)]
     FakeClaude {
-        /// As Claude's own.
+        /// The arguments that Claude Code takes.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
 }
 
 impl Verb {
-    /// What it does on a data directory, which decides what root may do on another user's.
+    /// Returns what the verb does on a data directory; this decides what root may do on another
+    /// user's.
     fn access(&self) -> Access {
         match self {
             Self::Init(_)
@@ -213,7 +221,7 @@ impl Verb {
     }
 }
 
-/// Runs the command that this process was called with.
+/// Runs the verb of the command line.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -225,7 +233,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<ExitCode> {
     let at = cli.data_dir;
-    // The line at a login is for the owner; root's shell waits for no process of theirs.
+    // The login line is for the owner: root's shell must not wait for a process of another user.
     if matches!(&cli.verb, Verb::Status(args) if args.is_login_line())
         && drop_privileges::is_anothers(&at)
     {
@@ -235,7 +243,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         return Ok(code);
     }
     let data_dir = || DataDir::open(&at);
-    // They guard themselves.
+    // These verbs check the owner themselves.
     let anybodys = || DataDir::open_of_anybody(&at);
     match cli.verb {
         Verb::Init(args) => init::run(&at, &args),
@@ -278,7 +286,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-/// What, where, and what to do.
+/// Prints an error with its hint; returns its exit code.
 fn print_error(error: &Error) -> ExitCode {
     output::complain(&format!("error: {error:#}"));
     if let Some(hint) = hint_of(error) {

@@ -1,4 +1,4 @@
-//! `spotkeep notice`
+//! `spotkeep notice`: shows whether this VM is preemptible, and whether it is being preempted.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -20,12 +20,12 @@ use sys::time::short;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  spotkeep notice\n  spotkeep notice --json | jq .preempted")]
 pub(super) struct Args {
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// It works without a data directory too: then nothing is declared.
+/// Runs the verb. It works without a data directory too, with the default settings.
 pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     let data_dir = DataDir::open(at).ok();
     let config = data_dir
@@ -71,8 +71,10 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         (_, Some(metadata)) => {
             format!("provider     gcp, asked at {}", metadata.address())
         }
-        (Provider::Gcp, None) => "provider     gcp, with no server to ask".into(),
-        (Provider::None, None) => "provider     none: only a shutdown or a signal will tell".into(),
+        (Provider::Gcp, None) => "provider     gcp, but no metadata server answers".into(),
+        (Provider::None, None) => {
+            "provider     none: spotkeep sees only a shutdown or a signal".into()
+        }
     });
     print_line(&format!("preemptible  {}", yes_no(preemptible)));
     print_line(&format!("preempted    {}", yes_no(preempted)));
@@ -81,19 +83,19 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
             "notice       none before the shutdown, which takes up to 30 s".into()
         }
         Some(length) => format!(
-            "notice       {} before the shutdown, as {}",
+            "notice       {} before the shutdown, {}",
             short(length),
             if declared.is_some() {
-                "declared"
+                "set in spotkeep.toml"
             } else {
-                "the VM was made"
+                "set when the VM was created"
             }
         ),
-        None => "notice       none is declared: up to 30 s with the shutdown".into(),
+        None => "notice       unknown: up to 30 s with the shutdown".into(),
     });
     if let Some(notice) = in_this_boot {
         print_line(&format!(
-            "this boot    had its notice at {} from {}",
+            "this boot    preemption notice at {}, source: {}",
             notice.at.for_people(),
             notice.source
         ));

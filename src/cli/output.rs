@@ -1,4 +1,4 @@
-//! Text to a terminal or to a pipe: lines, tables, colour where it is wanted.
+//! Terminal output of the command line: lines, tables, JSON, colours.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -9,7 +9,7 @@ use state::AgentState;
 use sys::error::Result;
 use sys::terminal::is_plain;
 
-/// Prints a line. Whoever closed the pipe wanted no more.
+/// Prints a line. Exits when the reader has closed the pipe.
 pub(super) fn print_line(line: &str) {
     print(&harmless(line));
 }
@@ -20,28 +20,30 @@ fn print(line: &str) {
     }
 }
 
-/// Prints what another process has printed and [`sys::terminal::pass_on`] has made harmless.
+/// Prints the output of another process, from which [`sys::terminal::pass_on`] has removed control
+/// characters.
 pub(super) fn relay(text: &str) {
     if write!(io::stdout().lock(), "{text}").is_err() {
         std::process::exit(0);
     }
 }
 
-/// As [`relay`], beside the output.
+/// Prints to standard error like [`relay`].
 pub(super) fn relay_complaint(text: &str) {
     write!(io::stderr().lock(), "{text}").ok();
 }
 
-/// Prints a line for a human beside the output.
+/// Prints a line for a person to standard error.
 pub(super) fn complain(line: &str) {
     writeln!(io::stderr().lock(), "{}", harmless(line)).ok();
 }
 
-/// The longest code of a colour, in bytes: a foreground and a background of 24 bits, and a style.
+/// The longest colour code, in bytes: 24-bit foreground and background, and a style.
 const LONGEST_COLOUR: usize = 40;
 
-/// Without what a terminal would obey, but for colours: what an agent, a model or a repository has written is shown
-/// among our own words, and must not move the cursor, set a title or type an answer.
+/// Returns the text without terminal control sequences, except colours. Text of an agent, a model
+/// or a repository is shown inside spotkeep's own output, and must not move the cursor, set a title
+/// or type an answer.
 fn harmless(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_plain) {
         return Cow::Borrowed(text);
@@ -70,8 +72,8 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
     Ok(())
 }
 
-/// JSON escapes control characters up to U+001F itself. A terminal obeys those from U+007F to U+009F
-/// too, which can stand in strings only.
+/// Escapes the control characters U+007F to U+009F in JSON text. `serde_json` escapes only those up
+/// to U+001F, and a terminal obeys the others too. They can occur in strings only.
 fn escape_controls(json: &str) -> Cow<'_, str> {
     let is_kept = |c: char| !c.is_control() || c == '\n';
     if json.chars().all(is_kept) {
@@ -88,12 +90,12 @@ fn escape_controls(json: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Whether colours are wanted: a terminal, and nobody said `NO_COLOR`.
+/// Returns whether to print colours: standard output is a terminal, and `NO_COLOR` is not set.
 pub(super) fn colourful() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// A state with its sign, coloured as everybody expects.
+/// Returns a state with its symbol, in its usual colour.
 pub(super) fn state(state: AgentState) -> String {
     let text = format!("{} {}", state.glyph(), state.as_str());
     if !colourful() {
@@ -109,7 +111,7 @@ pub(super) fn state(state: AgentState) -> String {
     format!("\x1b[{colour}m{text}\x1b[0m")
 }
 
-/// A sign in a colour of the terminal, where colours are wanted.
+/// Returns a symbol, coloured if colours are printed.
 pub(super) fn mark(sign: char, colour: u8) -> String {
     match colourful() {
         true => format!("\x1b[{colour}m{sign}\x1b[0m"),
@@ -117,7 +119,7 @@ pub(super) fn mark(sign: char, colour: u8) -> String {
     }
 }
 
-/// The columns a text takes, colour codes not counted.
+/// Returns the width of a text in columns, without colour codes.
 fn width(text: &str) -> usize {
     let mut count = 0;
     let mut in_code = false;
@@ -132,7 +134,7 @@ fn width(text: &str) -> usize {
     count
 }
 
-/// Aligns rows into columns; the last one is as long as it is.
+/// Aligns rows into columns; the last column is not padded.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> Vec<String> {
     let mut widths = header.map(width);
     for row in rows {
@@ -154,7 +156,7 @@ pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> 
         .collect()
 }
 
-/// `312 B`, `4.2 MiB`.
+/// Formats a number of bytes, like `312 B` or `4.2 MiB`.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if count < 1024 {
@@ -172,7 +174,7 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// Cuts a text to so many characters, with a sign that it was cut.
+/// Cuts a text to at most `longest` characters; a cut text ends with `…`.
 pub(super) fn shorten(text: &str, longest: usize) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if text.chars().count() <= longest {
@@ -180,6 +182,12 @@ pub(super) fn shorten(text: &str, longest: usize) -> String {
     }
     let cut: String = text.chars().take(longest.saturating_sub(1)).collect();
     format!("{cut}…")
+}
+
+/// Returns a number with its noun, like `1 agent` or `3 agents`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 #[cfg(test)]
@@ -199,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_what_it_is_and_moves_no_terminal() {
+    fn json_keeps_its_meaning_and_controls_no_terminal() {
         let value = serde_json::json!({ "a": "\u{9b}6n\x1b\u{7f}é" });
         let shown = escape_controls(&serde_json::to_string_pretty(&value).unwrap()).into_owned();
         assert!(
@@ -213,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_is_told_colours_and_nothing_else() {
+    fn a_terminal_gets_colours_and_no_other_control_sequence() {
         assert_eq!(
             harmless("\x1b[1;31mred\x1b[0m\ta\n"),
             "\x1b[1;31mred\x1b[0m\ta\n"
@@ -225,7 +233,7 @@ mod tests {
             ("a\rb\x08", "a\u{fffd}b\u{fffd}"),
             ("\u{9b}31m", "\u{fffd}31m"),
             ("\x1b[", "\u{fffd}["),
-            // Half of it in one write, another end from elsewhere.
+            // One character longer than the longest colour code.
             (&format!("\x1b[{:041}m", 0), &format!("\u{fffd}[{:041}m", 0)),
             ("\x1b", "\u{fffd}"),
         ] {

@@ -1,11 +1,11 @@
-//! `spotkeep report`
+//! `spotkeep report`: summarizes preemptions, losses and each agent's time.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::daemon;
-use super::output::{complain, json, print_line, table};
+use super::output::{complain, counted, json, print_line, table};
 use crate::report::{self, About, Doing, Preemption, Report};
 use state::layout::DataDir;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result};
@@ -17,15 +17,16 @@ use sys::time::{Timestamp, parse_age, short};
 #[command(after_help = "Examples:
   spotkeep report --since 24h
   spotkeep report --since 2026-11-01T00:00:00Z --json
-  spotkeep report --html fleet.html    # one file, to look at and to pass on")]
+  spotkeep report --html fleet.html    # one file, to open in a browser or send")]
 pub(super) struct Args {
-    /// How far back: a span such as 12h, 7d or 2w, or a time as RFC 3339.
+    /// Report from this time on. A duration like 12h, 7d or 2w, or a time like
+    /// 2026-11-01T00:00:00Z.
     #[arg(long, default_value = "7d", value_name = "SPAN")]
     since: String,
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Write a page with the fleet's timeline, which needs nothing else.
+    /// Write a web page with a timeline. The file needs no other files.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -56,7 +57,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The boot of the keeper that runs now. One that does not answer looks on no more than none.
+/// Returns the boot of the running keeper. A keeper that does not answer counts as none.
 fn watched_boot(data_dir: &DataDir) -> Option<String> {
     let status = daemon::status(data_dir).ok()?;
     status.keeper.runs().then_some(status.boot_id)
@@ -82,18 +83,18 @@ fn text(report: &Report) -> Vec<String> {
     ));
     if let Some(at) = report.journal_from.filter(|at| *at > report.from) {
         say(format!(
-            "        the journal tells of nothing before {}",
+            "        the event log begins at {}",
             at.for_people()
         ));
     }
     if report.torn > 0 {
         say(format!(
-            "        {} lines of it could not be read",
+            "        {} lines of the event log could not be read",
             report.torn
         ));
     }
     let cut = match totals.preemptions {
-        0 => "nothing was cut off".to_owned(),
+        0 => "no preemptions".to_owned(),
         all => format!(
             "{}, {} of {all} clean",
             counted(all, "preemption"),
@@ -107,16 +108,18 @@ fn text(report: &Report) -> Vec<String> {
     if totals.preemptions > 0 {
         let unsure = match totals.ends_that_cannot_tell {
             0 => String::new(),
-            1 => " (1 end cannot tell: up to 2 s of the transcript)".into(),
-            unsure => format!(" ({unsure} ends cannot tell: up to 2 s of the transcript each)"),
+            1 => " (unknown for 1 preemption: up to 2 s of the transcript)".into(),
+            unsure => {
+                format!(" (unknown for {unsure} preemptions: up to 2 s of the transcript each)")
+            }
         };
         let records = counted(totals.records_lost, "record");
         say(format!(
-            "lost    {} ({} of all agents together), {} of {}, {records}{unsure}",
+            "lost    {} ({} summed over agents), {} of {}, {records}{unsure}",
             time(totals.away_ms),
             time(totals.agents_away_ms),
             totals.turns_lost,
-            counted(totals.turns_cut, "cut turn"),
+            counted(totals.turns_cut, "interrupted turn"),
         ));
         lines.push(String::new());
         lines.extend(preemptions(&report.preemptions));
@@ -133,9 +136,9 @@ fn preemptions(all: &[Preemption]) -> Vec<String> {
         "WHEN",
         "KIND",
         "CLEAN",
-        "WORDS SAFE",
-        "SAFE",
-        "GONE",
+        "TRANSCRIPTS SAVED",
+        "ALL SAVED",
+        "VM DOWN",
         "BOOT TO RESUMED",
         "BACK AFTER",
         "AGENTS",
@@ -203,27 +206,22 @@ fn time(ms: u64) -> String {
     }
 }
 
-fn counted(count: usize, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{plural}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_text_tells_the_figures_first_and_then_who_did_what() {
+    fn the_text_shows_totals_then_preemptions_then_agents() {
         let text = text(&report::tests::sample()).join("\n");
         insta::assert_snapshot!(text, @r"
         from    2026-11-22 02:00:00 UTC to 2026-11-22 10:00:00 UTC (8h 0m)
-                the journal tells of nothing before 2026-11-22 03:00:00 UTC
+                the event log begins at 2026-11-22 03:00:00 UTC
         fleet   2 agents; 2 preemptions, 1 of 2 clean
-        lost    1h 2m (2h 4m of all agents together), 1 of 3 cut turns, 0 records (1 end cannot tell: up to 2 s of the transcript)
+        lost    1h 2m (2h 4m summed over agents), 1 of 3 interrupted turns, 0 records (unknown for 1 preemption: up to 2 s of the transcript)
 
-        WHEN                 KIND       CLEAN  WORDS SAFE  SAFE   GONE    BOOT TO RESUMED  BACK AFTER  AGENTS  TURNS   RECORDS LOST
-        2026-11-22 05:00:00  preempted  yes    1.2 s       1.6 s  2m 48s  20 s             3m 8s       2 of 2  1 of 1  0
-        2026-11-22 07:01:00  cut off    no     -           -      59m 0s  -                59m 5s      1 of 2  1 of 2  -
+        WHEN                 KIND       CLEAN  TRANSCRIPTS SAVED  ALL SAVED  VM DOWN  BOOT TO RESUMED  BACK AFTER  AGENTS  TURNS   RECORDS LOST
+        2026-11-22 05:00:00  preempted  yes    1.2 s              1.6 s      2m 48s   20 s             3m 8s       2 of 2  1 of 1  0
+        2026-11-22 07:01:00  cut off    no     -                  -          59m 0s   -                59m 5s      1 of 2  1 of 2  -
 
         AGENT  WORKING  WAITING  IDLE     STALLED  FAILED  STOPPED  AWAY   RESUMED  RESTARTS
         x      4h 38m   -        49m 30s  30m 2s   -       -        1h 2m  3        0
@@ -232,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_may_be_a_time() {
+    fn since_takes_a_duration_or_a_time() {
         let now = Timestamp::parse("2026-11-22T12:00:00Z").unwrap();
         let day = |since: &str| from(since, now).unwrap().to_string();
         assert_eq!(day("2d"), "2026-11-20T12:00:00.000Z");

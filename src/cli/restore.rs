@@ -1,4 +1,4 @@
-//! `spotkeep restore`
+//! `spotkeep restore`: resumes the fleet now, or creates a data directory from a backup.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,32 +19,32 @@ use sys::process;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "A keeper does this by itself when the next boot begins. By hand it also says that this
-boot goes on after a notice that came to nothing.
+#[command(after_help = "\
+At the next boot the keeper (the daemon) resumes the fleet automatically. Use this after `save
+--final`, or when the VM was not stopped after a preemption notice.
 
-With --from it makes a data directory where there is none, from the repository that `copy_to` of another machine
-names.
+With --from it creates a new data directory from a backup. URL is the backup repository: the value
+of `copy_to` in the spotkeep.toml of the other machine.
 
 Examples:
   spotkeep restore --dry-run
   spotkeep restore
-  spotkeep --data-dir /mnt/persist restore --from gs:my-bucket:/fleet --password-file ~/backups.key"
-)]
+  spotkeep --data-dir /mnt/persist restore --from gs:my-bucket:/fleet --password-file ~/backups.key")]
 pub(super) struct Args {
-    /// Show what would be done, and do nothing.
+    /// Show what would be done; change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// The plan as JSON; implies --dry-run.
+    /// Print the plan as JSON; implies --dry-run.
     #[arg(long)]
     json: bool,
-    /// Make this data directory from a repository elsewhere, as restic names it.
+    /// Create the data directory from this backup repository. The URL has the form that restic
+    /// uses.
     #[arg(long, value_name = "URL")]
     from: Option<String>,
-    /// The file with its password.
+    /// Read the repository's password from this file.
     #[arg(long, value_name = "FILE", requires = "from")]
     password_file: Option<PathBuf>,
-    /// A command that prints its password.
+    /// Get the repository's password from this command.
     #[arg(
         long,
         value_name = "COMMAND",
@@ -52,24 +52,24 @@ pub(super) struct Args {
         conflicts_with = "password_file"
     )]
     key_command: Option<String>,
-    /// A file (0600) of environment variables for it, such as AWS_ACCESS_KEY_ID.
+    /// Read environment variables from this file (mode 0600). For example AWS_ACCESS_KEY_ID.
     #[arg(long, value_name = "FILE", requires = "from")]
     env_file: Option<PathBuf>,
-    /// Which data directory, where it holds several.
+    /// Restore this data directory, if there are several.
     #[arg(long, alias = "root-id", value_name = "UUID", requires = "from")]
     data_dir_id: Option<String>,
-    /// Which backup; the newest where none is named.
+    /// Restore this backup (default: the newest).
     #[arg(long, value_name = "BACKUP", requires = "from")]
     backup: Option<String>,
 }
 
 impl Args {
-    /// Whether there is no data directory yet.
+    /// Returns whether the data directory is to be created from a backup.
     pub(super) fn is_from_elsewhere(&self) -> bool {
         self.from.is_some()
     }
 
-    /// What it does on the data directory that is there.
+    /// Returns what the verb does on an existing data directory.
     pub(super) fn access(&self) -> Access {
         match (self.is_from_elsewhere(), self.dry_run) {
             (true, _) => Access::Own,
@@ -79,14 +79,14 @@ impl Args {
     }
 }
 
-/// Makes a data directory from a repository elsewhere.
+/// Creates a data directory from a backup repository.
 pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
     let key = match (args.password_file, args.key_command) {
         (Some(file), _) => Key::File(file),
         (None, Some(command)) => Key::Command(command),
         (None, None) => {
-            return Err(anyhow!("what is its password?"))
-                .hint("--password-file FILE: a copy of backups.key of the other machine")
+            return Err(anyhow!("the password of the backup repository is missing"))
+                .hint("add --password-file FILE, with a copy of the other machine's backups.key")
                 .kind(ErrorKind::Usage);
         }
     };
@@ -102,7 +102,7 @@ pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
     let (repository, snapshot) = bootstrap::find(&from, &stop)?;
     if args.dry_run {
         print_line(&format!(
-            "would make {} from the backup {} of {}",
+            "would create {} from the backup {} of {}",
             dir.display(),
             snapshot.id.get(..8).unwrap_or(&snapshot.id),
             snapshot.at.for_people()
@@ -115,7 +115,7 @@ pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     print_line(&format!(
-        "{} is the data directory {} again, as of {}, with {} agents",
+        "{} is restored: data directory {}, backup of {}, {} agents",
         made.data_dir.display(),
         made.data_dir_id,
         made.backup.at.for_people(),
@@ -125,7 +125,7 @@ pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
         complain(&format!("warning: {missing}"));
     }
     print_line(&format!(
-        "now: spotkeep --data-dir {} up",
+        "next: spotkeep --data-dir {} up",
         made.data_dir.display()
     ));
     Ok(ExitCode::SUCCESS)
@@ -149,10 +149,10 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
             .write(
                 None,
                 &JournalEvent::Survived {
-                    reason: "a human said so".into(),
+                    reason: "spotkeep restore was run".into(),
                 },
             )
-            .context("cannot say that this boot goes on")
+            .context("cannot record that this boot goes on")
             .hint("free some space, then: spotkeep restore")?;
     }
     up_down::up(data_dir, &up_down::UpArgs::default())

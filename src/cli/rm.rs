@@ -1,4 +1,4 @@
-//! `spotkeep rm`
+//! `spotkeep rm`: stops an agent and removes it from spotkeep.toml.
 
 use std::process::ExitCode;
 
@@ -12,11 +12,13 @@ use sys::error::{Hint as _, Result, anyhow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  spotkeep rm agent-1")]
+#[command(
+    after_help = "Its workspace and its session are kept.\n\nExample:\n  spotkeep rm agent-1"
+)]
 pub(super) struct Args {
-    /// Which agent.
+    /// The agent's name.
     name: AgentName,
-    /// Say what would be done, and do nothing.
+    /// Show what would be done; change nothing.
     #[arg(long)]
     dry_run: bool,
 }
@@ -29,7 +31,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
         .iter()
         .any(|agent| agent.name == *name && agent.pid.is_some());
     if runs && !now.keeper.runs() {
-        return Err(anyhow!("{name} runs, and no keeper is there to end it")).hint(format!(
+        return Err(anyhow!("cannot stop {name}: no keeper runs")).hint(format!(
             "spotkeep --data-dir {} up",
             data_dir.dir().display()
         ));
@@ -37,7 +39,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     if args.dry_run {
         let stop = if runs { "stop it and " } else { "" };
         print_line(&format!(
-            "would {stop}take {name} out of {}",
+            "would {stop}remove {name} from {}",
             data_dir.config().display()
         ));
         return Ok(ExitCode::SUCCESS);
@@ -46,7 +48,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let ends = vec![name.clone()];
     client::reload(data_dir, ends)?;
     print_line(&format!(
-        "{name} is not declared any more; its workspace, its session and its record stay"
+        "removed {name} from spotkeep.toml; its workspace, session and record are kept"
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! `spotkeep run`
+//! `spotkeep run`: runs the keeper in the foreground.
 
 use std::process::ExitCode;
 
@@ -14,13 +14,13 @@ use sys::{command, process};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   spotkeep run                     # under systemd, where SIGTERM means an upgrade
-  spotkeep run --sigterm save      # in a container or a terminal, where SIGTERM means the end")]
+  spotkeep run --sigterm save      # in a container, where SIGTERM means the end")]
 pub(super) struct Args {
-    /// What SIGTERM and SIGHUP mean: let go of the agents and end, or take it for the notice.
-    /// Ctrl-C always lets go.
+    /// Choose what SIGTERM and SIGHUP do. On ctrl-C the keeper always exits and leaves the agents
+    /// running.
     #[arg(long, value_enum, default_value = "let-go")]
     sigterm: Sigterm,
-    /// Started by `up`: apart from the terminal, and ends with the fleet.
+    /// Started by `up`: without a terminal; ends with the fleet.
     #[arg(long, hide = true)]
     background: bool,
     /// Started by spotkeep.service.
@@ -28,12 +28,12 @@ pub(super) struct Args {
     unit: bool,
 }
 
-/// What SIGTERM means.
+/// What the keeper does on SIGTERM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Sigterm {
-    /// End, and touch no agent.
+    /// Exit and leave the agents running.
     LetGo,
-    /// Save everything, end the agents, then end.
+    /// Save everything, stop the agents, then exit.
     Save,
 }
 

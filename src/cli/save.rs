@@ -1,4 +1,4 @@
-//! `spotkeep save`
+//! `spotkeep save`: flushes everything to disk and makes checkpoints.
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,33 +19,32 @@ use sys::files::LockFile;
 use sys::process::{self, ProcessId, Signal};
 use sys::time::short;
 
-/// A keeper that has not said how it stands for so long does nothing else either.
+/// A keeper that does not answer a status request for so long hangs.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 
-/// How long a keeper may be about to start or to end.
-const TURN_LIMIT: Duration = Duration::from_secs(5);
+/// How long to wait for a keeper that is starting or stopping.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Without --final agents go on. With it they end, and nothing is started in this boot of
-the machine any more; the next boot resumes them.
+    after_help = "Agents keep running. With --final they stop, and resume at the next boot.
 
 Examples:
   spotkeep save
   spotkeep save --final --json"
 )]
 pub(super) struct Args {
-    /// End the agents too: this is the end of this boot.
+    /// Stop the agents until the next boot.
     #[arg(long = "final")]
     is_final: bool,
-    /// The machine's shutdown asks.
+    /// Called at shutdown by systemd.
     #[arg(long, hide = true, requires = "is_final")]
     unit: bool,
-    /// Print the manifest.
+    /// Print JSON: what was saved, and when.
     #[arg(long)]
     json: bool,
-    /// Say what would be done, and do nothing.
+    /// Show what would be done; change nothing.
     #[arg(long)]
     dry_run: bool,
 }
@@ -53,9 +52,9 @@ pub(super) struct Args {
 pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     if args.dry_run {
         print_line(if args.is_final {
-            "would end all agents and make everything durable; nothing is started in this boot after that"
+            "would stop all agents and save everything; agents resume at the next boot"
         } else {
-            "would make everything durable; agents go on"
+            "would save everything; agents keep running"
         });
         return Ok(ExitCode::SUCCESS);
     }
@@ -64,14 +63,14 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     }
     let manifest = match client::save(data_dir, args.is_final, args.unit)? {
         Some(manifest) => manifest,
-        None => alone(data_dir, args)?,
+        None => save_without_keeper(data_dir, args)?,
     };
     if args.json {
         json(&manifest)?;
     } else {
         show(&manifest);
     }
-    // What could not be written down is not called safe.
+    // A save with problems is not reported as a success.
     let good = manifest.clean && manifest.trouble.is_empty();
     Ok(ExitCode::from(if good {
         0
@@ -80,11 +79,11 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     }))
 }
 
-/// A keeper that hangs would have the shutdown wait in vain. It holds the lock, so it is ended, and
-/// the save is done without it.
+/// Kills a keeper that hangs, since the shutdown would wait for it in vain. It holds the lock;
+/// after that, the save is done without it.
 fn end_a_stuck_keeper(data_dir: &DataDir) {
     if client::status(data_dir, STUCK_AFTER).is_ok() {
-        return; // It answers, or there is none.
+        return; // The keeper answers, or none runs.
     }
     let keeper = Holder::read(data_dir)
         .filter(|holder| process::current_boot_id().is_ok_and(|boot_id| boot_id == holder.boot_id))
@@ -97,19 +96,19 @@ fn end_a_stuck_keeper(data_dir: &DataDir) {
     }
 }
 
-/// The keeper is dead: its lock is free, and the save is done here.
-fn alone(data_dir: &DataDir, args: &Args) -> Result<Manifest> {
+/// Saves without a keeper: its lock is free.
+fn save_without_keeper(data_dir: &DataDir, args: &Args) -> Result<Manifest> {
     let came = Instant::now();
     let _lock = match args.unit {
         false => instead_of_keeper(data_dir)?,
         true => match lock_or_keeper(data_dir, args, came)? {
-            Turn::Mine(lock) => lock,
-            Turn::Keepers(manifest) => return Ok(*manifest),
+            LockHolder::This(lock) => lock,
+            LockHolder::Keeper(manifest) => return Ok(*manifest),
         },
     };
     let identity = data_dir.identity()?;
     let boot_id = process::current_boot_id()?;
-    // A disk that is full or worse must not keep anything from being saved.
+    // A full or damaged disk must not prevent the rest from being saved.
     let mut journal = match Journal::open(
         &data_dir.journal(),
         &identity.data_dir_id,
@@ -159,7 +158,7 @@ fn alone(data_dir: &DataDir, args: &Args) -> Result<Manifest> {
         })
     });
     let (data_dir_id, epoch) = (identity.data_dir_id.as_str(), identity.epoch);
-    // Whatever is wrong with the file, what can be kept is kept.
+    // An invalid spotkeep.toml must not prevent the save.
     let settings = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())
         .map(|(config, _)| config.checkpoint)
         .unwrap_or_default();
@@ -178,24 +177,24 @@ fn alone(data_dir: &DataDir, args: &Args) -> Result<Manifest> {
     })
 }
 
-/// Who saves after all.
-enum Turn {
-    Mine(LockFile),
-    Keepers(Box<Manifest>),
+/// Who has saved: this process with the lock, or a keeper.
+enum LockHolder {
+    This(LockFile),
+    Keeper(Box<Manifest>),
 }
 
-/// A keeper that is just starting holds the lock and does not listen yet; at a shutdown nobody tries
-/// again by hand.
-fn lock_or_keeper(data_dir: &DataDir, args: &Args, came: Instant) -> Result<Turn> {
+/// Takes the lock, or has the keeper save. A keeper that is just starting holds the lock and does
+/// not listen yet, so this retries until [`LOCK_LIMIT`]: at a shutdown no user can try again.
+fn lock_or_keeper(data_dir: &DataDir, args: &Args, came: Instant) -> Result<LockHolder> {
     loop {
         if let Some(lock) = LockFile::try_take(&data_dir.lock())? {
-            return Ok(Turn::Mine(lock));
+            return Ok(LockHolder::This(lock));
         }
         if let Some(manifest) = client::save(data_dir, args.is_final, args.unit)? {
-            return Ok(Turn::Keepers(Box::new(manifest)));
+            return Ok(LockHolder::Keeper(Box::new(manifest)));
         }
-        if came.elapsed() > TURN_LIMIT {
-            return instead_of_keeper(data_dir).map(Turn::Mine);
+        if came.elapsed() > LOCK_LIMIT {
+            return instead_of_keeper(data_dir).map(LockHolder::This);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -206,33 +205,36 @@ fn show(manifest: &Manifest) {
         .agents
         .iter()
         .map(|agent| {
-            let words = match (agent.transcript_safe, agent.transcript_bytes) {
-                (true, Some(bytes)) => format!("{} KiB safe", bytes.div_ceil(1024)),
-                (true, None) => "nothing said".into(),
-                (false, _) => agent.trouble.clone().unwrap_or_else(|| "not safe".into()),
+            let transcript = match (agent.transcript_safe, agent.transcript_bytes) {
+                (true, Some(bytes)) => format!("{} KiB saved", bytes.div_ceil(1024)),
+                (true, None) => "empty".into(),
+                (false, _) => agent.trouble.clone().unwrap_or_else(|| "not saved".into()),
             };
             [
                 agent.name.to_string(),
                 agent.end.clone(),
                 agent.open.clone(),
-                words,
+                transcript,
             ]
         })
         .collect();
-    for line in table(["AGENT", "END", "OPEN", "WORDS"], &rows) {
+    for line in table(["AGENT", "END", "LAST TURN", "TRANSCRIPT"], &rows) {
         print_line(&line);
     }
     for trouble in &manifest.trouble {
         complain(&format!("warning: {trouble}"));
     }
-    let after = |ms: Option<u64>| ms.map_or("not".into(), |ms| short(Duration::from_millis(ms)));
+    let after = |what: &str, ms: Option<u64>| match ms {
+        Some(ms) => format!("{what} after {}", short(Duration::from_millis(ms))),
+        None => format!("{what}: no"),
+    };
     print_line(&format!(
-        "transcripts safe after {}, everything safe after {}{}",
-        after(manifest.stages.transcripts_safe_ms),
-        after(manifest.stages.notice_to_safe_ms),
+        "{}, {}{}",
+        after("transcripts saved", manifest.stages.transcripts_safe_ms),
+        after("everything safe", manifest.stages.notice_to_safe_ms),
         if manifest.clean { "" } else { "; NOT CLEAN" }
     ));
     if manifest.is_final {
-        print_line("nothing is started in this boot any more; a new one resumes the agents");
+        print_line("the fleet is saved; agents resume at the next boot (or now: spotkeep restore)");
     }
 }

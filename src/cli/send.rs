@@ -1,4 +1,4 @@
-//! `spotkeep send`
+//! `spotkeep send`: sends a message to agents.
 
 use std::io::Read as _;
 use std::process::ExitCode;
@@ -6,46 +6,47 @@ use std::time::{Duration, Instant};
 
 use super::daemon::{named, status};
 use super::output::{complain, print_line};
-use crate::keeper::client::{self, places_of_change};
+use crate::keeper::client::{self, watched_dirs};
 use state::layout::DataDir;
 use state::{AgentName, AgentState};
 use sys::error::{Context as _, Error, ErrorKind, Hint as _, Result, ensure, hint_of, kind_of};
 use sys::inotify::Watch;
 use sys::time::parse_duration;
 
-/// The longest text, in bytes: more is better given as a file.
+/// The longest text, in bytes. A longer text belongs in a file.
 const TEXT_MAX: usize = 512 << 10;
 
-/// While agents are waited for, they are looked at this often at least.
+/// Poll interval while waiting for agents.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "The text is pasted as a whole, whatever lines it has, and Enter is pressed once. It is refused while the
-agent waits for a human, whose question it could answer, while it shows anything else than its input box, and
-while unsubmitted input stands in that.
-An agent in a turn reads it when Claude has a moment; with --when-idle it gets it after the turn.
+#[command(after_help = "\
+The text is pasted into the agent's input box as a whole, and Enter is pressed once. It is refused
+while the agent asks a question (the text could answer it), while no input box is shown, and while
+the input box has unsubmitted input. An agent at work reads the message when it can; with
+--when-idle it gets it when its work is done.
 
 Examples:
   spotkeep send agent-1 'Then run the tests again.'
   spotkeep send api,docs --when-idle 'Rebase onto main.'
-  spotkeep send --all - < review.md"
-)]
+  spotkeep send --all - < review.md")]
 pub(super) struct Args {
-    /// Which agents, with commas between them (not with --all), and the text; - or none: from standard input.
+    /// Agent names, separated by commas, then the text. With --all the text only. Without a text,
+    /// or with -, it is read from standard input.
     #[arg(value_names = ["NAME[,NAME...]", "TEXT"], num_args = 0..=2)]
     words: Vec<String>,
-    /// To every agent that runs.
+    /// Send to all running agents.
     #[arg(long)]
     all: bool,
-    /// To each as soon as it is between turns.
+    /// Wait until each agent is idle.
     #[arg(long)]
     when_idle: bool,
-    /// How long to wait for that.
-    #[arg(long, value_name = "DURATION", default_value = "12h", requires = "when_idle", value_parser = duration)]
+    /// Wait at most this long.
+    #[arg(long, value_name = "DURATION", default_value = "12h", requires = "when_idle",
+    value_parser = duration)]
     within: Duration,
-    /// Say what would be done, and do nothing.
+    /// Show what would be done; change nothing.
     #[arg(long)]
     dry_run: bool,
 }
@@ -64,7 +65,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
             } else {
                 ""
             };
-            print_line(&format!("would type {count} characters into {name}{when}"));
+            print_line(&format!("would send {count} characters to {name}{when}"));
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -77,7 +78,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     sending.to(names, Instant::now() + args.within)
 }
 
-/// Who is meant, and what is to be said.
+/// Returns the agents and the text that the arguments name.
 fn meant(data_dir: &DataDir, args: &Args) -> Result<(Vec<AgentName>, String)> {
     let mut words = args.words.iter();
     let names = match args.all {
@@ -87,7 +88,7 @@ fn meant(data_dir: &DataDir, args: &Args) -> Result<(Vec<AgentName>, String)> {
             running.map(|agent| agent.name).collect()
         }
         false => {
-            let list = words.next().context("to whom?");
+            let list = words.next().context("no agent is named");
             let list = list
                 .hint("spotkeep send NAME 'TEXT'")
                 .kind(ErrorKind::Usage)?;
@@ -98,8 +99,8 @@ fn meant(data_dir: &DataDir, args: &Args) -> Result<(Vec<AgentName>, String)> {
         }
     };
     let text = match (words.next().map(String::as_str), words.next()) {
-        (Some(_), Some(_)) => Err(Error::msg("with --all there is only the text"))
-            .hint("put quotes around it: spotkeep send --all 'TEXT'")
+        (Some(_), Some(_)) => Err(Error::msg("--all takes one text"))
+            .hint("put the text in quotes: spotkeep send --all 'TEXT'")
             .kind(ErrorKind::Usage)?,
         (Some("-") | None, _) => {
             let mut text = String::new();
@@ -115,7 +116,7 @@ fn meant(data_dir: &DataDir, args: &Args) -> Result<(Vec<AgentName>, String)> {
     };
     let text = text.trim_end_matches(['\n', '\r']).to_owned();
     let fits = || {
-        ensure!(!text.is_empty(), "there is nothing to send");
+        ensure!(!text.is_empty(), "the text is empty");
         ensure!(
             text.len() <= TEXT_MAX,
             "the text has more than {TEXT_MAX} bytes; give it as a file of the workspace"
@@ -132,15 +133,15 @@ struct Sending<'a> {
     data_dir: &'a DataDir,
     text: String,
     when_idle: bool,
-    /// To one only, whose error is the command's.
+    /// Whether there is one agent only: its error is then the error of the command.
     alone: bool,
 }
 
 impl Sending<'_> {
     fn to(&self, mut names: Vec<AgentName>, until: Instant) -> Result<ExitCode> {
         let watch = Watch::new()?;
-        for dir in places_of_change(self.data_dir) {
-            // One that cannot be watched is looked at each second all the same.
+        for dir in watched_dirs(self.data_dir) {
+            // A directory that cannot be watched is covered by the poll interval.
             watch.add(&dir).ok();
         }
         let mut code = 0;
@@ -152,8 +153,8 @@ impl Sending<'_> {
                     continue;
                 }
                 match self.send_to(&name) {
-                    Ok(()) => print_line(&format!("typed into {name}")),
-                    // It began a turn in between.
+                    Ok(()) => print_line(&format!("sent to {name}")),
+                    // The agent has begun a turn in between.
                     Err(_) if self.when_idle && self.is_in_turn(&name)? => busy.push(name),
                     Err(error) if self.alone => return Err(error),
                     Err(error) => {
@@ -172,7 +173,7 @@ impl Sending<'_> {
             if left.is_zero() {
                 let list: Vec<&str> = busy.iter().map(AgentName::as_str).collect();
                 let failed = Err(Error::msg(format!(
-                    "{} did not come to rest",
+                    "nothing was sent to {}: still busy",
                     list.join(", ")
                 )));
                 return failed.hint("spotkeep ls").kind(ErrorKind::NotAsDeclared);
@@ -182,7 +183,7 @@ impl Sending<'_> {
         }
     }
 
-    /// Whether it is to be waited for: in a turn, about to start, or asking a human.
+    /// Returns whether to wait for the agent: it is in a turn, starting, or waiting for a human.
     fn is_in_turn(&self, name: &AgentName) -> Result<bool> {
         let now = status(self.data_dir)?;
         let agent = now.agents.iter().find(|agent| agent.name == *name);

@@ -1,4 +1,4 @@
-//! `spotkeep setup`
+//! `spotkeep setup`: sets up a VM: disk, mount, links, programs, systemd units.
 
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::os::unix::process::CommandExt as _;
@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use super::output::{complain, print_line};
 use crate::setup::upgrade::upgrade;
-use crate::setup::{self, Ask, SetupSummary, Told, startup, undo, user_helper};
+use crate::setup::{self, Ask, Progress, SetupSummary, startup, undo, user_helper};
 use state::layout::DataDir;
 use sys::error::{Context as _, ErrorKind, Result};
 use sys::prefix::Prefix;
@@ -15,56 +15,60 @@ use sys::time::parse_duration;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = "\
+Examples:
   sudo spotkeep setup --disk claude-persist --user ann --dry-run
   sudo spotkeep setup --disk claude-persist --user ann
   sudo spotkeep setup --disk /dev/disk/by-id/nvme-... --yes
 
-A disk that holds anything is never formatted. Run again, it changes nothing. The data directory is at --data-dir.")]
+Run it as root on the VM. A disk that holds any data is never formatted. Run again, it changes
+nothing. The data directory is at --data-dir.")]
 pub(super) struct Args {
-    /// The disk: the name that it was attached under, or a path. Not needed where the data directory is mounted
-    /// by other means.
+    /// Use this disk. Its name in the cloud, or a path; not needed if the data directory is mounted
+    /// already.
     #[arg(long, value_name = "NAME|PATH")]
     disk: Option<String>,
-    /// Whose agents these are; made where there is no such account. The disk remembers it.
+    /// Run agents as this user. The account is created if missing, and its name is stored on the
+    /// disk.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Where the disk is mounted; --data-dir does the same.
+    /// Mount the disk here (same as --data-dir).
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
-    /// A Claude Code (native build) to keep on the disk; otherwise the user's own.
+    /// Copy this Claude Code program to the disk. It must be the native build, not the npm package.
+    /// [default: the user's]
     #[arg(long, value_name = "FILE")]
     claude: Option<PathBuf>,
-    /// Make the data directory beside files of yours that are on the disk.
+    /// Allow a disk that holds other files.
     #[arg(long)]
     beside_other_files: bool,
-    /// As of `init`: where there is no spotkeep.toml yet, make one that lets agents run every command
-    /// without asking.
+    /// Let agents run every command without asking. Like `init --unattended`; used only if there is
+    /// no spotkeep.toml yet.
     #[arg(long)]
     unattended: bool,
-    /// Install no packages.
+    /// Do not install packages.
     #[arg(long)]
     no_packages: bool,
     /// Do not start the keeper.
     #[arg(long)]
     no_start: bool,
-    /// How long to wait for the disk.
+    /// Wait at most this long for the disk.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
     wait: std::time::Duration,
-    /// Put another spotkeep in the place of the one on the disk, and restart the keeper with it; agents
-    /// go on, and the old one comes back if the new one is not ready in time.
+    /// Replace the spotkeep program on the disk. The keeper restarts, agents keep running, and the
+    /// old program is restored if the new one is not ready in time.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["undo", "dry_run", "disk"])]
     upgrade: Option<PathBuf>,
-    /// Take out links, units and the mount; the data stay.
+    /// Remove links, units and the mount; keep data.
     #[arg(long)]
     undo: bool,
-    /// Say what would be done, and do nothing.
+    /// Show what would be done; change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Answer the one question, whether Claude shall keep transcripts for longer, with yes.
+    /// Let Claude keep transcripts longer, without asking.
     #[arg(long)]
     yes: bool,
-    /// A directory that plays the system, for tests.
+    /// A directory in place of `/`, for tests.
     #[arg(long, hide = true, value_name = "DIR")]
     prefix: Option<PathBuf>,
 }
@@ -89,56 +93,55 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
             Prefix::new(args.prefix.as_deref()),
         )
     };
-    let mut tell = |told: Told| match told {
-        Told::Would(what) => print_line(&format!("would {what}")),
-        Told::Doing(what) => print_line(&what),
-        Told::Did(what) => print_line(&format!("  {what}")),
-        Told::Problem(what) => complain(&format!("problem: {what}")),
+    let mut tell = |told: Progress| match told {
+        Progress::Would(what) => print_line(&format!("would {what}")),
+        Progress::Doing(what) => print_line(&what),
+        Progress::Did(what) => print_line(&format!("  {what}")),
+        Progress::Problem(what) => complain(&format!("problem: {what}")),
     };
     if args.undo {
         let outcome = undo::run(&ask, args.dry_run, &mut tell)?;
-        return Ok(ended(&outcome, "there is nothing of ours to take out"));
+        return Ok(ended(&outcome, "nothing to remove"));
     }
     if args.dry_run {
         let outcome = setup::rehearse(&ask, &mut tell)?;
         hand_over(&outcome)?;
         return Ok(ended(
             &outcome,
-            "nothing would be changed: this machine is set up",
+            "nothing would change: this machine is set up",
         ));
     }
     let mut outcome = setup::run(&ask, &mut tell)?;
     hand_over(&outcome)?;
     if outcome.short_retention {
         if agrees(
-            "Claude deletes transcripts after some time (30 days if nothing is set). Keep them for ten years?",
+            "Claude deletes old transcripts (by default after 30 days). Keep them for ten years?",
         ) {
             ask.retain = true;
             outcome.steps += setup::run(&ask, &mut tell)?.steps;
         } else {
             print_line(
-                "Claude deletes transcripts after some time; --yes has it keep them (cleanupPeriodDays)",
+                "Claude deletes old transcripts; --yes lets it keep them (cleanupPeriodDays)",
             );
         }
     }
     if outcome.steps > 0
         && let (Some(disk), Some(device)) = (&args.disk, &outcome.device)
     {
-        print_line(
-            "\nthe start-up script that brings everything back on a new machine with this disk:\n",
-        );
+        print_line("\nuse this start-up script to set up a new machine with this disk:\n");
         print_line(&startup::script(disk, device, &ask.data_dir));
     }
     Ok(ended(&outcome, "nothing to do: this machine is set up"))
 }
 
-/// Becomes the program that is on the disk, where that one is to do the rest.
+/// Replaces this process with the program on the disk, if that one is to do the rest.
 fn hand_over(outcome: &SetupSummary) -> Result<()> {
     let Some(program) = &outcome.handover else {
         return Ok(());
     };
     print_line(&format!(
-        "{} is on the disk already, and goes on from here; to replace it: sudo spotkeep setup --upgrade /usr/bin/spotkeep",
+        "continuing with {}, which is on the disk already; to replace it: \
+         sudo spotkeep setup --upgrade /usr/bin/spotkeep",
         program.display()
     ));
     let error = Command::new(program)
@@ -158,7 +161,7 @@ fn ended(outcome: &SetupSummary, nothing: &str) -> ExitCode {
     })
 }
 
-/// Asks a human, if one is there.
+/// Asks the user; without a terminal the answer is no.
 fn agrees(question: &str) -> bool {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return false;
@@ -168,7 +171,7 @@ fn agrees(question: &str) -> bool {
     io::stdin().lock().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
-/// The part that runs as the user.
+/// Does the part of the setup that runs as the user.
 pub(super) fn as_user(request: &str) -> Result<ExitCode> {
     if let Some(answer) = user_helper::answer(request)? {
         print_line(&answer);

@@ -1,4 +1,4 @@
-//! `spotkeep start`, `spotkeep stop` and `spotkeep restart`
+//! `spotkeep start`, `spotkeep stop` and `spotkeep restart`: start, stop and restart agents.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use state::layout::DataDir;
 use state::{AgentName, AgentState, Desired};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 
-/// How long to wait until the agents are where they were sent.
+/// How long to wait until the agents have reached the requested state.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Arguments of `start` and `stop`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  spotkeep stop agent-1\n  spotkeep start")]
 pub(super) struct Args {
-    /// Which agents; all, where none is named.
+    /// The agents; all if none is named.
     names: Vec<AgentName>,
-    /// Say what would be done, and do nothing.
+    /// Show what would be done; change nothing.
     #[arg(long)]
     dry_run: bool,
 }
@@ -32,10 +32,11 @@ pub(super) struct Args {
 pub(super) struct RestartArgs {
     #[command(flatten)]
     common: Args,
-    /// Each at its next idle moment, so that no turn is cut.
+    /// Wait until each agent is idle. No turn (a prompt and all work on it) is interrupted.
     #[arg(long)]
     when_idle: bool,
-    /// One of them first, and the others once it has lived for a minute; if it cannot, they stay as they are.
+    /// Restart one agent first. The others follow when it has run for a minute; if it fails, they
+    /// are left alone.
     #[arg(long, requires = "when_idle")]
     canary: bool,
 }
@@ -91,14 +92,14 @@ fn want(data_dir: &DataDir, args: Args, desired: Desired) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Without a keeper the request is written down, for the next one.
+/// Writes the request into the records, for the next keeper; used when no keeper runs.
 fn remember(data_dir: &DataDir, names: &[AgentName], desired: Desired) -> Result<ExitCode> {
     let _lock = instead_of_keeper(data_dir)?;
     let mut left = Vec::new();
     for name in names {
         let mut record = data_dir
             .load_record(name)?
-            .with_context(|| format!("no keeper has taken {name} in yet"))
+            .with_context(|| format!("no keeper has loaded {name} yet"))
             .hint("spotkeep up")?;
         record.desired = desired;
         if desired == Desired::Stopped {
@@ -114,17 +115,14 @@ fn remember(data_dir: &DataDir, names: &[AgentName], desired: Desired) -> Result
         }
     }
     if !left.is_empty() {
-        return Err(anyhow!(
-            "{} still run: no keeper is there to end them",
-            left.join(", ")
-        ))
-        .hint(format!(
-            "spotkeep --data-dir {} up",
-            data_dir.dir().display()
-        ))
-        .kind(ErrorKind::NotAsDeclared);
+        return Err(anyhow!("cannot stop {}: no keeper runs", left.join(", ")))
+            .hint(format!(
+                "spotkeep --data-dir {} up",
+                data_dir.dir().display()
+            ))
+            .kind(ErrorKind::NotAsDeclared);
     }
-    complain("no keeper runs; this is remembered for the next one");
+    complain("no keeper runs; the next one applies this");
     complain(&format!(
         "hint: spotkeep --data-dir {} up",
         data_dir.dir().display()
@@ -157,8 +155,8 @@ pub(super) fn restart(data_dir: &DataDir, args: RestartArgs) -> Result<ExitCode>
         ))?;
     if args.when_idle {
         print_line(match args.canary {
-            true => "one agent is restarted at its next idle moment, and the others once it is up",
-            false => "each agent is restarted at its next idle moment",
+            true => "one agent restarts when it is idle, the others when that one is up",
+            false => "each agent restarts when it is idle",
         });
         return Ok(ExitCode::SUCCESS);
     }

@@ -1,4 +1,4 @@
-//! `spotkeep status`
+//! `spotkeep status`: shows the fleet status.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,20 +17,24 @@ use sys::time::{Timestamp, short};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Exits with 3 where an agent has failed.\n\nExamples:\n  spotkeep status\n  spotkeep status --json | jq .last_save"
-)]
+#[command(after_help = "\
+The exit code is 3 if an agent has failed, or there are other problems.
+
+Examples:
+  spotkeep status
+  spotkeep status --json | jq .last_save")]
 pub(super) struct Args {
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// One line on how the last preemption went, for a day; otherwise nothing. Never an error.
+    /// Print one line about a recent preemption. For login scripts: prints nothing if the last one
+    /// was more than a day ago, and never fails.
     #[arg(long, conflicts_with = "json")]
     login_line: bool,
 }
 
 impl Args {
-    /// Whether a login shell asks.
+    /// Returns whether a login shell asks.
     pub(super) fn is_login_line(&self) -> bool {
         self.login_line
     }
@@ -63,10 +67,12 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// Some five thousand events. Where so much has happened since, a preemption is no news any more.
+/// Bytes at the end of the journal to search, about 5000 events. A preemption before those is not
+/// recent.
 const NEWS_BYTES: u64 = 1 << 20;
 
-/// From files alone: nobody who logs in waits for a keeper.
+/// Returns the line about the last preemption. It reads files only, so that a login does not wait
+/// for a keeper.
 fn login_line(at: &Path) -> Option<String> {
     let data_dir = DataDir::open(at).ok()?;
     let boot_id = process::current_boot_id().ok()?;
@@ -74,7 +80,7 @@ fn login_line(at: &Path) -> Option<String> {
     last_preemption_line(&lines, &boot_id, Timestamp::now())
 }
 
-/// What to do about those that do not work.
+/// Prints hints for agents that have failed or are stalled.
 fn hints(now: &Status) {
     let shown = now.agents.iter().filter(|agent| {
         let given_up = agent.state == AgentState::Stalled && agent.next_try.is_none();
@@ -102,12 +108,12 @@ fn header(now: &Status) {
     print_line(&format!("keeper  {}{fleet}", now.keeper));
     if now.paused.as_deref() == Some("login") {
         print_line(
-            "paused  login: run /login in any agent (spotkeep attach NAME); all go on by themselves",
+            "paused  login: run /login in any agent (spotkeep attach NAME); then all continue",
         );
     }
     if let Some(notice) = &now.notice {
         print_line(&format!(
-            "notice  {} from {}: nothing is started in this boot",
+            "notice  {} from {}: no agent starts until the next boot",
             notice.at.for_people(),
             notice.source
         ));

@@ -1,4 +1,4 @@
-//! `spotkeep tmux-server`: what `spotkeep-tmux.service` runs.
+//! `spotkeep tmux-server`: the main process of `spotkeep-tmux.service`.
 
 use std::process::ExitCode;
 
@@ -9,11 +9,11 @@ use state::layout::DataDir;
 use sys::error::Result;
 use sys::process;
 
-/// Becomes the tmux server, at the very place where the keeper looks for it.
+/// Becomes the tmux server, on the socket that the keeper uses.
 pub(super) fn run(data_dir: &DataDir) -> Result<ExitCode> {
     let boot_id = process::current_boot_id()?;
     let runtime = runtime_dir::directory(data_dir, &data_dir.identity()?.data_dir_id, &boot_id)?;
-    // Without cgroups agents run all the same; then they have no limits of memory.
+    // Without cgroups, agents run without memory limits.
     Delegated::arrange();
     Err(Tmux::new(&runtime).become_server())
 }

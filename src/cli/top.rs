@@ -1,4 +1,4 @@
-//! `spotkeep top`
+//! `spotkeep top`: shows and controls the fleet, updated live.
 
 use std::process::ExitCode;
 
@@ -10,16 +10,18 @@ use sys::error::Result;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "? shows what the keys do. NO_COLOR is heeded; over ssh and in a tmux pane it is the same.\n\nExample:\n  spotkeep top"
-)]
+#[command(after_help = "\
+Press ? for the list of keys. The environment variable NO_COLOR turns colours off.
+
+Example:
+  spotkeep top")]
 pub(super) struct Args {}
 
 pub(super) fn run(data_dir: &DataDir, _: &Args) -> Result<ExitCode> {
-    let of = data_dir.clone();
-    let look = Theme {
+    let status_of = data_dir.clone();
+    let theme = Theme {
         colour: output::colourful(),
     };
-    top::run(data_dir, Box::new(move || status(&of)), look)?;
+    top::run(data_dir, Box::new(move || status(&status_of)), theme)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! `spotkeep units`
+//! `spotkeep units`: installs the systemd units of this version.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,13 +13,13 @@ use sys::user;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Say what differs, and do nothing.
+    /// Show what differs; change nothing.
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Puts the units of this very version onto the machine and has them start at boot; nothing that
-/// runs is touched. `setup --upgrade` asks the new program for it.
+/// Installs and enables the systemd units of this version; running units are left alone.
+/// `setup --upgrade` runs this verb of the new program.
 pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let (machine, paths) = (Path::new("/"), UnitPaths::from_data_dir(data_dir)?);
     if args.dry_run {
@@ -35,7 +35,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::from(code));
     }
     if user::id() != 0 {
-        return Err(anyhow!("units are root's")).hint(format!(
+        return Err(anyhow!("only root can install systemd units")).hint(format!(
             "sudo {} --data-dir {} units",
             paths.program.display(),
             data_dir.dir().display()

@@ -1,4 +1,4 @@
-//! `spotkeep up` and `spotkeep down`
+//! `spotkeep up` and `spotkeep down`: start and stop the whole fleet.
 
 use std::fs::OpenOptions;
 use std::io::IsTerminal as _;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::daemon::{instead_of_keeper, is_moving, status, wait};
 use super::drop_privileges::Access;
-use super::output::{complain, print_line, state, table};
+use super::output::{complain, counted, print_line, state, table};
 use crate::keeper::client;
 use crate::keeper::protocol::refuse_to_end;
 use crate::keeper::runtime_dir;
@@ -23,39 +23,45 @@ use state::{AgentName, AgentState, Fleet};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::process;
 
-/// How long a keeper's unit may take until systemd has it under way again.
+/// How long systemd may take to start the keeper's unit.
 const UNIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often a keeper that is about to come is asked for.
+/// Poll interval while waiting for a keeper to start.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// After so long it is said that a keeper in the background is waited for. It is waited for as long as
-/// it is up: a machine may be busy.
-const SAID_AFTER: Duration = Duration::from_secs(5);
+/// After so long, `up` prints that it waits for the keeper. It waits as long as that process runs,
+/// since the machine may be busy.
+const MESSAGE_AFTER: Duration = Duration::from_secs(5);
 
-/// How long `up` waits for agents to come up; they go on starting after that.
+/// How long `up` waits for agents to start; they go on starting after that.
 const UP_LIMIT: Duration = Duration::from_secs(90);
 
-/// How long `down` waits for agents to end: their grace, and a little more.
+/// How long `down` waits for agents to stop: their term timeout, and some more.
 const DOWN_LIMIT: Duration = Duration::from_secs(15);
 
 /// Arguments of `up`.
 #[derive(Debug, Default, clap::Args)]
-#[command(after_help = "Examples:\n  spotkeep up --dry-run\n  spotkeep up")]
+#[command(after_help = "\
+Prints the plan, then starts the keeper (the daemon that runs the agents) and the agents. Run it
+again after a change of spotkeep.toml.
+
+Examples:
+  spotkeep up --dry-run
+  spotkeep up")]
 pub(super) struct UpArgs {
-    /// Show the plan, and do nothing.
+    /// Show the plan; change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Do not wait until the agents are up.
+    /// Do not wait until the agents run.
     #[arg(long)]
     no_wait: bool,
-    /// End agents that run and are not declared any more, without asking.
+    /// Stop agents removed from spotkeep.toml without asking.
     #[arg(long)]
     yes: bool,
 }
 
 impl UpArgs {
-    /// A plan is only read.
+    /// Returns what the verb does on the data directory: a dry run only reads.
     pub(super) fn access(&self) -> Access {
         if self.dry_run {
             Access::Reads
@@ -67,15 +73,19 @@ impl UpArgs {
 
 /// Arguments of `down`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  spotkeep down")]
+#[command(after_help = "\
+No agent starts until then, not even after a reboot. Their sessions are kept.
+
+Example:
+  spotkeep down")]
 pub(super) struct DownArgs {
-    /// Say what would be done, and do nothing.
+    /// Show what would be done; change nothing.
     #[arg(long)]
     dry_run: bool,
 }
 
 impl DownArgs {
-    /// A plan is only read.
+    /// Returns what the verb does on the data directory: a dry run only reads.
     pub(super) fn access(&self) -> Access {
         if self.dry_run {
             Access::Reads
@@ -90,10 +100,10 @@ pub(super) fn up(data_dir: &DataDir, args: &UpArgs) -> Result<ExitCode> {
     let before = status(data_dir)?;
     if let Some(notice) = &before.notice {
         return Err(anyhow!(
-            "this boot had its notice ({}); nothing is started in it",
+            "this boot has had its preemption notice ({}): no agent is started",
             notice.source
         ))
-        .hint("if the machine stays after all: spotkeep restore")
+        .hint("if this VM keeps running: spotkeep restore")
         .kind(ErrorKind::NotAsDeclared);
     }
     let changed = show_plan(data_dir, &config, &before)?;
@@ -119,7 +129,7 @@ pub(super) fn up(data_dir: &DataDir, args: &UpArgs) -> Result<ExitCode> {
     Ok(conclude(&after))
 }
 
-/// The agents that run and are not declared any more.
+/// Returns the running agents that are not in spotkeep.toml any more.
 fn undeclared(config: &Config, now: &Status) -> Vec<AgentName> {
     now.agents
         .iter()
@@ -128,14 +138,15 @@ fn undeclared(config: &Config, now: &Status) -> Vec<AgentName> {
         .collect()
 }
 
-/// A file that was cut short looks like one that an agent was taken out of.
+/// Asks before agents are stopped: a truncated spotkeep.toml looks like one from which agents were
+/// removed.
 fn ask_to_end(names: &[AgentName]) -> Result<()> {
     let names: Vec<&str> = names.iter().map(AgentName::as_str).collect();
     if !std::io::stdin().is_terminal() {
         return refuse_to_end(&names);
     }
     complain(&format!(
-        "this ends {}; type yes to go on:",
+        "this stops {}; type yes to continue:",
         names.join(", ")
     ));
     let mut line = String::new();
@@ -146,7 +157,7 @@ fn ask_to_end(names: &[AgentName]) -> Result<()> {
     }
 }
 
-/// Has those whose settings have changed started anew, without cutting a turn.
+/// Restarts agents with changed settings when they are idle, so that no turn is interrupted.
 fn roll_out(data_dir: &DataDir, changed: Vec<AgentName>) -> Result<()> {
     if changed.is_empty() {
         return Ok(());
@@ -154,25 +165,28 @@ fn roll_out(data_dir: &DataDir, changed: Vec<AgentName>) -> Result<()> {
     let names = changed.iter().map(AgentName::as_str).collect::<Vec<_>>();
     let first = match names.len() {
         1 => "",
-        _ => ", one first and the others once it is up",
+        _ => ", one first, the others when it runs",
     };
     let names = names.join(", ");
     client::restart(data_dir, &changed, true, true)?;
-    print_line(&format!("restarts {names} when idle{first}"));
+    print_line(&format!("{names} will restart when idle{first}"));
     Ok(())
 }
 
-/// The last lines, and the exit code: 3 where an agent did not come up.
+/// Prints the result. Returns the exit code: 3 if an agent does not run.
 fn conclude(after: &Status) -> ExitCode {
     let is_up = |agent: &&AgentStatus| {
         agent.pid.is_some() && !matches!(agent.state, AgentState::Starting | AgentState::Failed)
     };
     let up = after.agents.iter().filter(is_up).count();
-    print_line(&format!("{up} of {} agents are up", after.agents.len()));
+    print_line(&format!(
+        "{up} of {} agents are running",
+        after.agents.len()
+    ));
     for agent in &after.agents {
         if agent.branch.is_none() && agent.workspace.is_dir() {
             complain(&format!(
-                "note: the workspace of {} is no git repository, so no checkpoints of it are made",
+                "note: the workspace of {} is not a git repository, so it gets no checkpoints",
                 agent.name
             ));
         }
@@ -180,7 +194,9 @@ fn conclude(after: &Status) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for agent in &after.agents {
         let reason = match agent.state {
-            AgentState::Failed | AgentState::Backoff | AgentState::Starting => "no reason is known",
+            AgentState::Failed | AgentState::Backoff | AgentState::Starting => {
+                "the reason is unknown"
+            }
             AgentState::Waiting => "waits for a human",
             _ => continue,
         };
@@ -201,7 +217,7 @@ fn conclude(after: &Status) -> ExitCode {
     code
 }
 
-/// Shows what would be done with each; returns those whose settings have changed under them.
+/// Prints the plan for each agent. Returns the agents whose settings have changed while they run.
 fn show_plan(data_dir: &DataDir, config: &Config, now: &Status) -> Result<Vec<AgentName>> {
     let records: Vec<_> = data_dir
         .all_records()?
@@ -225,7 +241,7 @@ fn show_plan(data_dir: &DataDir, config: &Config, now: &Status) -> Result<Vec<Ag
             changes => {
                 changed.push(name.clone());
                 format!(
-                    "{what}; changed: {}; restarted when idle",
+                    "{what}; changed: {}; restarts when idle",
                     changes.join(", ")
                 )
             }
@@ -233,10 +249,13 @@ fn show_plan(data_dir: &DataDir, config: &Config, now: &Status) -> Result<Vec<Ag
         rows.push([name.to_string(), what]);
     }
     for name in undeclared(config, now) {
-        rows.push([name.to_string(), "ends: it is not declared any more".into()]);
+        rows.push([
+            name.to_string(),
+            "stops: it is not in spotkeep.toml any more".into(),
+        ]);
     }
     if rows.is_empty() {
-        print_line("no agents are declared");
+        print_line("there are no agents in spotkeep.toml");
         complain("hint: spotkeep add agent-1 --prompt 'Fix issue 123.'");
         return Ok(changed);
     }
@@ -246,7 +265,8 @@ fn show_plan(data_dir: &DataDir, config: &Config, now: &Status) -> Result<Vec<Ag
     Ok(changed)
 }
 
-/// Starts a keeper that outlives this terminal, and waits until it answers or has ended.
+/// Starts a keeper that keeps running without this terminal, and waits until it answers or has
+/// ended.
 fn start_keeper(data_dir: &DataDir) -> Result<()> {
     if install::keeps(Path::new("/"), data_dir.dir()) {
         return wait_for_the_units_keeper(data_dir);
@@ -265,7 +285,7 @@ fn start_keeper(data_dir: &DataDir) -> Result<()> {
             .mode(0o600)
             .open(&log)
     };
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
     let mut child = Command::new(program)
         .arg("--data-dir")
         .arg(data_dir.dir())
@@ -276,7 +296,7 @@ fn start_keeper(data_dir: &DataDir) -> Result<()> {
         .stderr(open()?)
         .spawn()
         .context("cannot start a keeper")?;
-    let mut say_at = Some(Instant::now() + SAID_AFTER);
+    let mut say_at = Some(Instant::now() + MESSAGE_AFTER);
     loop {
         let now = status(data_dir);
         if now.as_ref().is_ok_and(|now| now.keeper.runs()) {
@@ -287,8 +307,8 @@ fn start_keeper(data_dir: &DataDir) -> Result<()> {
             let last = said
                 .lines()
                 .rfind(|line| line.starts_with("error"))
-                .unwrap_or("no reason was given");
-            return Err(anyhow!("the keeper ended at once ({status}): {last}")).hint(format!(
+                .unwrap_or("no error was printed");
+            return Err(anyhow!("the keeper ended immediately ({status}): {last}")).hint(format!(
                 "spotkeep --data-dir {} run",
                 data_dir.dir().display()
             ));
@@ -297,7 +317,7 @@ fn start_keeper(data_dir: &DataDir) -> Result<()> {
             say_at = None;
             let why = now.err().map(|error| format!(": {error:#}"));
             complain(&format!(
-                "waiting for the keeper that was started (pid {}){}; what it does: tail -f {}",
+                "waiting for the new keeper (pid {}){}; its log: tail -f {}",
                 child.id(),
                 why.unwrap_or_default(),
                 log.display()
@@ -307,11 +327,12 @@ fn start_keeper(data_dir: &DataDir) -> Result<()> {
     }
 }
 
-/// A second keeper, in a session of a user's, would hold the data directory against the unit's.
+/// Waits for the keeper of the systemd unit. A second keeper in a user's session would take the
+/// lock of the data directory from it.
 fn wait_for_the_units_keeper(data_dir: &DataDir) -> Result<()> {
     let began = Instant::now();
     loop {
-        // One that holds the lock and has no time yet to answer is no failure.
+        // A keeper that holds the lock may not answer yet.
         if status(data_dir).is_ok_and(|now| now.keeper.runs()) {
             return Ok(());
         }
@@ -322,7 +343,7 @@ fn wait_for_the_units_keeper(data_dir: &DataDir) -> Result<()> {
         std::thread::sleep(POLL_INTERVAL);
     }
     Err(anyhow!(
-        "the keeper of this data directory is a systemd unit, and does not run"
+        "the keeper of this data directory is a systemd unit that is not running"
     ))
     .hint(format!("sudo systemctl start {}", ALL.join(" ")))
 }
@@ -337,26 +358,26 @@ pub(super) fn down(data_dir: &DataDir, args: &DownArgs) -> Result<ExitCode> {
         .collect();
     if args.dry_run {
         print_line(&format!(
-            "would end {} agents: {}",
-            running.len(),
+            "would stop {}: {}",
+            counted(running.len(), "agent"),
             running.join(", ")
         ));
         return Ok(ExitCode::SUCCESS);
     }
     if !before.keeper.runs() {
         write_fleet(data_dir, Fleet::Down)?;
-        print_line("no keeper runs; no agent will be started until: spotkeep up");
+        print_line("no keeper runs; no agent starts until: spotkeep up");
         if !running.is_empty() {
             return Err(anyhow!(
-                "{} still run, and no keeper is there to end them",
+                "cannot stop {}: no keeper runs",
                 running.join(", ")
             ))
-            .hint("spotkeep run, which ends them")
+            .hint("spotkeep run")
             .kind(ErrorKind::NotAsDeclared);
         }
         return Ok(ExitCode::SUCCESS);
     }
-    // A keeper with nothing left to end may be gone before it says so.
+    // A keeper without running agents may exit before it answers.
     if client::set_fleet(data_dir, Fleet::Down)?.is_none()
         && data_dir.identity()?.fleet != Fleet::Down
     {
@@ -371,13 +392,13 @@ pub(super) fn down(data_dir: &DataDir, args: &DownArgs) -> Result<ExitCode> {
         .filter(|agent| agent.pid.is_some())
         .count();
     if left > 0 {
-        return Err(anyhow!("{left} agents have not ended yet"))
+        return Err(anyhow!("{} not stopped yet", counted(left, "agent")))
             .hint("spotkeep ls")
             .kind(ErrorKind::NotAsDeclared);
     }
     print_line(&format!(
-        "ended {} agents; nothing is started until: spotkeep up",
-        running.len()
+        "stopped {}; no agent starts until: spotkeep up",
+        counted(running.len(), "agent")
     ));
     Ok(ExitCode::SUCCESS)
 }

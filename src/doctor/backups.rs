@@ -1,4 +1,4 @@
-//! Whether there is history, here and elsewhere, and whether it is whole.
+//! Check of the backups: the last one, its copy elsewhere, the last integrity check.
 
 use super::Check;
 use super::facts::Facts;
@@ -9,7 +9,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let Ok(data_dir) = &facts.data_dir else {
         return Vec::new();
     };
-    match BackupState::shown(data_dir) {
+    match BackupState::load_copy(data_dir) {
         Ok(state) => vec![evaluate(
             facts,
             state.as_ref(),
@@ -23,13 +23,14 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     }
 }
 
-/// An old backup is no fault: where nothing changes none is made. What was tried and failed is one.
+/// Evaluates the state of the backups. The age of a backup does not matter: where nothing changes
+/// none is made. A failed attempt is wrong.
 fn evaluate(facts: &Facts, state: Option<&BackupState>, is_on: bool) -> Check {
     let now = facts.spotkeep("backup now");
     let Some(state) = state else {
         return match is_on {
-            true => Check::good("backup", "none yet; they begin with the keeper"),
-            false => Check::warn("backup", "none, and they are turned off", now),
+            true => Check::good("backup", "none yet; the keeper makes the first one"),
+            false => Check::warn("backup", "none, and backups are turned off", now),
         };
     };
     if let Some(trouble) = state.troubles().into_iter().next() {

@@ -1,4 +1,4 @@
-//! Claude Code: which one, whether we know it, and what would block it or delete its words.
+//! Checks of Claude Code: version, login, dialogs that would block it, retention of transcripts.
 
 use std::path::Path;
 
@@ -37,24 +37,25 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// What was tested is known; what is new may be as it was, or may not.
+/// Checks the version: a version that was not tested may behave differently.
 fn check_version(version: &str, program: &Path, probe: &str) -> Check {
     let shown = format!("{version}, {}", program.display());
     match TESTED.contains(&version) {
         true => Check::good("claude", shown),
         false => Check::warn(
             "claude",
-            format!("{shown}: spotkeep was tested with {TESTED_WORDS}, and not with this version"),
+            format!("{shown}: spotkeep was tested with {TESTED_LIST}, not with this version"),
             probe,
         ),
     }
 }
 
-/// [`TESTED`], as a person says it.
-const TESTED_WORDS: &str = "2.1.197, 2.1.263 and 2.1.330";
+/// [`TESTED`] as a sentence lists it.
+const TESTED_LIST: &str = "2.1.197, 2.1.263 and 2.1.330";
 
-/// A preemption of one agent, played in a sandbox against a model on loopback. Nothing where there is no claude, which
-/// is told already. A version that was never tested, and behaved, is no warning any more.
+/// Simulates a preemption of one agent, in a sandbox against a fake API on loopback. Adds nothing
+/// if there is no claude, which another check reports. Removes the warning of an untested version
+/// that behaves as expected.
 pub(super) fn probe(facts: &Facts, checks: &mut Vec<Check>) {
     let program = match &facts.data_dir {
         Ok(data_dir) => find_claude(data_dir, &facts.config).ok(),
@@ -63,19 +64,19 @@ pub(super) fn probe(facts: &Facts, checks: &mut Vec<Check>) {
     let Some(program) = program else {
         return;
     };
-    let found = play(&program);
+    let found = simulate(&program);
     if found.ok
         && let Some(check) = checks
             .iter_mut()
             .find(|check| check.check == "claude" && check.warning)
     {
-        let detail = format!("{}; but it behaved, see below", check.detail);
+        let detail = format!("{}; but the probe passed, see below", check.detail);
         *check = Check::good("claude", detail);
     }
     checks.push(found);
 }
 
-fn play(program: &Path) -> Check {
+fn simulate(program: &Path) -> Check {
     let options = drill::Options {
         agents: 1,
         claude: Some(program.to_path_buf()),
@@ -91,10 +92,11 @@ fn play(program: &Path) -> Check {
     }
 }
 
-/// What the rehearsal has found, with the version that it was played with.
+/// The result of the simulated preemption, with the version of Claude.
 fn check_behaviour(report: &drill::Report, again: String) -> Check {
     let found = format!(
-        "{}: a rehearsed preemption: {} of {} came back in its session by its id, {} of {} went on, {} of {} records lost",
+        "{}: simulated preemption: {} of {} resumed in its session, {} of {} continued, \
+         {} of {} records lost",
         report.claude,
         report.sessions_resumed,
         report.agents_total,
@@ -113,15 +115,15 @@ fn check_behaviour(report: &drill::Report, again: String) -> Check {
     Check::wrong("claude-behaviour", format!("{found}; {losses}"), again)
 }
 
-/// What the agents are given to log in with, and to start without a human.
+/// How the agents log in, and what lets them start without a human.
 #[derive(Debug, Default)]
 struct Means {
     credentials: Option<Credentials>,
-    /// Variables that every agent is given, by declarations and settings; names only.
+    /// Names of the variables that every agent has, by declarations and settings.
     declared: Vec<&'static str>,
-    /// Those that only this shell has.
+    /// Names of the variables that this shell has.
     in_shell: Vec<&'static str>,
-    /// The first agent that has no variable, where others have one.
+    /// The first agent that has no such variable.
     without: Option<String>,
     helper: bool,
     rejected: bool,
@@ -145,7 +147,7 @@ impl Means {
             ..Self::default()
         };
         for (name, agent) in &agents {
-            // What is wrong with an env_file is told under `secrets`.
+            // The check `secrets` reports what is wrong with an env_file.
             let mut variables: Vec<(String, String)> =
                 exec::environment(data_dir, &facts.config, agent)
                     .unwrap_or_default()
@@ -199,24 +201,25 @@ fn check_login(means: &Means, now: Timestamp, data_dir: &DataDir) -> Check {
         Some(Credentials::Token { expires, renewable }) => {
             let over = expires.is_some_and(|at| at < now);
             match (over, renewable) {
-                (true, false) => {
-                    Check::wrong("login", "it has expired and cannot be renewed", by_hand)
-                }
-                (_, true) => {
-                    Check::good("login", "kept in the data directory, and renewed by Claude")
-                }
-                (false, false) => Check::good("login", "kept in the data directory"),
+                (true, false) => Check::wrong(
+                    "login",
+                    "the login has expired and cannot be renewed",
+                    by_hand,
+                ),
+                (_, true) => Check::good("login", "in the data directory, renewed by Claude"),
+                (false, false) => Check::good("login", "in the data directory"),
             }
         }
-        Some(Credentials::Blank) => Check::wrong("login", ".credentials.json holds none", by_hand),
+        Some(Credentials::Blank) => Check::wrong("login", "no login in .credentials.json", by_hand),
         Some(Credentials::Missing) | None => match (means.in_shell.first(), &means.without) {
             (Some(name), _) => Check::warn(
                 "login",
                 format!("by {name} of this shell: a keeper that starts at boot does not have it"),
-                "put it into a file of mode 0600, and env_file = \"FILE\" under [defaults] in spotkeep.toml",
+                "put it into a file of mode 0600, and set env_file = \"FILE\" under [defaults] in \
+                 spotkeep.toml",
             ),
-            (None, Some(agent)) => Check::wrong("login", format!("{agent} has none"), by_hand),
-            (None, None) => Check::wrong("login", "there is none", by_hand),
+            (None, Some(agent)) => Check::wrong("login", format!("no login for {agent}"), by_hand),
+            (None, None) => Check::wrong("login", "no login", by_hand),
         },
     }
 }
@@ -225,15 +228,17 @@ fn check_unattended(means: &Means) -> Check {
     if means.rejected {
         return Check::wrong(
             "unattended",
-            "you said no to the declared ANTHROPIC_API_KEY once, and Claude does not use it",
-            "start claude by hand, and choose it in /config",
+            "the declared ANTHROPIC_API_KEY was declined in Claude once, and Claude does not use \
+             it",
+            "start claude by hand and choose the key in /config",
         );
     }
     if means.skips_permissions && means.is_root && !means.in_sandbox {
         return Check::wrong(
             "unattended",
-            "Claude refuses --dangerously-skip-permissions to root",
-            "run the agents as an ordinary user, or env = { IS_SANDBOX = \"1\" } under [defaults]",
+            "Claude refuses --dangerously-skip-permissions as root",
+            "run the agents as an ordinary user, or set env = { IS_SANDBOX = \"1\" } under \
+             [defaults] in spotkeep.toml",
         );
     }
     match means.asks {
@@ -251,7 +256,8 @@ fn check_unattended(means: &Means) -> Check {
     }
 }
 
-/// Claude deletes old transcripts at a start, those of a fleet that stood still included.
+/// Checks how long transcripts are kept. Claude deletes old ones at its start, also those of agents
+/// that were stopped for that long.
 fn check_retention(data_dir: &DataDir) -> Check {
     let file = data_dir.claude().join("settings.json");
     let fix = match file.exists() {
@@ -276,7 +282,8 @@ fn check_retention(data_dir: &DataDir) -> Check {
         other => {
             let days = other.unwrap_or(RETENTION_DAYS);
             let detail = format!(
-                "Claude deletes transcripts that are {days} days old, and with them what an agent would be resumed from"
+                "Claude deletes transcripts after {days} days, and an agent cannot be resumed \
+                 without its transcript"
             );
             Check::warn("retention", detail, fix)
         }
@@ -294,18 +301,18 @@ mod tests {
     }
 
     #[test]
-    fn the_versions_that_are_named_are_those_that_are_tested() {
+    fn the_versions_that_messages_name_are_those_that_are_tested() {
         let tested = include_str!("../../scripts/claude-versions");
         assert_eq!(tested.split_whitespace().collect::<Vec<_>>(), TESTED);
         let (last, others) = TESTED.split_last().unwrap();
-        let words = format!("{} and {last}", others.join(", "));
-        assert_eq!(words, TESTED_WORDS);
+        let list = format!("{} and {last}", others.join(", "));
+        assert_eq!(list, TESTED_LIST);
         let readme = include_str!("../../README.md");
-        assert!(readme.contains(&format!("tested with {words};")));
+        assert!(readme.contains(&format!("tested with {list};")));
     }
 
     #[test]
-    fn what_a_probe_has_found_is_told_with_the_version() {
+    fn the_result_of_a_probe_names_the_version() {
         let mut report = drill::Report {
             claude: "9.0.0".into(),
             agents_total: 1,
@@ -320,18 +327,19 @@ mod tests {
         assert!(good.ok && good.fix.is_none());
         assert_eq!(
             good.detail,
-            "9.0.0: a rehearsed preemption: 1 of 1 came back in its session by its id, 1 of 1 cut turn went on, 0 of 14 records lost"
+            "9.0.0: simulated preemption: 1 of 1 resumed in its session, 1 of 1 cut turn \
+             continued, 0 of 14 records lost"
         );
         report.verdict = "fail".into();
         report.turns_continued = 0;
-        report.losses = vec!["it stands still".into(), "and more".into()];
+        report.losses = vec!["it has stalled".into(), "and more".into()];
         let wrong = check_behaviour(&report, "again".into());
-        assert!(!wrong.ok && wrong.detail.ends_with("; it stands still; and more"));
+        assert!(!wrong.ok && wrong.detail.ends_with("; it has stalled; and more"));
         assert_eq!(wrong.fix.as_deref(), Some("again"));
     }
 
     #[test]
-    fn a_version_that_was_not_tested_is_told_and_no_more() {
+    fn a_version_that_was_not_tested_has_a_warning() {
         let evaluate = |version| check_version(version, Path::new("/bin/claude"), "probe");
         assert!(evaluate(TESTED[0]).fix.is_none());
         let new = evaluate("9.0.0");
@@ -339,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_found_wherever_it_is_and_its_end_is_seen() {
+    fn a_login_is_found_wherever_it_is_and_an_expired_one_is_wrong() {
         let (_dir, data_dir) = data_dir();
         let now = Timestamp::now();
         let token = |millis: i64, renewable| Means {
@@ -391,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_claude_refuses_is_told_before_it_does() {
+    fn settings_that_claude_refuses_are_wrong() {
         let refused = Means {
             skips_permissions: true,
             is_root: true,
@@ -415,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn transcripts_that_are_deleted_after_a_month_are_worth_a_word() {
+    fn transcripts_that_are_deleted_after_a_month_have_a_warning() {
         let (_dir, data_dir) = data_dir();
         assert!(check_retention(&data_dir).warning);
         let write = |days: &str| {

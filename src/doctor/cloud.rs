@@ -1,4 +1,4 @@
-//! The cloud: whether its word on a preemption would reach us, and how early.
+//! Checks of the cloud: the metadata server, and the length of the preemption notice.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use sys::time::short;
 
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let cloud = &facts.config.cloud;
-    // Where it was not declared, the firmware has said so.
+    // The declared provider, or else the one that the firmware names.
     let declared = match (cloud.provider, facts.provider) {
         (Choice::None, _) | (_, Provider::None) => return Vec::new(),
         (choice, Provider::Gcp) => choice,
@@ -30,14 +30,14 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let (preemptible, preempted, made_with) = match asked {
         None => {
             let detail =
-                format!("the metadata server at {address} does not answer: no notice would come");
+                format!("the metadata server at {address} does not answer: no notice can arrive");
             return vec![Check::wrong("metadata", detail, NOT_A_CLOUD)];
         }
         Some(Err(error)) => return vec![Check::failed("metadata", &error, NOT_A_CLOUD)],
         Some(Ok(answers)) => answers,
     };
     let length = cloud.notice.map(|span| span.0).or(made_with);
-    // None is as good as unknown: a longer one could be had.
+    // Zero is treated like unknown: a longer notice is possible.
     let length = length.filter(|length| !length.is_zero());
     vec![
         Check::good("metadata", format!("answers at {address}")),
@@ -46,7 +46,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
 }
 
 const NOT_A_CLOUD: &str =
-    "where this is no Compute Engine VM: provider = \"none\" under [cloud] in spotkeep.toml";
+    "if this is not a Compute Engine VM, set provider = \"none\" under [cloud] in spotkeep.toml";
 
 fn check_notice(
     preemptible: Option<bool>,
@@ -73,8 +73,11 @@ fn check_notice(
         ),
         (Some(true), None) => Check::warn(
             "notice",
-            "preemptible, and no notice is known of: 30 s at most, with the shutdown. A VM can be created with 120 s, in which agents end their turns",
-            "gcloud compute instances create ... --preemption-notice-duration=120s, then notice = \"120s\" under [cloud]; or spotkeep gcp create with gcloud 586 or newer",
+            "preemptible, and no length of the notice is known: 30 s at most, with the shutdown. \
+             A VM can be created with 120 s, in which agents end their turns",
+            "create the VM with gcloud compute instances create ... \
+             --preemption-notice-duration=120s and set notice = \"120s\" under [cloud] in \
+             spotkeep.toml; or spotkeep gcp create with gcloud 586 or newer",
         ),
     }
 }
@@ -84,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_notice_that_could_be_longer_is_worth_a_word() {
+    fn a_notice_that_could_be_longer_has_a_warning() {
         let evaluate = |preemptible, preempted, seconds: Option<u64>| {
             let length = seconds.map(Duration::from_secs);
             let check = check_notice(preemptible, preempted, length, "status");

@@ -1,4 +1,4 @@
-//! The keeper, the sessions that it keeps, and what would end them behind its back.
+//! Checks of the keeper, agents and sessions, and of what could end the tmux server.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let cgroup = pid.and_then(|pid| facts.machine.read(&format!("proc/{pid}/cgroup")));
     if let (Some(cgroup), true) = (cgroup, facts.systemd) {
         let user = facts.owner.as_ref().map_or("", |owner| owner.name.as_str());
-        checks.extend(check_cgroup(&Shelter {
+        checks.extend(check_cgroup(&ServerCgroup {
             cgroup: &cgroup,
             kill_at_logout: service::setting(&facts.machine, "logind.conf", "KillUserProcesses")
                 .is_some_and(|value| service::is_yes(&value)),
@@ -51,7 +51,7 @@ fn check_keeper(facts: &Facts, status: &Status) -> Check {
         };
         return Check::wrong("keeper", detail, facts.spotkeep("status"));
     }
-    let mine = env!("CARGO_PKG_VERSION");
+    let this = env!("CARGO_PKG_VERSION");
     let desired = status
         .agents
         .iter()
@@ -63,33 +63,35 @@ fn check_keeper(facts: &Facts, status: &Status) -> Check {
     };
     let runs = status.keeper.runs();
     match (runs, &status.keeper_version, status.fleet, &status.notice) {
-        (true, Some(version), _, _) if version == mine => {
-            Check::good("keeper", format!("runs, version {mine}"))
+        (true, Some(version), _, _) if version == this => {
+            Check::good("keeper", format!("runs, version {this}"))
         }
         (true, version, _, _) => {
-            let other = version.as_deref().unwrap_or("an older one");
+            let other = version.as_deref().unwrap_or("(unknown, older)");
             let restart = match by_unit {
                 true => "sudo systemctl restart spotkeep".to_owned(),
                 false => format!(
-                    "{}; then end the old one: see its pid there",
-                    facts.spotkeep("status")
+                    "{}    # shows the keeper's pid: end it with kill, then {}",
+                    facts.spotkeep("status"),
+                    facts.spotkeep("up")
                 ),
             };
-            let detail = format!("runs version {other}, and this is {mine}");
+            let detail = format!("version {other} runs, and this program is version {this}");
             Check::warn("keeper", detail, restart)
         }
         (false, _, Fleet::Down, _) => {
-            Check::good("keeper", "none runs; the fleet is down, as you said")
+            Check::good("keeper", "not running: the fleet is down, as requested")
         }
         (false, _, _, Some(_)) => Check::warn(
             "keeper",
-            "none runs: this boot has had its notice, and nothing is started in it",
+            "not running: this boot has had its preemption notice, and agents resume at the next \
+             boot",
             facts.spotkeep("restore"),
         ),
         (false, _, _, None) if desired => {
-            Check::wrong("keeper", "none runs, and agents shall run", start)
+            Check::wrong("keeper", "not running, and agents should run", start)
         }
-        (false, _, _, None) => Check::good("keeper", "none runs, and no agent is wanted"),
+        (false, _, _, None) => Check::good("keeper", "not running, and no agent should run"),
     }
 }
 
@@ -97,11 +99,14 @@ fn check_agents(facts: &Facts, status: &Status) -> Option<Check> {
     if !status.keeper.runs() {
         return None;
     }
-    let of = |state: AgentState| status.agents.iter().find(move |agent| agent.state == state);
+    let first = |state: AgentState| status.agents.iter().find(move |agent| agent.state == state);
     let named = |name: &str, why: &Option<String>| {
-        format!("{name}: {}", why.as_deref().unwrap_or("no reason is known"))
+        format!(
+            "{name}: {}",
+            why.as_deref().unwrap_or("for an unknown reason")
+        )
     };
-    if let Some(agent) = of(AgentState::Failed) {
+    if let Some(agent) = first(AgentState::Failed) {
         let fix = facts.spotkeep(&format!(
             "logs {0}; {1}",
             agent.name,
@@ -113,8 +118,8 @@ fn check_agents(facts: &Facts, status: &Status) -> Option<Check> {
             fix,
         ));
     }
-    let standing = of(AgentState::Stalled).or_else(|| of(AgentState::Waiting));
-    Some(match standing {
+    let blocked = first(AgentState::Stalled).or_else(|| first(AgentState::Waiting));
+    Some(match blocked {
         Some(agent) => Check::warn(
             "agents",
             named(agent.name.as_str(), &agent.why),
@@ -127,7 +132,7 @@ fn check_agents(facts: &Facts, status: &Status) -> Option<Check> {
     })
 }
 
-/// Who holds each session: agents by their records, processes by Claude's own files.
+/// The holders of each session: agents by their records, processes by Claude's own files.
 fn holders(data_dir: &DataDir) -> BTreeMap<String, Vec<String>> {
     let mut holders: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let records = data_dir.all_records().unwrap_or_default();
@@ -149,7 +154,8 @@ fn holders(data_dir: &DataDir) -> BTreeMap<String, Vec<String>> {
     holders
 }
 
-/// Claude has no lock: two processes in one session each forget what the other did.
+/// Finds a session that two agents or two processes have. Claude has no lock: of two processes in
+/// one session each does not know what the other did.
 fn check_sessions(holders: &BTreeMap<String, Vec<String>>) -> Check {
     match holders.iter().find(|(_, who)| who.len() > 1) {
         Some((key, who)) => {
@@ -158,30 +164,30 @@ fn check_sessions(holders: &BTreeMap<String, Vec<String>>) -> Check {
                 "process" => Check::wrong(
                     "sessions",
                     format!(
-                        "two claudes are in the session {session}: pids {}",
+                        "two processes have the session {session} open: pids {}",
                         who.join(" and ")
                     ),
                     format!(
-                        "end the one that you started by hand: kill {}",
-                        who[who.len() - 1]
+                        "ps -o pid,lstart,args -p {}    # kill the one that you started by hand",
+                        who.join(",")
                     ),
                 ),
                 _ => Check::wrong(
                     "sessions",
-                    format!("{} have one session, {session}", who.join(" and ")),
+                    format!("{} have the same session {session}", who.join(" and ")),
                     format!(
-                        "spotkeep rm {}, then add it under another session",
+                        "spotkeep rm {}    # then add it with another session",
                         who[who.len() - 1]
                     ),
                 ),
             }
         }
-        None => Check::good("sessions", "each is held by one"),
+        None => Check::good("sessions", "each is open once"),
     }
 }
 
-/// Where an agent's processes live, and what ends what lives there.
-struct Shelter<'a> {
+/// The cgroup of the tmux server, and what ends the processes in it.
+struct ServerCgroup<'a> {
     cgroup: &'a str,
     kill_at_logout: bool,
     lingers: bool,
@@ -189,33 +195,33 @@ struct Shelter<'a> {
     user: &'a str,
 }
 
-/// A tmux server that was first started from a login belongs to that login.
-fn check_cgroup(shelter: &Shelter<'_>) -> Option<Check> {
-    let in_unit = shelter.cgroup.contains("spotkeep-tmux.service");
-    let in_login = shelter
+/// Checks the tmux server's cgroup: a server that was started from a login session belongs to it.
+fn check_cgroup(server: &ServerCgroup<'_>) -> Option<Check> {
+    let in_unit = server.cgroup.contains("spotkeep-tmux.service");
+    let in_login = server
         .cgroup
         .lines()
         .any(|line| line.contains("/session-") && line.contains(".scope"));
-    let in_user = shelter.cgroup.contains("/user@");
+    let in_user = server.cgroup.contains("/user@");
     let units = "spotkeep down; sudo systemctl restart spotkeep-tmux spotkeep; spotkeep up";
-    let linger = format!("sudo loginctl enable-linger {}", shelter.user);
-    let with_login = "the agents' tmux server belongs to a login";
+    let linger = format!("sudo loginctl enable-linger {}", server.user);
+    let with_login = "the agents' tmux server belongs to a login session";
     Some(match (in_unit, in_login, in_user) {
         (true, _, _) => Check::good("tmux-server", "in its own unit"),
-        (_, true, _) if shelter.has_units => Check::wrong(
+        (_, true, _) if server.has_units => Check::wrong(
             "tmux-server",
             format!("{with_login} and not to its unit: a shutdown may end it before the save"),
             units,
         ),
-        (_, true, _) if shelter.kill_at_logout => Check::wrong(
+        (_, true, _) if server.kill_at_logout => Check::wrong(
             "tmux-server",
-            format!("{with_login}, and logind ends what is left of one (KillUserProcesses)"),
+            format!("{with_login}, whose processes logind ends at logout (KillUserProcesses)"),
             format!("{linger}; spotkeep down; systemd-run --user --scope spotkeep up"),
         ),
-        (_, true, _) => Check::good("tmux-server", format!("{with_login}, and outlives it")),
-        (_, _, true) if !shelter.lingers => Check::warn(
+        (_, true, _) => Check::good("tmux-server", format!("{with_login}, and survives logout")),
+        (_, _, true) if !server.lingers => Check::warn(
             "tmux-server",
-            "it belongs to the user's manager, which ends with the last login",
+            "it belongs to the user's service manager, which ends with the last login session",
             linger,
         ),
         _ => return None,
@@ -227,8 +233,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_would_die_with_a_login_is_told() {
-        let shelter = |cgroup, kill_at_logout, lingers, has_units| Shelter {
+    fn a_server_that_would_end_with_a_login_is_reported() {
+        let server = |cgroup, kill_at_logout, lingers, has_units| ServerCgroup {
             cgroup,
             kill_at_logout,
             lingers,
@@ -239,32 +245,32 @@ mod tests {
         let unit = "0::/system.slice/spotkeep-tmux.service/agents/a\n";
         let manager = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.scope\n";
         let table = [
-            (shelter(login, false, false, true), Some((false, false))),
-            (shelter(login, true, false, false), Some((false, false))),
-            (shelter(login, false, false, false), Some((true, false))),
-            (shelter(unit, true, false, true), Some((true, false))),
-            (shelter(manager, true, false, false), Some((true, true))),
-            (shelter(manager, true, true, false), None),
-            (shelter("0::/\n", true, true, false), None),
+            (server(login, false, false, true), Some((false, false))),
+            (server(login, true, false, false), Some((false, false))),
+            (server(login, false, false, false), Some((true, false))),
+            (server(unit, true, false, true), Some((true, false))),
+            (server(manager, true, false, false), Some((true, true))),
+            (server(manager, true, true, false), None),
+            (server("0::/\n", true, true, false), None),
         ];
-        for (shelter, expected) in table {
-            let seen = check_cgroup(&shelter).map(|check| (check.ok, check.warning));
-            assert_eq!(seen, expected, "{}", shelter.cgroup);
+        for (server, expected) in table {
+            let seen = check_cgroup(&server).map(|check| (check.ok, check.warning));
+            assert_eq!(seen, expected, "{}", server.cgroup);
         }
     }
 
     #[test]
-    fn a_session_that_two_hold_is_wrong_whoever_they_are() {
-        let of = |pairs: &[(&str, &[&str])]| -> BTreeMap<String, Vec<String>> {
+    fn a_session_with_two_processes_or_two_agents_is_wrong() {
+        let holders = |pairs: &[(&str, &[&str])]| -> BTreeMap<String, Vec<String>> {
             let owned = |who: &[&str]| who.iter().map(ToString::to_string).collect();
             pairs
                 .iter()
                 .map(|(key, who)| ((*key).to_owned(), owned(who)))
                 .collect()
         };
-        assert!(check_sessions(&of(&[("agent s", &["a"]), ("process s", &["7"])])).ok);
-        let two = check_sessions(&of(&[("process s", &["7", "9"])]));
+        assert!(check_sessions(&holders(&[("agent s", &["a"]), ("process s", &["7"])])).ok);
+        let two = check_sessions(&holders(&[("process s", &["7", "9"])]));
         assert!(!two.ok && two.detail.contains("7 and 9"), "{two:?}");
-        assert!(!check_sessions(&of(&[("agent s", &["a", "b"])])).ok);
+        assert!(!check_sessions(&holders(&[("agent s", &["a", "b"])])).ok);
     }
 }

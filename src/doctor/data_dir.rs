@@ -1,4 +1,4 @@
-//! The data directory: whether it is there, on a disk that survives, that can be written and has room.
+//! Checks of the data directory: existence, mount, filesystem type, free space and inodes.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,13 +10,13 @@ use super::{Check, size};
 use sys::files::{self, Space};
 use sys::mounts::{self, Mount};
 
-/// How long is counted what takes the room.
+/// Time limit of measuring what takes the space.
 const COUNT_LIMIT: Duration = Duration::from_secs(1);
 
-/// Below this nothing can be relied on: a transcript, a build and git's objects all want to grow.
+/// Free space below this is wrong: transcripts, builds and git's objects all grow.
 const LEAST_BYTES: u64 = 256 << 20;
 
-/// Below this somebody should know.
+/// Free space below this is a warning.
 const FEW_BYTES: u64 = 2 << 30;
 
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
@@ -47,9 +47,9 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
         checks.push(check_filesystem(mount, data_dir.dir(), facts.is_vm()));
     }
     if let Ok(space) = files::space(data_dir.dir()) {
-        let taker = || largest(&data_dir.dir().join("workspaces"));
-        checks.push(check_space(space, taker));
-        checks.extend(check_inodes(space));
+        let largest = || largest(&data_dir.dir().join("workspaces"));
+        checks.push(check_space(space, largest));
+        checks.extend(check_inodes(space, data_dir.dir()));
     }
     checks
 }
@@ -59,17 +59,17 @@ fn check_mount(mount: &Mount, own: bool, facts: &Facts, dir: &Path) -> Option<Ch
     match (own, facts.expects_mount(), facts.is_vm()) {
         (true, _, _) => Some(Check::good(
             "mount",
-            format!("a filesystem of its own ({})", mount.source),
+            format!("its own filesystem ({})", mount.source),
         )),
         (false, true, _) => Some(Check::wrong(
             "mount",
-            format!("{shown} is to be mounted and is not: this is the directory below"),
+            format!("{shown} should be a mount point and nothing is mounted there"),
             format!("sudo mount {shown}"),
         )),
         (false, false, true) => Some(Check::warn(
             "mount",
             format!(
-                "on the disk of {}, and goes with it: a VM that is made anew has another",
+                "on the disk of {}: a VM that is created again does not have it",
                 mount.point.display()
             ),
             "sudo spotkeep setup --disk NAME",
@@ -94,50 +94,49 @@ fn check_filesystem(mount: &Mount, dir: &Path, vm: bool) -> Check {
     match kind {
         "tmpfs" | "ramfs" => wrong(
             "filesystem",
-            format!("{kind}: it is in memory and survives nothing"),
-            "spotkeep --data-dir DIR init, with DIR on a disk".to_owned(),
+            format!("{kind}: it is in memory and is lost at the end of the boot"),
+            "spotkeep --data-dir DIR init    # DIR is on a disk".to_owned(),
         ),
         "overlay" | "aufs" => warn(
             "filesystem",
-            format!(
-                "{kind}: it is the container's own and goes with it, unless the data directory is a volume"
-            ),
+            format!("{kind}: it is lost with the container, unless the data directory is a volume"),
             bind,
         ),
         "vfat" | "exfat" | "ntfs" | "ntfs3" | "fuseblk" => wrong(
             "filesystem",
-            format!("{kind} keeps neither owners nor links"),
-            "use ext4, xfs or btrfs".to_owned(),
+            format!("{kind} stores neither owners nor links"),
+            "move the data directory to a disk with ext4, xfs or btrfs".to_owned(),
         ),
         "nfs" | "nfs4" | "cifs" | "9p" | "virtiofs" | "ceph" => warn(
             "filesystem",
             format!(
-                "{kind}: locks and syncs are the server's word, and two machines may mount it at once"
+                "{kind}: locks and syncs depend on the server, and two machines may mount it at \
+                 once"
             ),
-            "run one keeper only".to_owned(),
+            "run the keeper on one machine only".to_owned(),
         ),
         _ if mount.has("noexec") && vm => wrong(
             "filesystem",
-            format!("{kind} with noexec: neither spotkeep nor claude can be run from {shown}/bin"),
+            format!("{kind} with noexec: spotkeep and claude cannot run from {shown}/bin"),
             format!("sudo mount -o remount,exec {shown}"),
         ),
         _ if mount.has("nobarrier") || mount.has("barrier=0") => wrong(
             "filesystem",
-            format!("{kind} without barriers: what was synced may be gone after a power cut"),
+            format!("{kind} without barriers: synced data may be lost after a power cut"),
             format!("sudo mount -o remount,barrier=1 {shown}"),
         ),
-        _ => Check::good("filesystem", format!("{kind}, can be written")),
+        _ => Check::good("filesystem", format!("{kind}, writable")),
     }
 }
 
-fn check_space(space: Space, taker: impl FnOnce() -> Option<(String, u64, bool)>) -> Check {
+fn check_space(space: Space, largest: impl FnOnce() -> Option<(String, u64, bool)>) -> Check {
     let percent = space.free.saturating_mul(100) / space.total.max(1);
     let free = format!("{} of {} free", size(space.free), size(space.total));
     let few = space.free < FEW_BYTES.min(space.total / 10).max(LEAST_BYTES);
     if !few && percent >= 5 {
         return Check::good("space", free);
     }
-    let (detail, fix) = match taker() {
+    let (detail, fix) = match largest() {
         Some((name, bytes, whole)) => {
             let at_least = if whole { "" } else { "at least " };
             let detail = format!("{free}; most is in {name} ({at_least}{})", size(bytes));
@@ -151,14 +150,17 @@ fn check_space(space: Space, taker: impl FnOnce() -> Option<(String, u64, bool)>
     }
 }
 
-/// Some filesystems have as many as they like, and say 0.
-fn check_inodes(space: Space) -> Option<Check> {
+/// Checks the free inodes. A filesystem that has no limit of them reports 0.
+fn check_inodes(space: Space, dir: &Path) -> Option<Check> {
     let percent = space
         .free_inodes
         .saturating_mul(100)
         .checked_div(space.inodes)?;
     let detail = format!("{} of {} free", space.free_inodes, space.inodes);
-    let fix = "find . -xdev -type d -printf '%h\\n' | sort | uniq -c | sort -n | tail";
+    let fix = format!(
+        "find {} -xdev -printf '%h\\n' | sort | uniq -c | sort -n | tail",
+        dir.display()
+    );
     Some(match percent {
         0..=1 => Check::wrong("inodes", detail, fix),
         2..=9 => Check::warn("inodes", detail, fix),
@@ -166,7 +168,7 @@ fn check_inodes(space: Space) -> Option<Check> {
     })
 }
 
-/// The largest directory of `dir`, with its size, and whether it was counted to the end.
+/// The largest directory in `dir`, with its size, and whether it was measured to the end.
 fn largest(dir: &Path) -> Option<(String, u64, bool)> {
     let until = Instant::now() + COUNT_LIMIT;
     let entries = fs::read_dir(dir).ok()?;
@@ -177,7 +179,7 @@ fn largest(dir: &Path) -> Option<(String, u64, bool)> {
     Some((path.display().to_string(), bytes, Instant::now() < until))
 }
 
-/// Bytes on the disk of all below, as far as there is time; links are not followed.
+/// Bytes on disk of everything below `path`, as far as there is time; links are not followed.
 fn used(path: &Path, until: Instant) -> u64 {
     let mut total = 0;
     let mut left = vec![path.to_path_buf()];
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filesystem_that_loses_things_is_told_from_one_that_keeps_them() {
+    fn a_filesystem_that_can_lose_files_is_not_good() {
         let table = [
             ("ext4", "rw,relatime", true, false),
             ("xfs", "rw", true, false),
@@ -233,27 +235,27 @@ mod tests {
     }
 
     #[test]
-    fn little_room_names_who_takes_it() {
+    fn little_free_space_names_the_largest_workspace() {
         let space = |free: u64, total: u64| Space {
             free,
             total,
             free_inodes: 1,
             inodes: 100,
         };
-        let taker = || Some(("/r/workspaces/api".to_owned(), 7 << 30, false));
+        let largest = || Some(("/r/workspaces/api".to_owned(), 7 << 30, false));
         assert_eq!(check_space(space(50 << 30, 100 << 30), || None).fix, None);
         assert_eq!(check_space(space(900 << 20, 1 << 30), || None).fix, None);
-        let few = check_space(space(1 << 30, 100 << 30), taker);
+        let few = check_space(space(1 << 30, 100 << 30), largest);
         assert!(
             few.ok && few.warning && few.detail.contains("at least 7.0 GiB"),
             "{few:?}"
         );
-        let none = check_space(space(1 << 20, 100 << 30), taker);
+        let none = check_space(space(1 << 20, 100 << 30), largest);
         assert!(
             !none.ok && none.detail.contains("workspaces/api"),
             "{none:?}"
         );
-        assert!(!check_inodes(space(1, 1)).unwrap().ok);
+        assert!(!check_inodes(space(1, 1), Path::new("/r")).unwrap().ok);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What several groups of checks need to know.
+//! Facts about the machine and the data directory that several groups of checks share.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,12 +14,12 @@ use sys::error::{Error, Result};
 
 use super::LIMIT;
 
-/// What a doctor is asked for.
+/// The options of `spotkeep doctor`.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// A directory that stands for `/`, with programs of its own in `usr/bin`; for tests.
+    /// A directory that stands for `/`, with its own programs in `usr/bin`; for tests.
     pub machine: Option<PathBuf>,
-    /// Play a preemption with Claude, to see whether it behaves as we know it.
+    /// Whether to simulate a preemption with Claude, to check that it behaves as expected.
     pub probe: bool,
 }
 
@@ -38,18 +38,19 @@ impl Machine {
         &self.prefix
     }
 
-    /// A small text file; `None` where it cannot be read.
+    /// Reads a small text file; `None` where it cannot be read.
     pub(super) fn read(&self, path: &str) -> Option<String> {
         std::fs::read_to_string(self.path(path)).ok()
     }
 
-    /// A number in a file of its own.
+    /// Reads a file that holds one number.
     pub(super) fn number(&self, path: &str) -> Option<u64> {
         self.read(path)?.trim().parse().ok()
     }
 
-    /// What a program of the machine says; `None` where there is none, or where it takes too long.
-    pub(super) fn ask(&self, program: &str, arguments: &[&str]) -> Option<String> {
+    /// Runs a program of the machine and returns its output; `None` if there is no such program or
+    /// it takes too long.
+    pub(super) fn output(&self, program: &str, arguments: &[&str]) -> Option<String> {
         let mut command = match self.prefix == Path::new("/") {
             true => Command::new(program),
             false => Command::new(self.path("usr/bin").join(program)),
@@ -59,7 +60,7 @@ impl Machine {
     }
 }
 
-/// Whose agents these are.
+/// The user whose agents these are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Owner {
     pub(super) uid: u32,
@@ -67,24 +68,24 @@ pub(super) struct Owner {
     pub(super) home: Option<PathBuf>,
 }
 
-/// All of it.
+/// What the checks evaluate.
 #[derive(Debug)]
 pub(super) struct Facts {
-    /// The data directory as it was asked for.
+    /// The path of the data directory, as given.
     pub(super) at: PathBuf,
     pub(super) data_dir: Result<DataDir>,
     pub(super) machine: Machine,
-    /// What is declared, or the last good declarations.
+    /// The declarations, or the last ones that could be read.
     pub(super) config: Config,
-    /// Why the file of declarations does not count.
+    /// Why `spotkeep.toml` cannot be used.
     pub(super) config_wrong: Option<Error>,
     pub(super) owner: Option<Owner>,
     pub(super) status: Option<Result<Status>>,
-    /// Our units are installed.
+    /// Whether spotkeep's units are installed.
     pub(super) has_units: bool,
-    /// Somebody has written a unit for the keeper by hand.
+    /// Whether the keeper's unit was written by hand.
     pub(super) has_own_unit: bool,
-    /// systemd is the service manager.
+    /// Whether systemd is the service manager.
     pub(super) systemd: bool,
     pub(super) provider: Provider,
 }
@@ -117,7 +118,7 @@ impl Facts {
             });
         let status = match &data_dir {
             Ok(data_dir) => Some(status(data_dir)),
-            // Its disk may have gone away under a keeper, which can tell more than we can see.
+            // The disk may have disappeared under a running keeper, which then knows more.
             Err(_) => status_without_data_dir(at).transpose(),
         };
         let unit = machine.read(&format!("{}/{}", units::UNIT_DIR, units::KEEPER));
@@ -137,13 +138,13 @@ impl Facts {
         }
     }
 
-    /// Whether this is a machine that spotkeep is to look after as a whole: a VM that may be taken
-    /// away, or one that was set up for it. On a laptop nothing is said of boot and shutdown.
+    /// Whether the whole machine is spotkeep's concern: a VM that may be preempted, or one that was
+    /// set up for it. On a laptop boot and shutdown are not checked.
     pub(super) fn is_vm(&self) -> bool {
         self.has_units || self.has_own_unit || self.provider == Provider::Gcp
     }
 
-    /// The command line of spotkeep for this data directory.
+    /// The command line of `spotkeep VERB` for this data directory.
     pub(super) fn spotkeep(&self, verb: &str) -> String {
         match self.at == Path::new(state::layout::DEFAULT) {
             true => format!("spotkeep {verb}"),
@@ -151,7 +152,7 @@ impl Facts {
         }
     }
 
-    /// Whether the data directory is meant to be a filesystem of its own: fstab or a mount unit says so.
+    /// Whether the data directory should be a mount point: fstab or a mount unit says so.
     pub(super) fn expects_mount(&self) -> bool {
         let dir = match &self.data_dir {
             Ok(data_dir) => data_dir.dir().to_path_buf(),
@@ -190,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_home_is_found_by_the_number_of_its_user() {
+    fn a_home_is_found_by_the_user_id() {
         let passwd = "root:x:0:0:root:/root:/bin/bash\nann:x:1000:1000::/home/ann:/bin/sh\n";
         assert_eq!(home_of(passwd, 1000), Some("/home/ann".into()));
         assert_eq!(home_of(passwd, 7), None);

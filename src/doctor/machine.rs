@@ -1,23 +1,23 @@
-//! The machine under it all: memory, pages that are not written yet, `/tmp`.
+//! Checks of the machine: memory, unwritten (dirty) pages, `/tmp`.
 
 use super::facts::{Facts, Machine};
 use super::{Check, count, size};
 use sys::files;
 
-/// What an agent takes at a start; 500 MB with a large transcript (measured).
+/// Memory of an agent at its start; 500 MB with a large transcript (measured).
 const PER_AGENT: u64 = 400 << 20;
 
-/// What the rest of a small system takes.
+/// Memory of the rest of a small system.
 const REST: u64 = 512 << 20;
 
-/// What a cloud's network disk of some hundred GB writes in a second, or a little less. There is
-/// no way to know it without writing.
+/// Write rate of a cloud's network disk of some hundred GB, or a little less. It cannot be measured
+/// without writing.
 const DISK_PER_SECOND: u64 = 100 << 20;
 
-/// How long unwritten pages may keep the disk busy before it shows in a save.
+/// How long writing the unwritten pages may take without slowing down a save much.
 const FLUSH_SECONDS: u64 = 5;
 
-/// Output of background commands goes there.
+/// Least free space in `/tmp`, where the output of background commands goes.
 const LEAST_TMP: u64 = 512 << 20;
 
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
@@ -36,7 +36,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// A line of `/proc/meminfo`, in bytes.
+/// The value of a line of `/proc/meminfo`, in bytes.
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -49,12 +49,12 @@ fn check_memory(total: u64, agents: usize) -> Check {
         true => Check::warn(
             "memory",
             format!(
-                "{}, and {} take some {}: one of them may be killed for it",
+                "{}, and {} need about {}: the kernel may kill one when memory runs out",
                 size(total),
                 count(agents, "agent"),
                 size(needed)
             ),
-            "declare fewer agents, or take a larger machine",
+            "declare fewer agents, or use a larger machine",
         ),
         false => Check::good(
             "memory",
@@ -63,7 +63,8 @@ fn check_memory(total: u64, agents: usize) -> Check {
     }
 }
 
-/// The kernel lets writers go on until so much waits for the disk; a sync then waits for all of it.
+/// The limit of unwritten pages: the kernel lets writers go on until this much waits for the disk,
+/// and a sync then waits for all of it.
 fn check_dirty(machine: &Machine, available: u64) -> Option<Check> {
     let bytes = machine.number("proc/sys/vm/dirty_bytes").unwrap_or(0);
     let ratio = machine.number("proc/sys/vm/dirty_ratio")?;
@@ -76,8 +77,9 @@ fn check_dirty(machine: &Machine, available: u64) -> Option<Check> {
     Some(match seconds > FLUSH_SECONDS {
         true => Check::warn(
             "unwritten",
-            format!("{detail}: {seconds} s of the notice, where a disk takes 100 MB a second"),
-            "printf 'vm.dirty_bytes = 268435456\\nvm.dirty_background_bytes = 67108864\\n' | sudo tee /etc/sysctl.d/90-spotkeep.conf && sudo sysctl --system",
+            format!("{detail}: {seconds} s of the notice at 100 MB a second"),
+            "printf 'vm.dirty_bytes = 268435456\\nvm.dirty_background_bytes = 67108864\\n' | sudo \
+             tee /etc/sysctl.d/90-spotkeep.conf && sudo sysctl --system",
         ),
         false => Check::good("unwritten", detail),
     })
@@ -100,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_that_is_too_small_is_told() {
+    fn a_machine_that_is_too_small_has_a_warning() {
         assert_eq!(field("MemTotal:  2048 kB\n", "MemTotal:"), Some(2 << 20));
         assert!(!check_memory(8 << 30, 10).warning);
         assert!(check_memory(4 << 30, 10).warning);

@@ -1,16 +1,18 @@
-//! The doctor: looks everything over, changes nothing, and says for each thing what would repair it.
+//! `spotkeep doctor`: read-only diagnostic checks, each with a suggested fix.
 //!
-//! Each file is a group of checks: facts are gathered at its edge, and a pure judgement makes checks of
-//! them. A check that does not apply here is left out: nobody on a laptop hears of the shutdown of a VM.
+//! Each file is a group of checks: it gathers facts, and pure functions evaluate them. A check that
+//! does not apply to the machine is left out: on a laptop nothing is checked of the shutdown of a
+//! VM.
 //!
-//! | file | what is looked at |
+//! | file | checks |
 //! |---|---|
-//! | `place` | the data directory, its mount, its filesystem, its space |
-//! | `belongings` | owners, modes, secrets, links |
-//! | `papers` | declarations, records, journal, clock |
-//! | `keeping` | the keeper, sessions, the tmux server |
-//! | `claude` | the program, its login, what would block or undo it |
-//! | `tools` | git, tmux |
+//! | `data_dir` | the data directory, its mount, its filesystem, its space |
+//! | `permissions` | owners, modes, secrets, links |
+//! | `state` | declarations, workspaces, records, saves, journal, clock |
+//! | `daemon` | the keeper, agents, sessions, the tmux server |
+//! | `claude` | the program, its login, what would block an agent or delete transcripts |
+//! | `tools` | git, tmux, restic |
+//! | `backups` | the last backup, its copy, its check |
 //! | `service` | units, and how systemd shuts down |
 //! | `machine` | memory, unwritten pages, `/tmp` |
 //! | `cloud` | the metadata server and the notice |
@@ -41,31 +43,32 @@ pub use facts::Options;
 use sys::error::{Error, hint_of};
 use sys::{process, thread};
 
-/// What nobody answers for so long is said not to answer. All slow things are asked at once. Generous:
-/// a crowded machine is slow, not broken.
+/// Time limit of one question to a program, the keeper or the metadata server. Groups run in
+/// parallel. Generous: an overloaded machine is slow, not broken.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A group asks for several things one after the other, and each has its own limit.
+/// Time limit of a group of checks, which asks several questions one after the other.
 const GROUP_LIMIT: Duration = Duration::from_secs(15);
 
-/// Who has waited for the kernel for so long, at each look, waits for a disk that hangs.
+/// A thread that was found in uninterruptible sleep at each poll for this long waits for a disk
+/// that hangs.
 const HANGS_AFTER: Duration = Duration::from_millis(2_500);
 
-/// How often is looked whether somebody waits for the kernel.
+/// How often the state of a group's thread is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at, in a word.
+    /// The name of the check.
     pub check: &'static str,
-    /// Whether it is as it has to be.
+    /// Whether the check passed; a warning passes.
     pub ok: bool,
-    /// It will do, but somebody should know.
+    /// Passed, with something that the user should know.
     pub warning: bool,
-    /// What was seen.
+    /// What was found.
     pub detail: String,
-    /// A command that repairs it; null where there is nothing to repair.
+    /// A command that repairs it, or a sentence; null where there is nothing to repair.
     pub fix: Option<String>,
 }
 
@@ -96,40 +99,41 @@ impl Check {
         }
     }
 
-    /// An error is wrong, and its hint the fix.
+    /// A failed check from an error, whose hint becomes the fix.
     fn failed(check: &'static str, error: &Error, otherwise: &str) -> Self {
         let fix = hint_of(error).unwrap_or(otherwise).to_owned();
         Self::wrong(check, format!("{error:#}"), fix)
     }
 }
 
-/// All that was looked at.
+/// The results of all checks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Version of this form.
     pub version: u32,
-    /// In the order of their rooms.
+    /// In the order of the groups.
     pub checks: Vec<Check>,
 }
 
 impl Report {
-    /// Whether nothing is wrong; warnings do not count.
+    /// Whether every check passed; a warning passes.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.checks.iter().all(|check| check.ok)
     }
 }
 
-/// Looks everything over. Writes nothing, and takes some two seconds at most where nothing is slow, but for
-/// the probe. A disk that hangs is told like everything else: who waits for it is left behind.
+/// Runs all checks. Writes nothing, and takes about two seconds at most where nothing is slow,
+/// except for the probe. A disk that hangs is reported like everything else: the thread that waits
+/// for it is abandoned.
 #[must_use]
 pub fn examine(at: &Path, options: &Options) -> Report {
     type Group = (&'static str, fn(&Facts) -> Vec<Check>);
     let groups: [Group; 10] = [
-        ("place", data_dir::checks),
-        ("belongings", permissions::checks),
-        ("papers", state::checks),
-        ("keeping", daemon::checks),
+        ("data directory", data_dir::checks),
+        ("permissions", permissions::checks),
+        ("state", state::checks),
+        ("keeper", daemon::checks),
         ("claude", claude::checks),
         ("tools", tools::checks),
         ("backups", backups::checks),
@@ -143,7 +147,7 @@ pub fn examine(at: &Path, options: &Options) -> Report {
             "{} does not answer in time: its disk hangs, or the machine is overloaded",
             at.display()
         );
-        let checks = vec![Check::wrong("data-dir", detail, "dmesg | tail -n 30")];
+        let checks = vec![Check::wrong("data-dir", detail, "sudo dmesg | tail -n 30")];
         return Report {
             version: VERSION,
             checks,
@@ -152,16 +156,17 @@ pub fn examine(at: &Path, options: &Options) -> Report {
     let facts = Arc::new(facts);
     let asked = groups.map(|(name, group)| {
         let facts = Arc::clone(&facts);
-        (name, aside(move || group(&facts)))
+        (name, in_background(move || group(&facts)))
     });
     let until = Instant::now() + GROUP_LIMIT;
     let mut checks: Vec<Check> = Vec::new();
     for (name, group) in asked {
         let found = group.and_then(|group| group.answer(until));
         checks.extend(found.unwrap_or_else(|| {
-            let detail =
-                format!("{name} could not be looked over in time: something does not answer");
-            vec![Check::wrong("doctor", detail, "dmesg | tail -n 30")]
+            let detail = format!(
+                "the checks of \"{name}\" did not end in time: a disk or a program does not answer"
+            );
+            vec![Check::wrong("doctor", detail, "sudo dmesg | tail -n 30")]
         }));
     }
     if options.probe {
@@ -173,14 +178,16 @@ pub fn examine(at: &Path, options: &Options) -> Report {
     }
 }
 
-/// Something that is done in a thread, which is left behind with the process if it hangs.
-struct Aside<T> {
+/// Work in its own thread, which is abandoned if it hangs; it ends with the process.
+struct Background<T> {
     answer: Receiver<T>,
-    /// 0: it has not begun.
+    /// Its thread id; 0 before it has begun.
     thread: Arc<AtomicI32>,
 }
 
-fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<Aside<T>> {
+fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<Background<T>> {
     let (answered, answer) = mpsc::channel();
     let thread = Arc::new(AtomicI32::new(0));
     let itself = Arc::clone(&thread);
@@ -189,12 +196,12 @@ fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option
         answered.send(work()).ok();
     };
     thread::spawn("ask", ask).ok()?;
-    Some(Aside { answer, thread })
+    Some(Background { answer, thread })
 }
 
-impl<T> Aside<T> {
-    /// What came of it; `None`: nothing until then, or the kernel does not come back to it. Whoever only
-    /// waits for a turn on a processor is given all the time there is.
+impl<T> Background<T> {
+    /// Returns the result; `None` if there is none by `until`, or the thread stays in
+    /// uninterruptible sleep. A thread that only waits for a processor has until `until`.
     fn answer(&self, until: Instant) -> Option<T> {
         let mut in_kernel_since = None;
         loop {
@@ -220,15 +227,15 @@ impl<T> Aside<T> {
     }
 }
 
-/// What somebody answers in time.
+/// Returns the result of `ask`; `None` if it does not end within the limit.
 fn in_time<T: Send + 'static>(
     limit: Duration,
     ask: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    aside(ask)?.answer(Instant::now() + limit)
+    in_background(ask)?.answer(Instant::now() + limit)
 }
 
-/// `1 agent`, `2 agents`.
+/// A number with its noun: `1 agent`, `2 agents`.
 fn count(number: usize, what: &str) -> String {
     match number {
         1 => format!("1 {what}"),
@@ -251,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_warning_passes_and_what_is_wrong_does_not() {
+    fn a_report_with_a_warning_passes_and_one_with_a_failed_check_does_not() {
         let report = |checks| Report { version: 1, checks };
         let (good, warn) = (Check::good("a", "x"), Check::warn("b", "x", "y"));
         assert!(report(vec![good.clone(), warn]).passed());
@@ -259,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_to_an_end_is_heard_and_who_does_not_is_left_behind() {
+    fn work_that_ends_has_a_result_and_work_that_hangs_is_abandoned() {
         assert_eq!(in_time(Duration::from_secs(3_600), || 7), Some(7));
         let (_keep, never) = mpsc::channel::<()>();
         assert_eq!(

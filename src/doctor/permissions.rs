@@ -1,4 +1,4 @@
-//! What belongs to whom: owners and modes, secrets, and the links that lead into the data directory.
+//! Checks of owners and modes, secret files, and the links into the data directory.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,7 +8,7 @@ use super::facts::Facts;
 use super::{Check, count};
 use state::layout::DataDir;
 
-/// What only the owner may look into.
+/// Paths that only the owner may read.
 const PRIVATE: [&str; 10] = [
     ".claude",
     ".claude/.claude.json",
@@ -22,21 +22,21 @@ const PRIVATE: [&str; 10] = [
     "session-state/spotkeep.toml",
 ];
 
-/// What others may see, and not change.
+/// Paths that others may read but not change.
 const OWNED: [&str; 2] = ["spotkeep.toml", "workspaces"];
 
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let (Ok(data_dir), Some(owner)) = (&facts.data_dir, &facts.owner) else {
         return Vec::new();
     };
-    let look = |names: &[&str], private: bool| -> Vec<OwnedPath> {
+    let inspect = |names: &[&str], private: bool| -> Vec<OwnedPath> {
         let paths = names.iter().map(|name| data_dir.dir().join(name));
         paths
             .filter_map(|path| OwnedPath::inspect(path, private))
             .collect()
     };
-    let things = [look(&PRIVATE, true), look(&OWNED, false)].concat();
-    let mut checks = vec![check_owners(&things, owner.uid, &owner.name, data_dir)];
+    let paths = [inspect(&PRIVATE, true), inspect(&OWNED, false)].concat();
+    let mut checks = vec![check_owners(&paths, owner.uid, &owner.name, data_dir)];
     checks.extend(check_bin(facts, data_dir));
     checks.push(check_secrets(&secrets(facts, data_dir)));
     if facts.has_units
@@ -47,7 +47,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// A file or a directory.
+/// A file or a directory with its owner and mode.
 #[derive(Debug, Clone)]
 struct OwnedPath {
     path: PathBuf,
@@ -72,12 +72,12 @@ impl OwnedPath {
     }
 }
 
-fn check_owners(things: &[OwnedPath], uid: u32, user: &str, data_dir: &DataDir) -> Check {
-    if let Some(other) = things.iter().find(|thing| thing.uid != uid) {
+fn check_owners(paths: &[OwnedPath], uid: u32, user: &str, data_dir: &DataDir) -> Check {
+    if let Some(other) = paths.iter().find(|path| path.uid != uid) {
         return Check::wrong(
             "owners",
             format!(
-                "{} belongs to the user {} and not to {user}, whose agents need it",
+                "{} belongs to the user {}, not to {user}, whose agents need it",
                 other.path.display(),
                 sys::user::name(other.uid)
             ),
@@ -87,18 +87,19 @@ fn check_owners(things: &[OwnedPath], uid: u32, user: &str, data_dir: &DataDir) 
             ),
         );
     }
-    match things.iter().find(|thing| thing.is_exposed()) {
+    match paths.iter().find(|path| path.is_exposed()) {
         Some(open) => {
             let path = open.path.display();
             let who = if open.private { "go-rwx" } else { "o-w" };
-            let detail = format!("others may use {path} (mode {:o})", open.mode & 0o7777);
+            let mode = open.mode & 0o7777;
+            let detail = format!("other users have access to {path} (mode {mode:o})");
             Check::wrong("owners", detail, format!("chmod {who} {path}"))
         }
-        None => Check::good("owners", format!("all of {user}, closed to others")),
+        None => Check::good("owners", format!("all belong to {user}, closed to others")),
     }
 }
 
-/// Root runs what is in `bin` where units do: nobody else may put anything there.
+/// Checks `bin`, whose programs root runs by the units: only root may write there.
 fn check_bin(facts: &Facts, data_dir: &DataDir) -> Option<Check> {
     let bin = OwnedPath::inspect(data_dir.dir().join("bin"), false)?;
     if !facts.has_units {
@@ -110,14 +111,14 @@ fn check_bin(facts: &Facts, data_dir: &DataDir) -> Option<Check> {
     Some(match bin.uid != 0 || bin.mode & 0o022 != 0 || replaceable {
         true => Check::wrong(
             "bin",
-            format!("root runs what is in {path}, and an agent could replace it"),
+            format!("root runs the programs in {path}, and an agent could replace them"),
             "sudo spotkeep setup",
         ),
         false => Check::good("bin", "only root can change it"),
     })
 }
 
-/// Every file that holds a login or a key; `Err` for one that is declared and missing.
+/// Returns every file that holds a login or a key; `Err` for one that is declared and missing.
 fn secrets(facts: &Facts, data_dir: &DataDir) -> Vec<Result<OwnedPath, PathBuf>> {
     let agents = facts.config.agents.values();
     let declared = agents
@@ -145,12 +146,12 @@ fn check_secrets(secrets: &[Result<OwnedPath, PathBuf>]) -> Check {
         match secret {
             Err(path) => {
                 let path = path.display();
-                let detail = format!("the env_file {path} is missing; its agents do not start");
+                let detail = format!("env_file {path} is missing; its agents cannot start");
                 return Check::wrong("secrets", detail, format!("(umask 077; touch {path})"));
             }
-            Ok(thing) if thing.is_exposed() => {
-                let path = thing.path.display();
-                let detail = format!("others can read {path}");
+            Ok(secret) if secret.is_exposed() => {
+                let path = secret.path.display();
+                let detail = format!("other users can read {path}");
                 return Check::wrong("secrets", detail, format!("chmod 600 {path}"));
             }
             Ok(_) => {}
@@ -162,7 +163,7 @@ fn check_secrets(secrets: &[Result<OwnedPath, PathBuf>]) -> Check {
     )
 }
 
-/// The links that a set-up machine has, and where each should lead.
+/// Returns the links of a machine that was set up, with their targets.
 fn links(facts: &Facts, data_dir: &DataDir, home: &Path) -> Vec<Link> {
     let home = facts.machine.path(&home.display().to_string());
     let pieces = facts.config.machine.home.iter();
@@ -204,14 +205,14 @@ fn check_links(links: &[Link]) -> Check {
     let Some(link) = wrong else {
         return Check::good(
             "links",
-            format!("{} lead into the data directory", links.len()),
+            format!("{} point into the data directory", links.len()),
         );
     };
     let (at, to) = (link.at.display(), link.to.display());
     let detail = match (&link.leads, link.exists) {
-        (Some(other), _) => format!("{at} leads to {} and not to {to}", other.display()),
-        (None, true) => format!("{at} is on the boot disk, and not a link to {to}"),
-        (None, false) => format!("{at} is missing; it should lead to {to}"),
+        (Some(other), _) => format!("{at} points to {}, not to {to}", other.display()),
+        (None, true) => format!("{at} is on the boot disk, not a link to {to}"),
+        (None, false) => format!("{at} is missing; it should be a link to {to}"),
     };
     Check::wrong("links", detail, "sudo spotkeep setup")
 }
@@ -220,7 +221,7 @@ fn check_links(links: &[Link]) -> Check {
 mod tests {
     use super::*;
 
-    fn thing(uid: u32, mode: u32, private: bool) -> OwnedPath {
+    fn owned(uid: u32, mode: u32, private: bool) -> OwnedPath {
         let path = "/r/x".into();
         OwnedPath {
             path,
@@ -231,34 +232,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_another_or_open_to_others_is_named_with_the_command_that_repairs_it() {
+    fn a_wrong_owner_or_mode_is_named_with_the_command_that_repairs_it() {
         let dir = tempfile::tempdir().unwrap();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
-        let evaluate = |thing: OwnedPath| check_owners(&[thing], 7, "ann", &data_dir);
-        assert!(evaluate(thing(7, 0o700, true)).ok);
-        assert!(evaluate(thing(7, 0o755, false)).ok);
-        let of_root = evaluate(thing(0, 0o700, true));
+        let evaluate = |path: OwnedPath| check_owners(&[path], 7, "ann", &data_dir);
+        assert!(evaluate(owned(7, 0o700, true)).ok);
+        assert!(evaluate(owned(7, 0o755, false)).ok);
+        let of_root = evaluate(owned(0, 0o700, true));
         assert!(!of_root.ok && of_root.fix.unwrap().contains("chown -R ann:"));
         assert_eq!(
-            evaluate(thing(7, 0o750, true)).fix.unwrap(),
+            evaluate(owned(7, 0o750, true)).fix.unwrap(),
             "chmod go-rwx /r/x"
         );
         assert_eq!(
-            evaluate(thing(7, 0o777, false)).fix.unwrap(),
+            evaluate(owned(7, 0o777, false)).fix.unwrap(),
             "chmod o-w /r/x"
         );
     }
 
     #[test]
     fn a_secret_that_others_can_read_or_that_is_missing_is_wrong() {
-        assert!(check_secrets(&[Ok(thing(7, 0o600, true))]).ok);
-        let open = check_secrets(&[Ok(thing(7, 0o644, true))]);
+        assert!(check_secrets(&[Ok(owned(7, 0o600, true))]).ok);
+        let open = check_secrets(&[Ok(owned(7, 0o644, true))]);
         assert_eq!(open.fix.unwrap(), "chmod 600 /r/x");
         assert!(!check_secrets(&[Err("/r/x".into())]).ok);
     }
 
     #[test]
-    fn a_link_that_leads_elsewhere_or_is_none_says_so() {
+    fn a_link_that_points_elsewhere_or_is_missing_is_wrong() {
         let link = |leads: Option<&str>, exists| Link {
             at: "/home/ann/.claude".into(),
             to: "/r/.claude".into(),
@@ -267,7 +268,7 @@ mod tests {
         };
         assert!(check_links(&[link(Some("/r/.claude"), true)]).ok);
         let detail = |link: Link| check_links(&[link]).detail;
-        assert!(detail(link(Some("/old"), true)).contains("leads to /old"));
+        assert!(detail(link(Some("/old"), true)).contains("points to /old"));
         assert!(detail(link(None, true)).contains("on the boot disk"));
         assert!(detail(link(None, false)).contains("is missing"));
     }

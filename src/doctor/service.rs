@@ -1,4 +1,4 @@
-//! The service manager: our units, and how long a shutdown may take before it comes to them.
+//! Checks of systemd: spotkeep's units, and settings that delay a shutdown.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,11 +11,11 @@ use crate::systemd::install::{self, Difference};
 use crate::systemd::units::{self, UnitPaths};
 use sys::time::{parse_duration, short};
 
-/// From the power button to the end a preempted machine has 30 s; what waits longer than this for
-/// somebody else's unit has used most of them up.
+/// Longest stop timeout of other units. A preempted machine has 30 s from the power button to the
+/// end; a unit that takes longer than this to stop uses up most of them.
 const LONGEST_STOP: Duration = Duration::from_secs(25);
 
-/// A shutdown does not begin before the holders of delay inhibitors are done, or this has passed.
+/// Longest `InhibitDelayMaxSec`: a shutdown waits that long for the holders of delay inhibitors.
 const LONGEST_INHIBIT: Duration = Duration::from_secs(10);
 
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
@@ -42,11 +42,12 @@ fn check_units(facts: &Facts) -> Vec<Check> {
         return Vec::new();
     };
     if facts.has_own_unit {
-        let detail = "spotkeep.service was written by hand: whether it saves in time at a shutdown is up to it";
+        let detail = "spotkeep.service was written by hand: whether it saves in time at a \
+                      shutdown is not checked";
         return vec![Check::warn("units", detail, setup)];
     }
     if !facts.has_units {
-        let detail = "nothing starts the keeper after a boot, and nothing saves at a shutdown";
+        let detail = "no unit starts the keeper at boot, and none saves at a shutdown";
         return vec![Check::wrong("units", detail, setup)];
     }
     let paths = UnitPaths {
@@ -59,7 +60,7 @@ fn check_units(facts: &Facts) -> Vec<Check> {
     let stamp = format!("{}/{}", units::UNIT_DIR, units::KEEPER);
     let text = facts.machine.read(&stamp).unwrap_or_default();
     let version = units::version_of(&text);
-    let mine = env!("CARGO_PKG_VERSION");
+    let this = env!("CARGO_PKG_VERSION");
     let shipped = match (
         install::differences(facts.machine.prefix(), &paths),
         version,
@@ -68,10 +69,10 @@ fn check_units(facts: &Facts) -> Vec<Check> {
         (Ok(found), Some(version)) if found.is_empty() => {
             Check::good("units", format!("as shipped, version {version}"))
         }
-        (Ok(_), version) if version != Some(mine) => Check::warn(
+        (Ok(_), version) if version != Some(this) => Check::warn(
             "units",
             format!(
-                "of version {}, and this is {mine}",
+                "of version {}, and this program is version {this}",
                 version.unwrap_or("unknown")
             ),
             setup,
@@ -80,40 +81,44 @@ fn check_units(facts: &Facts) -> Vec<Check> {
     };
     let wants = format!("{}/multi-user.target.wants", units::UNIT_DIR);
     let enabled = |unit: &&str| fs::symlink_metadata(facts.machine.path(&wants).join(unit)).is_ok();
-    let left_out: Vec<&str> = units::ALL
+    let disabled: Vec<&str> = units::ALL
         .into_iter()
         .filter(|unit| !enabled(unit))
         .collect();
-    let mut checks = vec![shipped, check_enabled(&left_out)];
+    let mut checks = vec![shipped, check_enabled(&disabled)];
     let asked = facts
         .machine
-        .ask("systemctl", &[&["is-active"], &units::ALL[..]].concat());
+        .output("systemctl", &[&["is-active"], &units::ALL[..]].concat());
     checks.extend(asked.map(|said| check_active(&said)));
     checks
 }
 
 fn differs(found: &[Difference]) -> String {
-    let one = |difference: &Difference| match difference {
+    let describe = |difference: &Difference| match difference {
         Difference::Missing(path) => format!("{} is missing", path.display()),
         Difference::Differs(path) => {
-            format!("{} was edited (use a drop-in for that)", path.display())
+            format!(
+                "{} was edited (use a drop-in: systemctl edit)",
+                path.display()
+            )
         }
     };
-    found.iter().map(one).collect::<Vec<_>>().join("; ")
+    found.iter().map(describe).collect::<Vec<_>>().join("; ")
 }
 
-fn check_enabled(left_out: &[&str]) -> Check {
-    match left_out.is_empty() {
+fn check_enabled(disabled: &[&str]) -> Check {
+    match disabled.is_empty() {
         true => Check::good("boot", "the units start at boot"),
         false => Check::wrong(
             "boot",
-            format!("{} not started at boot", left_out.join(", ")),
-            format!("sudo systemctl enable --now {}", left_out.join(" ")),
+            format!("not started at boot: {}", disabled.join(", ")),
+            format!("sudo systemctl enable --now {}", disabled.join(" ")),
         ),
     }
 }
 
-/// A word for each of our units, in their order.
+/// Checks the output of `systemctl is-active`: one line for each unit, in the order of
+/// [`units::ALL`].
 fn check_active(said: &str) -> Check {
     let states = units::ALL.into_iter().zip(said.lines().map(str::trim));
     let down: Vec<(&str, &str)> = states.filter(|(_, state)| *state != "active").collect();
@@ -127,17 +132,19 @@ fn check_active(said: &str) -> Check {
     }
 }
 
-/// Our save stops before everything else. But it is also the way to a quick end: what comes after it
-/// writes to the disk too, until the power goes.
+/// Checks `DefaultTimeoutStopSec`. The save stops before everything else. But the shutdown after it
+/// has to be quick too: units that stop later write to the disk until the power goes.
 fn check_stop_timeout(value: Option<&str>) -> Check {
     let limit = value.map_or(Some(Duration::from_secs(90)), span);
-    let fix = "printf '[Manager]\\nDefaultTimeoutStopSec=15s\\n' | sudo tee /etc/systemd/system.conf.d/50-stop.conf && sudo systemctl daemon-reexec";
+    let fix = "printf '[Manager]\\nDefaultTimeoutStopSec=15s\\n' | sudo tee \
+               /etc/systemd/system.conf.d/50-stop.conf && sudo systemctl daemon-reexec";
     match limit {
         Some(limit) if limit <= LONGEST_STOP => Check::good("stop-timeout", short(limit)),
         _ => Check::warn(
             "stop-timeout",
             format!(
-                "a unit that hangs holds up the shutdown for {}, and 30 s are all there is: the disk is then not unmounted",
+                "a unit that hangs delays the shutdown by {}, and a preemption has 30 s: the disk \
+                 is then not unmounted",
                 value.unwrap_or("90s, the default")
             ),
             format!("sudo mkdir -p /etc/systemd/system.conf.d; {fix}"),
@@ -152,30 +159,37 @@ fn check_inhibit(value: Option<&str>) -> Check {
         _ => Check::warn(
             "inhibit-delay",
             format!(
-                "whoever holds an inhibitor may put off the shutdown, and with it the save, for {} of the 30 s",
-                value.unwrap_or("so many")
+                "a process with an inhibitor may delay the shutdown, and with it the save, by {} \
+                 of the 30 s",
+                value.unwrap_or("an unknown part")
             ),
-            "sudo mkdir -p /etc/systemd/logind.conf.d; printf '[Login]\\nInhibitDelayMaxSec=5\\n' | sudo tee /etc/systemd/logind.conf.d/zz-spotkeep.conf && sudo systemctl kill -s HUP systemd-logind",
+            "sudo mkdir -p /etc/systemd/logind.conf.d; printf '[Login]\\nInhibitDelayMaxSec=5\\n' \
+             | sudo tee /etc/systemd/logind.conf.d/zz-spotkeep.conf && sudo systemctl kill -s HUP \
+             systemd-logind",
         ),
     }
 }
 
-/// The preemption presses it.
+/// Checks `HandlePowerKey`: a preemption presses the power button.
 fn check_power_key(value: Option<&str>) -> Check {
     match value.unwrap_or("poweroff") {
-        "poweroff" | "halt" => Check::good("power-key", "powers off, as the preemption asks for"),
+        "poweroff" | "halt" => Check::good("power-key", "powers off at a preemption"),
         other => Check::wrong(
             "power-key",
             format!(
-                "HandlePowerKey={other}: the machine does not shut down when it is preempted, it is cut off"
+                "HandlePowerKey={other}: a preempted machine is cut off instead of being shut down"
             ),
-            "sudo mkdir -p /etc/systemd/logind.conf.d; printf '[Login]\\nHandlePowerKey=poweroff\\n' | sudo tee /etc/systemd/logind.conf.d/zz-spotkeep.conf && sudo systemctl kill -s HUP systemd-logind",
+            "sudo mkdir -p /etc/systemd/logind.conf.d; printf \
+             '[Login]\\nHandlePowerKey=poweroff\\n' | sudo tee \
+             /etc/systemd/logind.conf.d/zz-spotkeep.conf && sudo systemctl kill -s HUP \
+             systemd-logind",
         ),
     }
 }
 
-/// A setting of `system.conf` or `logind.conf`, drop-ins included: those of `/etc` hide those of the
-/// same name elsewhere, all are read in the order of their names, and the last word counts.
+/// A setting of `system.conf` or `logind.conf`, drop-ins included: those of `/etc` hide those of
+/// the same name elsewhere, all are read in the order of their names, and the last assignment
+/// counts.
 pub(super) fn setting(machine: &Machine, file: &str, key: &str) -> Option<String> {
     let places = ["usr/lib/systemd", "run/systemd", "etc/systemd"];
     let main = places
@@ -206,7 +220,7 @@ fn assigned(text: &str, key: &str) -> Option<String> {
     of_key.map(|(_, value)| value.trim().to_owned()).next_back()
 }
 
-/// As systemd says yes.
+/// Whether systemd reads the value as true.
 pub(super) fn is_yes(value: &str) -> bool {
     matches!(value, "1" | "yes" | "y" | "true" | "t" | "on")
 }
@@ -231,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_eat_the_notice_are_told() {
+    fn settings_that_use_up_the_notice_are_not_good() {
         assert!(check_stop_timeout(None).warning);
         assert!(check_stop_timeout(Some("infinity")).warning);
         assert!(!check_stop_timeout(Some("15s")).warning);

@@ -1,4 +1,5 @@
-//! What is written down: declarations, records, the journal; and the clock that dates it.
+//! Checks of the state files: declarations, workspaces, records, saves, the journal; and of the
+//! clock.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use state::{AgentName, JournalEntry, JournalEvent};
 use sys::error::hint_of;
 use sys::time::{Timestamp, short};
 
-/// Clocks that were set right by so little are of no concern.
+/// A clock that was set back by less than this is ignored.
 const SLACK: Duration = Duration::from_secs(5);
 
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
@@ -24,36 +25,39 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
         check_workspaces(&workspaces(data_dir, &facts.config)),
         check_records(data_dir),
     ];
-    checks.push(check_saves(state::damaged_manifests(&data_dir.saves())));
+    checks.push(check_saves(&data_dir.saves()));
+    let backups = facts.spotkeep("backup ls");
     let newest = match state::lines(&data_dir.journal()) {
         Ok((lines, _))
             if lines.is_empty() && data_dir.identity().is_ok_and(|data_dir| data_dir.epoch > 0) =>
         {
             checks.push(Check::warn(
                 "journal",
-                "session-state/journal.jsonl is gone or has no line that can be read: what happened before is not known",
-                "spotkeep backup ls, if there is one to take it from",
+                "session-state/journal.jsonl is missing or has no line that can be read: \
+                 earlier events are unknown",
+                format!("{backups}    # restore it from a backup, if there is one"),
             ));
             None
         }
-        Ok((lines, torn)) => {
-            checks.extend(check_last_save(&lines, &data_dir.saves()));
+        Ok((lines, damaged)) => {
+            checks.extend(check_last_save(&lines, &data_dir.saves(), &backups));
             checks.push(check_journal(
                 lines.len(),
-                torn,
+                damaged,
                 &facts.spotkeep("events -n 50"),
             ));
             lines.last().cloned()
         }
         Err(error) => {
-            checks.push(Check::failed("journal", &error, "ls -l session-state"));
+            let list = format!("ls -l {}", data_dir.session_state().display());
+            checks.push(Check::failed("journal", &error, &list));
             None
         }
     };
     let synchronised = match facts.systemd {
         true => facts
             .machine
-            .ask("timedatectl", &["show", "-p", "NTPSynchronized", "--value"]),
+            .output("timedatectl", &["show", "-p", "NTPSynchronized", "--value"]),
         false => None,
     };
     let synchronised = match synchronised.as_deref().map(str::trim) {
@@ -73,17 +77,17 @@ fn check_declarations(facts: &Facts) -> Check {
     Check::good("spotkeep.toml", count(agents, "agent"))
 }
 
-/// A workspace as it is declared.
+/// A declared workspace.
 #[derive(Debug)]
 struct DeclaredWorkspace {
     agent: String,
     path: PathBuf,
     exists: bool,
-    /// Inside the data directory, links resolved.
+    /// Whether it is inside the data directory, links resolved.
     kept: bool,
-    /// Its repository, where that lies outside of the data directory.
+    /// Its repository, if that is outside the data directory.
     stray: Option<PathBuf>,
-    /// Its index, where git has none although it had a checkpoint.
+    /// The path of its index, if that is missing although it has a checkpoint.
     lost_index: Option<PathBuf>,
 }
 
@@ -105,7 +109,8 @@ fn workspaces(data_dir: &DataDir, config: &Config) -> Vec<DeclaredWorkspace> {
         .collect()
 }
 
-/// What was staged is gone with it, and git shows every file as deleted.
+/// Returns the path of a missing index. Without it nothing is staged, and git shows every file as
+/// deleted.
 fn lost_index(data_dir: &DataDir, name: &AgentName, workspace: &Path) -> Option<PathBuf> {
     let record = data_dir.load_record(name).ok()??;
     checkpoint::last(&data_dir.checkpoints(&record.agent_id))?;
@@ -113,93 +118,93 @@ fn lost_index(data_dir: &DataDir, name: &AgentName, workspace: &Path) -> Option<
     (!index.exists()).then_some(index)
 }
 
-fn check_workspaces(places: &[DeclaredWorkspace]) -> Check {
-    if let Some(place) = places.iter().find(|place| !place.exists) {
-        let path = place.path.display();
+fn check_workspaces(workspaces: &[DeclaredWorkspace]) -> Check {
+    if let Some(missing) = workspaces.iter().find(|workspace| !workspace.exists) {
+        let path = missing.path.display();
         return Check::wrong(
             "workspaces",
             format!(
-                "{} has none: {path} is missing, and it does not start",
-                place.agent
+                "the workspace {path} of {} is missing: the agent cannot start",
+                missing.agent
             ),
             format!("git clone URL {path}"),
         );
     }
-    if let Some(place) = places.iter().find(|place| !place.kept) {
-        let path = place.path.display();
+    if let Some(outside) = workspaces.iter().find(|workspace| !workspace.kept) {
+        let path = outside.path.display();
         return Check::warn(
             "workspaces",
             format!(
-                "{} works in {path}, outside of the data directory: it is not on the disk that survives",
-                place.agent
+                "{} works in {path}, outside the data directory: \
+                 it may not be on the disk that survives",
+                outside.agent
             ),
-            format!("move {path} into the data directory, and change workspace in spotkeep.toml"),
+            format!("move {path} into the data directory and change workspace in spotkeep.toml"),
         );
     }
-    let lost = places
+    let lost = workspaces
         .iter()
-        .find_map(|place| Some((place, place.lost_index.as_ref()?)));
-    if let Some((place, index)) = lost {
+        .find_map(|workspace| Some((workspace, workspace.lost_index.as_ref()?)));
+    if let Some((workspace, index)) = lost {
         return Check::warn(
             "workspaces",
             format!(
-                "git has no index for {} any more ({}); what was staged is in its checkpoints",
-                place.agent,
+                "the git index of {} is missing ({}); what was staged is in its checkpoints",
+                workspace.agent,
                 index.display()
             ),
-            format!("spotkeep checkpoint ls {}", place.agent),
+            format!("spotkeep checkpoint ls {}", workspace.agent),
         );
     }
-    let stray = places
+    let stray = workspaces
         .iter()
-        .find_map(|place| Some((place, place.stray.as_ref()?)));
+        .find_map(|workspace| Some((workspace, workspace.stray.as_ref()?)));
     match stray {
-        Some((place, repository)) => Check::warn(
+        Some((workspace, repository)) => Check::warn(
             "workspaces",
             format!(
-                "the repository of {} is outside of the data directory: {}",
-                place.agent,
+                "the repository of {} is outside the data directory: {}",
+                workspace.agent,
                 repository.display()
             ),
             format!(
-                "git clone it into the data directory, and make the worktree {} anew",
-                place.path.display()
+                "clone it into the data directory and add the worktree {} again from there",
+                workspace.path.display()
             ),
         ),
         None => Check::good(
             "workspaces",
-            count(places.len(), "workspace") + ", in the data directory",
+            count(workspaces.len(), "workspace") + ", in the data directory",
         ),
     }
 }
 
 fn check_records(data_dir: &DataDir) -> Check {
+    let list = format!("ls -l {}/agents", data_dir.session_state().display());
     match data_dir.all_records() {
-        Err(error) => Check::failed("records", &error, "ls -l session-state/agents"),
+        Err(error) => Check::failed("records", &error, &list),
         Ok(records) => match records.iter().find_map(|(_, record)| record.as_ref().err()) {
-            Some(error) => Check::failed("records", error, "ls -l session-state/agents"),
-            None => Check::good(
-                "records",
-                count(records.len(), "agent") + ", all can be read",
-            ),
+            Some(error) => Check::failed("records", error, &list),
+            None => Check::good("records", count(records.len(), "agent") + ", all readable"),
         },
     }
 }
 
-fn check_saves(damaged: sys::error::Result<Vec<sys::error::Error>>) -> Check {
-    match damaged.as_deref() {
-        Ok([]) => Check::good("saves", "all manifests can be read"),
+fn check_saves(saves: &Path) -> Check {
+    let list = format!("ls -l {}", saves.display());
+    match state::damaged_manifests(saves).as_deref() {
+        Ok([]) => Check::good("saves", "all manifests are readable"),
         Ok([newest, ..]) => Check::warn(
             "saves",
-            format!("{newest:#}; it is passed over"),
-            hint_of(newest).unwrap_or("ls -l session-state/saves"),
+            format!("{newest:#}; it is ignored"),
+            hint_of(newest).unwrap_or(&list),
         ),
-        Err(error) => Check::failed("saves", error, "ls -l session-state/saves"),
+        Err(error) => Check::failed("saves", error, &list),
     }
 }
 
-/// A manifest that is gone is missed by nobody but the journal.
-fn check_last_save(lines: &[JournalEntry], saves: &Path) -> Option<Check> {
+/// Checks that the manifest of the last save in the journal exists.
+fn check_last_save(lines: &[JournalEntry], saves: &Path, backups: &str) -> Option<Check> {
     let id = lines.iter().rev().find_map(|line| match &line.event {
         JournalEvent::Safe { save, .. } => Some(save),
         _ => None,
@@ -208,25 +213,31 @@ fn check_last_save(lines: &[JournalEntry], saves: &Path) -> Option<Check> {
     (!is_there).then(|| {
         Check::warn(
             "last-save",
-            format!("the manifest of the last save, session-state/saves/{id}.json, is gone: what it made safe is not known"),
-            "spotkeep backup ls, if there is one to take it from",
+            format!(
+                "the manifest of the last save, session-state/saves/{id}.json, is missing: \
+                 what was saved is unknown"
+            ),
+            format!("{backups}    # restore it from a backup, if there is one"),
         )
     })
 }
 
-fn check_journal(good: usize, torn: usize, look: &str) -> Check {
-    match torn {
+fn check_journal(good: usize, damaged: usize, events: &str) -> Check {
+    match damaged {
         0 => Check::good("journal", count(good, "line")),
-        torn => Check::warn(
+        damaged => Check::warn(
             "journal",
-            format!("{torn} of {} lines are torn and passed over", good + torn),
-            look,
+            format!(
+                "{damaged} of {} lines cannot be read and are ignored",
+                good + damaged
+            ),
+            events,
         ),
     }
 }
 
-/// Nothing is decided by comparing clocks of two boots; but dates that go backwards mislead people, and
-/// certificates, and a cloud.
+/// Checks the clock. spotkeep decides nothing by comparing the clocks of two boots; but dates that
+/// go backwards mislead people, the check of certificates, and the cloud.
 fn check_clock(now: Timestamp, newest: Option<&JournalEntry>, synchronised: Option<bool>) -> Check {
     let fix = "sudo timedatectl set-ntp true && timedatectl";
     if let Some(line) = newest {
@@ -248,11 +259,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_behind_the_journal_is_wrong_and_one_without_a_server_is_told() {
+    fn a_clock_behind_the_journal_is_wrong_and_an_unsynchronised_one_has_a_warning() {
         let now = Timestamp::now();
         let line = |at: Timestamp| {
             let text = serde_json::json!({
-                "version": 1, "seq": 1, "at": at, "data_dir_id": "", "epoch": 1, "boot_id": "", "event": "",
+                "version": 1, "seq": 1, "at": at, "data_dir_id": "", "epoch": 1, "boot_id": "",
+                "event": "",
             });
             JournalEntry::parse(&text.to_string()).unwrap()
         };
@@ -267,8 +279,8 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_that_is_missing_or_would_not_survive_is_named() {
-        let place = |exists, kept, stray: Option<&str>| DeclaredWorkspace {
+    fn a_workspace_that_is_missing_or_outside_the_data_directory_is_named() {
+        let workspace = |exists, kept, stray: Option<&str>| DeclaredWorkspace {
             agent: "issue-123".into(),
             path: "/r/workspaces/api".into(),
             exists,
@@ -276,13 +288,18 @@ mod tests {
             stray: stray.map(PathBuf::from),
             lost_index: None,
         };
-        assert!(check_workspaces(&[place(true, true, None)]).fix.is_none());
-        let missing = check_workspaces(&[place(true, true, None), place(false, false, None)]);
+        assert!(
+            check_workspaces(&[workspace(true, true, None)])
+                .fix
+                .is_none()
+        );
+        let good = workspace(true, true, None);
+        let missing = check_workspaces(&[good, workspace(false, false, None)]);
         assert!(
             !missing.ok && missing.detail.contains("issue-123"),
             "{missing:?}"
         );
-        assert!(check_workspaces(&[place(true, false, None)]).warning);
-        assert!(check_workspaces(&[place(true, true, Some("/home/ann/api/.git"))]).warning);
+        assert!(check_workspaces(&[workspace(true, false, None)]).warning);
+        assert!(check_workspaces(&[workspace(true, true, Some("/home/ann/api/.git"))]).warning);
     }
 }

@@ -1,4 +1,4 @@
-//! The programs that we call.
+//! Checks of the programs that spotkeep calls: git, tmux, restic.
 
 use std::io;
 use std::process::Command;
@@ -8,13 +8,14 @@ use super::{Check, LIMIT};
 use sys::command;
 use sys::error::{Error, Result};
 
-/// Since this version `GIT_CONFIG_COUNT` is obeyed, by which git is told to execute nothing of a repository's.
+/// The oldest git that obeys `GIT_CONFIG_COUNT`, by which spotkeep forbids git to execute anything
+/// that a repository configures.
 const GIT: [u64; 2] = [2, 36];
 
-/// Since this version a pane tells by which signal its program ended.
+/// The oldest tmux that reports by which signal a pane's program ended.
 const TMUX: [u64; 2] = [3, 2];
 
-/// Since this version one repository is copied into another in which it is chunked alike.
+/// The oldest restic that copies into a repository with the same chunker parameters.
 const RESTIC: [u64; 2] = [0, 14];
 
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
@@ -22,7 +23,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
         evaluate("git", &version_line("git", "--version"), GIT, "checkpoints"),
         evaluate("tmux", &version_line("tmux", "-V"), TMUX, "agents"),
     ];
-    // Whoever turned them off needs no program for them.
+    // Without backups restic is not needed.
     if facts.config.backup.every().is_some() {
         checks.push(evaluate(
             "restic",
@@ -39,28 +40,32 @@ fn version_line(program: &str, argument: &str) -> Result<String> {
     Ok(output.stdout)
 }
 
-fn evaluate(name: &'static str, said: &Result<String>, least: [u64; 2], who: &str) -> Check {
+fn evaluate(name: &'static str, output: &Result<String>, least: [u64; 2], user: &str) -> Check {
     let fix = format!("sudo apt-get install {name}");
     let [major, minor] = least;
-    let said = match said {
-        Ok(said) => said,
+    let output = match output {
+        Ok(output) => output,
         Err(error) if is_missing(error) => {
-            return Check::wrong(name, format!("not installed; {who} need it"), fix);
+            return Check::wrong(name, format!("not installed; {user} need it"), fix);
         }
         Err(error) => return Check::warn(name, format!("{error:#}"), format!("{name} --version")),
     };
-    match version(said) {
-        Some(version) if version >= least => Check::good(name, said.trim()),
+    match version(output) {
+        Some(version) if version >= least => Check::good(name, output.trim()),
         Some(_) => Check::wrong(
             name,
-            format!("{}: {who} need {major}.{minor} or newer", said.trim()),
+            format!("{}: {user} need {major}.{minor} or newer", output.trim()),
             fix,
         ),
-        None => Check::warn(name, format!("says no version: {}", said.trim()), fix),
+        None => Check::warn(
+            name,
+            format!("no version in its output: {}", output.trim()),
+            fix,
+        ),
     }
 }
 
-/// Whether there is no such program; one that took too long is one.
+/// Whether there is no such program; one that took too long exists.
 fn is_missing(error: &Error) -> bool {
     let mut causes = error
         .chain()
@@ -68,10 +73,10 @@ fn is_missing(error: &Error) -> bool {
     causes.any(|cause| cause.kind() == io::ErrorKind::NotFound)
 }
 
-/// The first two numbers: of `git version 2.47.3`, `tmux 3.3a`, `tmux next-3.5`.
-fn version(said: &str) -> Option<[u64; 2]> {
-    let start = said.find(|c: char| c.is_ascii_digit())?;
-    let mut numbers = said[start..].split(|c: char| !c.is_ascii_digit());
+/// The first two numbers, as in `git version 2.47.3`, `tmux 3.3a`, `tmux next-3.5`.
+fn version(output: &str) -> Option<[u64; 2]> {
+    let start = output.find(|c: char| c.is_ascii_digit())?;
+    let mut numbers = output[start..].split(|c: char| !c.is_ascii_digit());
     Some([
         numbers.next()?.parse().ok()?,
         numbers
@@ -86,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tool_is_judged_by_its_first_two_numbers() {
+    fn a_tool_is_evaluated_by_its_first_two_numbers() {
         let table = [
             ("git version 2.47.3", true, false),
             ("git version 2.36.0.windows.1", true, false),

@@ -1,4 +1,4 @@
-//! Whether the API can be reached, before agents that would all ask it are started.
+//! API probe: checks that the model's API can be reached before the agents are started.
 
 use std::net::{IpAddr, TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
@@ -11,19 +11,19 @@ use sys::error::Result;
 use sys::loopback_only;
 use sys::thread;
 
-/// How often an API that does not answer is tried again.
+/// How often the prober tries again.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How long one try may take.
+/// The timeout of one try.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Tries before the prober gives up; the supervisor's own patience ends before.
+/// Tries before the prober gives up; the supervisor's own timeout is shorter.
 const TRIES: usize = 60;
 
 impl Effects {
     pub(super) fn probe_api(&self) {
         let Some(endpoint) = self.api_endpoint() else {
-            self.send(Event::ApiAnswers); // It cannot be probed, so nothing waits for it.
+            self.send(Event::ApiAnswers); // It cannot be probed, so no launch waits for it.
             return;
         };
         let messages = self.messages.clone();
@@ -41,12 +41,12 @@ impl Effects {
         }
     }
 
-    /// Where the API is, by the environment of one agent, which stands for all: where they differ,
-    /// the others find out for themselves.
+    /// Returns the host and port of the API, from the environment of one agent. If other agents use
+    /// another API, it is not probed.
     fn api_endpoint(&self) -> Option<(String, u16)> {
         let one = self.config.agents.values().next()?;
         let mut environment: Vec<(String, String)> = std::env::vars().collect();
-        // One that is wrong is told when the agent is launched.
+        // An invalid environment is reported when the agent is launched.
         environment.extend(exec::environment(&self.data_dir, &self.config, one).ok()?);
         environment.extend(claude::command_line::settings_environment(
             &self.data_dir.claude(),
@@ -58,7 +58,7 @@ impl Effects {
     }
 }
 
-/// Whether anything listens there; a name that cannot be resolved is no answer.
+/// Returns whether a server accepts a connection there; a name that does not resolve counts as no.
 fn answers(endpoint: &(String, u16)) -> bool {
     let Ok(addresses) = (endpoint.0.as_str(), endpoint.1).to_socket_addrs() else {
         return false;

@@ -1,5 +1,7 @@
-//! Backups by the clock, where no unit of root's makes them: a process of its own each time, so that nothing
-//! of it is ever in the way of the fleet. That process ends by itself at the notice.
+//! Backup timer: runs scheduled backups where no systemd unit of root does.
+//!
+//! Each backup is a separate process, so that it never holds up the keeper. That process ends
+//! automatically at a notice.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,30 +15,31 @@ use sys::command;
 use sys::error::{Context as _, Result};
 use sys::thread;
 
-/// After a start, so that a machine that is often preempted has backups too, and the agents' own start is
-/// over.
+/// The first backup after the keeper's start: early, so that a machine that is often preempted has
+/// backups too, and after the agents have started.
 const FIRST: Duration = Duration::from_secs(60);
 
-/// How soon an interval that was set anew in the file counts, at the latest.
+/// How often the interval is read from the file again.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// A backup by the clock waits for no other, so this is for a first one of a large data directory and its copy.
+/// The timeout of one backup, enough for the first one of a large data directory and its copy. A
+/// scheduled backup does not wait for another one.
 const LIMIT: Duration = Duration::from_secs(48 * 3600);
 
-/// How backups stand, for `status`.
+/// The state of the backups, for `status`.
 #[derive(Debug, Clone, Default)]
-pub struct Stand {
-    /// What is remembered.
+pub struct BackupView {
+    /// The stored state.
     pub state: Option<BackupState>,
-    /// Why nothing can be made or told.
+    /// Why no backup can be made, or why its state cannot be read.
     pub trouble: Vec<String>,
 }
 
-impl Stand {
-    /// As it is on the disk. Where backups are turned off, nobody is told that there are none.
+impl BackupView {
+    /// Reads the state from the disk. If backups are turned off, their absence is not reported.
     #[must_use]
     pub fn read(data_dir: &DataDir, config: &Config) -> Self {
-        match BackupState::shown(data_dir) {
+        match BackupState::load_copy(data_dir) {
             Ok(mut state) => {
                 if let Some(state) = &mut state
                     && config.backup.every().is_none()
@@ -56,21 +59,21 @@ impl Stand {
     }
 }
 
-/// The clock; it stops when this is dropped.
+/// The running timer; it stops when this is dropped.
 #[derive(Debug)]
 pub struct Clock {
     _alive: Sender<()>,
 }
 
-/// Starts the clock. `may` says whether a backup may be begun now.
+/// Starts the timer. `may` returns whether a backup may be begun now.
 ///
 /// # Errors
-/// No thread can be had, or the program cannot be found.
+/// The thread cannot be started, or the path of this program cannot be found.
 pub fn start(data_dir: &DataDir, may: impl Fn() -> bool + Send + 'static) -> Result<Clock> {
     let (alive, gone) = mpsc::channel::<()>();
     let data_dir = data_dir.clone();
-    // Now, and not when it is needed: a program that was replaced since then has no path any more.
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    // Found now, because a program that is replaced later has no path any more.
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
     let run = move || {
         let mut next = Instant::now() + first();
         loop {
@@ -95,11 +98,11 @@ pub fn start(data_dir: &DataDir, may: impl Fn() -> bool + Send + 'static) -> Res
             }
         }
     };
-    thread::spawn("backups", run).context("cannot start the clock of the backups")?;
+    thread::spawn("backups", run).context("cannot start the backup timer")?;
     Ok(Clock { _alive: alive })
 }
 
-/// Tests do not wait a minute.
+/// Returns the delay of the first backup; tests set a shorter one.
 fn first() -> Duration {
     std::env::var("SPOTKEEP_FIRST_BACKUP")
         .ok()
@@ -107,7 +110,8 @@ fn first() -> Duration {
         .unwrap_or(FIRST)
 }
 
-/// How often this keeper makes backups; `None`: it does not, since it is turned off or since they are root's.
+/// Returns how often this keeper makes backups; `None`: never, because backups are turned off or
+/// because root makes them.
 fn interval(data_dir: &DataDir) -> Option<Duration> {
     let settings = Settings::load(data_dir).ok()?;
     settings.ensure_mine().ok()?;

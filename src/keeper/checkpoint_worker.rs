@@ -1,6 +1,8 @@
-//! The thread that has checkpoints made in the background, and what goes with them: pruning,
-//! packing, pushing. It decides nothing; the [`schedule`](supervisor::checkpoint_schedule) does. It sleeps until
-//! somebody is due.
+//! Checkpoint worker: a thread that has checkpoints made, pruned, packed and pushed in the
+//! background.
+//!
+//! The [`schedule`](supervisor::checkpoint_schedule) decides when an agent's checkpoint is due; the
+//! thread sleeps until then.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,34 +24,34 @@ use sys::files;
 use sys::process::{self, ProcessId};
 use sys::thread;
 
-/// How long one may take: a large workspace on a cold disk, read for the first time.
+/// The timeout of one checkpoint: a large workspace on a cold disk, read for the first time.
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// How often an agent's checkpoints are pruned.
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 
-/// How often they are pushed, if they are.
+/// How often an agent's checkpoints are pushed, where a push is set up.
 const PUSH_EVERY: Duration = Duration::from_secs(900);
 
-/// One that failed is tried again after so long, although the agent rests.
+/// How long after a failed checkpoint the next one is tried, even if the agent is idle.
 const AGAIN: Duration = Duration::from_secs(300);
 
-/// A push in the background that takes longer waits for the next one.
+/// The timeout of a push; what it did not push is left to the next one.
 const PUSH_LIMIT: Duration = Duration::from_secs(600);
 
-/// What became of one, for the main loop.
+/// The result of one checkpoint, for the main loop.
 #[derive(Debug)]
 pub struct CheckpointResult {
-    /// Whose.
+    /// The agent.
     pub name: AgentName,
-    /// `Err`: in words.
+    /// Whether the checkpoint was made.
     pub checkpoint: Result<()>,
-    /// `None`: nothing was pushed.
+    /// The result of the push; `None`: nothing was pushed.
     pub push: Option<Result<()>>,
 }
 
 impl CheckpointResult {
-    /// Whether any of it could not be done.
+    /// Returns whether the checkpoint or the push failed.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.checkpoint.is_err() || self.push.as_ref().is_some_and(Result::is_err)
@@ -65,14 +67,14 @@ enum WorkerCommand {
     Finished {
         name: AgentName,
         failed: bool,
-        /// Look again after so long, although it rests.
+        /// Make another checkpoint after so long, even if the agent is idle.
         again: Option<Duration>,
     },
     Pause,
     Resume,
 }
 
-/// All that is needed for one agent.
+/// What the worker needs to make a checkpoint of one agent.
 #[derive(Debug, Clone)]
 struct CheckpointJob {
     place: CheckpointTarget,
@@ -81,7 +83,7 @@ struct CheckpointJob {
     process: Option<ProcessId>,
 }
 
-/// Gives orders to the thread.
+/// A handle to the checkpoint worker.
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     data_dir: DataDir,
@@ -89,10 +91,10 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Starts the thread; `deliver` is told what became of each.
+    /// Starts the thread; `deliver` gets the result of each checkpoint.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// The thread cannot be started.
     pub fn spawn(
         data_dir: DataDir,
         deliver: impl Fn(CheckpointResult) + Send + Sync + 'static,
@@ -109,7 +111,7 @@ impl Checkpoints {
         Ok(Self { data_dir, orders })
     }
 
-    /// An agent was seen at work or at rest, or (without a process) has ended.
+    /// Reports that an agent was seen busy or idle, or (without a process) has ended.
     pub fn observe(
         &self,
         config: &Config,
@@ -134,12 +136,12 @@ impl Checkpoints {
         });
     }
 
-    /// A save begins, or the data directory has gone: none is made until that is over.
+    /// Pauses the worker: a save begins, or the data directory is missing.
     pub fn pause(&self) {
         self.order(WorkerCommand::Pause);
     }
 
-    /// The save has ended, or the data directory is back.
+    /// Resumes the worker: the save has ended, or the data directory is back.
     pub fn resume(&self) {
         self.order(WorkerCommand::Resume);
     }
@@ -155,7 +157,7 @@ impl Checkpoints {
 struct Upkeep {
     pruned: Option<Instant>,
     pushed: Option<Instant>,
-    /// There are new ones since the last push.
+    /// Whether there are new checkpoints since the last push.
     unpushed: bool,
 }
 
@@ -284,8 +286,8 @@ impl Worker {
     }
 }
 
-/// Whether a shell of Claude's runs in the background: its Bash tools have sessions of their own, while
-/// its servers share Claude's.
+/// Returns whether Claude Code runs a shell in the background. Its Bash tools run in separate
+/// sessions; its tool servers share its own session.
 fn has_shells(claude: ProcessId) -> bool {
     let Some(own) = process::session_of(claude.pid) else {
         return false;
@@ -303,10 +305,12 @@ fn has_shells(claude: ProcessId) -> bool {
     });
     pids.any(|pid| process::session_of(pid).is_some_and(|session| session != own))
 }
-/// With less than this, in bytes, git cannot write what a checkpoint takes.
+
+/// Free bytes below which git cannot write a checkpoint.
 const FULL: u64 = 128 << 10;
 
-/// git does not always say why it could not write: of a ref it says only that it could not.
+/// Adds the cause to an error when the disk is full. git does not always name the cause: for a ref
+/// it says only that it could not write it.
 fn name_a_full_disk(error: Error, workspace: &Path) -> Error {
     let is_full = files::free_bytes(workspace).is_ok_and(|free| free < FULL);
     match is_full && !format!("{error:#}").contains("No space left") {

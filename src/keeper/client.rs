@@ -1,4 +1,4 @@
-//! Client of the keeper: one function per request, over its socket.
+//! Client of the keeper's control socket: one function per request.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
@@ -17,25 +17,26 @@ use state::{AgentName, Desired, Fleet, Manifest};
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::thread;
 
-/// The keeper answers within milliseconds; this is for a machine that is on its knees.
+/// The timeout of a request. The keeper answers within milliseconds, later on an overloaded
+/// machine.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The same for a save, which has a deadline of its own.
+/// The timeout of a save, which has its own deadline.
 const SAVE_LIMIT: Duration = Duration::from_secs(180);
 
-/// How long a keeper may take to type: one text after another, each up to half a minute.
+/// The timeout of typing: the keeper types one text after another, each up to half a minute.
 const TYPING_LIMIT: Duration = Duration::from_secs(120);
 
-/// What a keeper answers; `None` where none runs, or it ended before it answered. An error: it did not
-/// answer in time, speaks another version, or says that it cannot.
+/// The keeper's answer; `None`: no keeper runs, or it ended before it answered. An error: it did
+/// not answer in time, has another version, or refused the request.
 pub type Answer<T> = Result<Option<T>>;
 
-/// How everything stands.
+/// Returns the fleet's status.
 pub(crate) fn status(data_dir: &DataDir, timeout: Duration) -> Answer<Status> {
     read(ask(data_dir, &Request::Status, timeout)?)
 }
 
-/// What it counts, for Prometheus.
+/// Returns the keeper's metrics, for Prometheus.
 pub(crate) fn metrics(data_dir: &DataDir) -> Answer<String> {
     read(ask(data_dir, &Request::Metrics, TIMEOUT)?)
 }
@@ -46,7 +47,7 @@ pub(crate) fn want(data_dir: &DataDir, names: &[AgentName], desired: Desired) ->
     order(data_dir, &Request::Want { names, desired })
 }
 
-/// Restarts agents, each at its next idle moment where asked; a canary among them first.
+/// Restarts agents; `when_idle`: each at its next idle moment; `canary`: one of them first.
 pub(crate) fn restart(
     data_dir: &DataDir,
     names: &[AgentName],
@@ -66,15 +67,16 @@ pub(crate) fn set_fleet(data_dir: &DataDir, desired: Fleet) -> Answer<()> {
     order(data_dir, &Request::Fleet { desired })
 }
 
-/// Has the keeper read `spotkeep.toml` again. `ends`: the running agents that may end for it.
+/// Makes the keeper read `spotkeep.toml` again. `ends`: the running agents that may end because of
+/// it.
 ///
 /// # Errors
-/// A keeper runs and does not answer in time; the file is not valid, or would end others.
+/// A keeper runs and does not answer in time; the file is not valid, or would end other agents.
 pub fn reload(data_dir: &DataDir, ends: Vec<AgentName>) -> Answer<()> {
     order(data_dir, &Request::Reload { ends })
 }
 
-/// Types a text into an agent; only while it is idle where asked.
+/// Types a text into an agent; `when_idle`: only while it is idle.
 pub(crate) fn send(
     data_dir: &DataDir,
     name: &AgentName,
@@ -89,7 +91,7 @@ pub(crate) fn send(
     Ok(ask(data_dir, &request, TYPING_LIMIT)?.map(drop))
 }
 
-/// Saves. `unit`: the machine's shutdown asks.
+/// Saves the fleet; `unit`: the request comes from the systemd unit that runs at shutdown.
 pub(crate) fn save(data_dir: &DataDir, is_final: bool, unit: bool) -> Answer<Manifest> {
     read(ask(
         data_dir,
@@ -98,7 +100,7 @@ pub(crate) fn save(data_dir: &DataDir, is_final: bool, unit: bool) -> Answer<Man
     )?)
 }
 
-/// This boot goes on after its notice.
+/// Reports that this boot goes on after its notice.
 pub(crate) fn survived(data_dir: &DataDir) -> Answer<()> {
     order(data_dir, &Request::Survived)
 }
@@ -121,7 +123,7 @@ fn order(data_dir: &DataDir, request: &Request) -> Answer<()> {
 fn read<T: DeserializeOwned>(data: Option<Value>) -> Answer<T> {
     data.map(serde_json::from_value)
         .transpose()
-        .context("the keeper speaks another version")
+        .context("the keeper has another version of spotkeep")
 }
 
 fn ask(data_dir: &DataDir, request: &Request, timeout: Duration) -> Answer<Value> {
@@ -132,25 +134,26 @@ fn ask(data_dir: &DataDir, request: &Request, timeout: Duration) -> Answer<Value
     ask_at(&socket, holder.pid, request, timeout)
 }
 
-/// How everything stands at a data directory whose disk is away, as the keeper that still runs for it says over
-/// its socket, which is elsewhere. `None` where no keeper says that this is its data directory.
+/// Returns the status of a data directory whose disk is missing, from the keeper that still runs
+/// for it: its socket is not on that disk. `None`: no keeper reports this data directory as its
+/// own.
 ///
 /// # Errors
-/// None says so, and some keeper did not answer: it may be the one.
+/// No keeper reports it, and some keeper did not answer, which may be the one.
 pub fn status_without_data_dir(dir: &Path) -> Result<Option<Status>> {
-    let (tell, told) = mpsc::channel();
-    // All at once: those of other roots are asked too, and need not be well.
+    let (results, answers) = mpsc::channel();
+    // All at once: keepers of other data directories are asked too, and one of them may hang.
     for socket in runtime_dir::sockets() {
-        let tell = tell.clone();
+        let results = results.clone();
         let ask = move || {
             let answer = ask_at(&socket, 0, &Request::Status, TIMEOUT);
-            tell.send((socket, answer)).ok();
+            results.send((socket, answer)).ok();
         };
         thread::spawn("ask", ask).context("cannot start a thread that asks a keeper")?;
     }
-    drop(tell);
+    drop(results);
     let mut silent = None;
-    for (socket, answer) in told {
+    for (socket, answer) in answers {
         match answer {
             Ok(data) => {
                 let status: Option<Status> =
@@ -172,10 +175,10 @@ pub fn status_without_data_dir(dir: &Path) -> Result<Option<Status>> {
     }
 }
 
-/// The directories in which it shows that something has changed: records, the journal, saves, and what
-/// Claude says of itself. To be watched; what shows in none of them has to be asked for.
+/// Returns the directories to watch for changes of the status: session state, records, saves, and
+/// Claude Code's session files. Changes that show in none of them need a request.
 #[must_use]
-pub fn places_of_change(data_dir: &DataDir) -> [PathBuf; 4] {
+pub fn watched_dirs(data_dir: &DataDir) -> [PathBuf; 4] {
     [
         data_dir.session_state(),
         data_dir.records(),
@@ -206,7 +209,7 @@ fn ask_at(socket: &Path, pid: u32, request: &Request, timeout: Duration) -> Resu
         .context("cannot reach the keeper")?;
     let mut answer = String::new();
     let read = BufReader::new(stream).read_line(&mut answer);
-    // It ended instead of answering, which is for us as if it had ended before.
+    // A keeper that ended instead of answering counts as one that does not run.
     let is_gone = match &read {
         Ok(bytes) => *bytes == 0,
         Err(error) => error.kind() == ErrorKind::ConnectionReset,
@@ -219,6 +222,6 @@ fn ask_at(socket: &Path, pid: u32, request: &Request, timeout: Duration) -> Resu
             "kill {pid}; agents go on without it, then: spotkeep up"
         ))?;
     let reply: Reply =
-        serde_json::from_str(&answer).context("the keeper speaks another version")?;
+        serde_json::from_str(&answer).context("the keeper has another version of spotkeep")?;
     reply.into_result().map(Some)
 }

@@ -1,4 +1,5 @@
-//! The file of declarations: taken in when the keeper begins, and again when somebody has changed it.
+//! Loading of `spotkeep.toml`: when the keeper starts, and again when the user has changed the
+//! file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,16 +17,16 @@ use state::{AgentName, Journal, JournalEvent};
 use supervisor::{Event, View};
 use sys::error::{Error, Result};
 
-/// Remembers the file of declarations as a good one; returns the one before.
+/// Stores the file as the last good one; returns the configuration before it.
 fn remember_as_good(data_dir: &DataDir) -> (Config, Result<()>) {
     let before = Config::last_good(&data_dir.config_copy()).unwrap_or_default();
     let kept = Config::remember_as_good(&data_dir.config(), &data_dir.config_copy());
     (before, kept)
 }
 
-/// For all agents before the first of them starts: a Claude that starts reads its file and writes it
-/// back, and an answer that was merged in between is gone (seen with eight agents: one stood before the
-/// question whether to trust its folder).
+/// Answers Claude Code's start-up questions for all agents, before the first of them starts. A
+/// Claude that starts reads its file and writes it back, so an answer that is merged in between is
+/// lost (seen with eight agents: one of them stopped at the question whether to trust its folder).
 pub(super) fn seed_all(
     data_dir: &DataDir,
     records: &AgentRecords,
@@ -42,7 +43,7 @@ pub(super) fn seed_all(
 }
 
 impl Keeper {
-    /// A good file is remembered; one that is wrong is shown until it is repaired.
+    /// Stores a valid file as the last good one; reports an invalid one until it is repaired.
     pub(super) fn begin_with_config(&mut self, wrong: Option<Error>) {
         match wrong {
             None => {
@@ -50,7 +51,7 @@ impl Keeper {
                 self.report_config(&before, kept);
             }
             Some(error) => {
-                let error = error.context("the last good spotkeep.toml counts");
+                let error = error.context("the last good spotkeep.toml is used");
                 let what = format!("{error:#}");
                 self.effects.write(None, &JournalEvent::Trouble { what });
                 self.effects.note_trouble("spotkeep.toml", Err(error));
@@ -58,13 +59,14 @@ impl Keeper {
         }
     }
 
-    /// That a good file was remembered, and what the one before declared and it does not.
+    /// Reports whether the file was stored, and which agents it does not declare any more.
     fn report_config(&mut self, before: &Config, kept: Result<()>) {
         self.report_undeclared(before);
         self.effects.note_trouble("spotkeep.toml", kept);
     }
 
-    /// An agent that is declared no more is not missed by itself, and a file that was torn looks like one that was edited.
+    /// Reports agents that are not declared any more. A file that was cut off looks like an edited
+    /// one, and nothing else would show that they are missing.
     fn report_undeclared(&mut self, before: &Config) {
         let now = &self.effects.config.agents;
         let gone = before.agents.keys().filter(|name| !now.contains_key(*name));
@@ -130,7 +132,8 @@ impl Keeper {
         Ok(config)
     }
 
-    /// A file that was cut short looks like one that agents were taken out of.
+    /// Refuses a file that would end running agents which the user did not name. A file that was
+    /// cut off looks like one that agents were taken out of.
     fn check_ends(&self, config: &Config, ends: &[AgentName]) -> Result<()> {
         let views = self.supervisor.views();
         let is_lost = |view: &&View| {

@@ -1,5 +1,7 @@
-//! The two threads that know how much room there is: one on the data directory's disk, one in each workspace. To walk through a
-//! workspace takes its time, and a disk that is full is told of meanwhile. A disk that hangs hangs them and nobody else.
+//! Disk watch: two threads that measure free disk space and the size of each workspace.
+//!
+//! Measuring a workspace takes long, and a full disk has to be reported meanwhile, so each has its
+//! own thread. A disk that hangs stops these two threads and nothing else.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,27 +21,27 @@ use sys::files::Space;
 use sys::thread;
 use sys::{files, process};
 
-/// How often the disk is asked.
+/// How often free space is read.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// How often a workspace is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(900);
 
-/// How long measuring one may take, and how many files it may look at.
+/// The timeout of measuring one workspace, and the number of files after which it gives up.
 const MEASURE_LIMIT: Duration = Duration::from_secs(20);
 const FILES_LIMIT: usize = 500_000;
 
-/// With less than this, people are warned ...
+/// With less than this share free, the keeper warns ...
 const LOW_PERCENT: u64 = 15;
 
-/// ... unless it is more than this, as on a very large disk.
+/// ... unless more bytes than this are free, as on a very large disk.
 const LOW_BYTES: u64 = 50 << 30;
 
-/// With less than this, nothing is started.
+/// With less than both of these free, no agent is started.
 const FULL_PERCENT: u64 = 3;
 const FULL_BYTES: u64 = 5 << 30;
 
-/// What a share of the disk means. Pure.
+/// Returns the state for this much free space, and the warning if it is low. Pure.
 fn evaluate(free: u64, total: u64) -> (DiskSpace, Option<String>) {
     let percent = free.saturating_mul(100) / total.max(1);
     if percent < FULL_PERCENT && free < FULL_BYTES {
@@ -52,10 +54,10 @@ fn evaluate(free: u64, total: u64) -> (DiskSpace, Option<String>) {
     (DiskSpace::Enough, what)
 }
 
-/// Starts the threads.
+/// Starts both threads.
 ///
 /// # Errors
-/// No thread can be had.
+/// A thread cannot be started.
 pub fn spawn(
     data_dir: &DataDir,
     records: Arc<AgentRecords>,
@@ -80,7 +82,7 @@ fn spawn_with(
     deliver: impl Fn(Message) + Clone + Send + 'static,
 ) -> Result<()> {
     let sized = deliver.clone();
-    thread::spawn("room", move || {
+    thread::spawn("disk-space", move || {
         process::set_nice();
         let mut last = (DiskSpace::Enough, None);
         loop {
@@ -97,7 +99,7 @@ fn spawn_with(
             std::thread::sleep(every);
         }
     })
-    .context("cannot start the thread for the disk")?;
+    .context("cannot start the disk watch thread")?;
     thread::spawn("sizes", move || {
         process::set_nice();
         let mut measured: BTreeMap<AgentName, Instant> = BTreeMap::new();
@@ -117,14 +119,15 @@ fn spawn_with(
     Ok(())
 }
 
-/// What a directory takes on its filesystem, links not followed; `None` where that takes too long.
+/// Returns the bytes that a directory takes on its filesystem, links not followed; `None` where
+/// measuring takes too long.
 fn measure(dir: &Path) -> Option<u64> {
     let device = fs::symlink_metadata(dir).ok()?.dev();
     let until = Instant::now() + MEASURE_LIMIT;
     let (mut bytes, mut seen) = (0u64, 0usize);
     let mut left: Vec<PathBuf> = vec![dir.to_path_buf()];
     while let Some(dir) = left.pop() {
-        // What is removed or closed to us meanwhile takes no room that we can tell of.
+        // An entry that was removed meanwhile, or that may not be read, counts as empty.
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             seen += 1;
             if seen > FILES_LIMIT || Instant::now() >= until {
@@ -140,7 +143,7 @@ fn measure(dir: &Path) -> Option<u64> {
     Some(bytes)
 }
 
-/// The line of the journal for a change of it.
+/// Returns the journal's event for a change of the warning.
 pub fn journal_event(trouble: Option<&str>) -> JournalEvent {
     JournalEvent::Trouble {
         what: trouble
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_is_measured_without_what_its_links_lead_to() {
+    fn measuring_a_workspace_does_not_follow_links() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("in")).unwrap();
         fs::write(dir.path().join("in/file"), vec![1; 100_000]).unwrap();
@@ -180,8 +183,8 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_that_takes_long_to_measure_delays_no_word_of_a_full_disk() {
-        let (messages, told) = mpsc::channel();
+    fn a_workspace_that_takes_long_to_measure_does_not_delay_the_report_of_a_full_disk() {
+        let (messages, received) = mpsc::channel();
         let (begun, walk_begins) = mpsc::channel();
         let (end_walk, walk_ends) = mpsc::channel::<()>();
         let space = move || {
@@ -205,7 +208,7 @@ mod tests {
             messages.send(message).ok();
         };
         spawn_with(FOREVER, space, workspaces, measure, deliver).unwrap();
-        let next = || told.recv_timeout(FOREVER).unwrap();
+        let next = || received.recv_timeout(FOREVER).unwrap();
         assert!(matches!(
             next(),
             Message::Event(Event::DiskSpace(DiskSpace::None(0)))

@@ -1,4 +1,4 @@
-//! The hands of the supervisor: each action done, each answer sent back as an event.
+//! Effects: carries out the supervisor's actions, and sends the results back as events.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
@@ -31,10 +31,10 @@ use sys::exit::Exit;
 use sys::process::ProcessId;
 use sys::thread;
 
-/// A watcher only waits and asks tmux once.
+/// The stack of a watcher thread, which only waits and asks tmux once.
 const SMALL_STACK: usize = 256 << 10;
 
-/// What came of a write.
+/// The result of a write.
 #[derive(Debug)]
 pub struct Written {
     ticket: Ticket,
@@ -42,7 +42,7 @@ pub struct Written {
     result: Result<()>,
 }
 
-/// All that actions need.
+/// What the actions need.
 pub struct Effects {
     pub(super) data_dir: DataDir,
     pub(super) data_dir_id: String,
@@ -50,32 +50,32 @@ pub struct Effects {
     pub(super) boot_id: String,
     pub(super) config: Arc<Config>,
     pub(super) tmux: Tmux,
-    /// Held by whoever types into a pane.
+    /// Held by a thread while it types into a pane.
     pub(super) typing: Arc<Mutex<()>>,
     pub(super) records: Arc<AgentRecords>,
     pub(super) writer: Writer,
     pub(super) order: WriteOrder,
     pub(super) gate: Arc<LaunchGate>,
-    pub(super) starter: Sender<LaunchJob>,
+    pub(super) launcher: Sender<LaunchJob>,
     pub(super) follower: Follower,
     pub(super) scan: DirtyCounts,
     pub(super) checkpoints: Checkpoints,
-    /// Bytes that each workspace takes on the disk, as last measured; `None` where it is too large to be
-    /// measured in passing.
+    /// The size of each workspace in bytes, as last measured; `None` where measuring takes too
+    /// long.
     pub(super) sizes: BTreeMap<AgentName, Option<u64>>,
     pub(super) notifier: Notifier,
     pub(super) messages: Sender<Message>,
-    /// What could not be written, by what it was.
+    /// Failures that last, by what failed.
     pub(super) trouble: BTreeMap<String, String>,
-    /// What has happened since this keeper began.
+    /// Counters since this keeper started.
     pub(super) counters: Counters,
 }
 
 impl Effects {
-    /// Does what the supervisor asked for, in its order.
+    /// Carries out the supervisor's actions, in their order.
     ///
-    /// What has to be durable is ordered at once. What is behind it is held back until it is, but for a
-    /// save: that begins at once, whatever the disk does.
+    /// Writes are ordered at once. An action behind a write is held back until the write is
+    /// durable. The exception is a save: it begins at once, whatever state the disk is in.
     pub fn perform(&mut self, supervisor: &Supervisor, actions: Vec<Action>) {
         for action in actions {
             match action {
@@ -84,7 +84,7 @@ impl Effects {
                 Action::Rebind { name, session_id } => self.update(&name, |record| {
                     let old = std::mem::replace(&mut record.session_id, session_id);
                     record.past_sessions.push(old);
-                    // What is known of the transcript of the new one may have come first.
+                    // The new session's transcript may have been recorded before this action.
                     let session_id = &record.session_id;
                     record
                         .transcript
@@ -100,7 +100,7 @@ impl Effects {
         }
     }
 
-    /// A write was answered: what need not be held back any longer is done.
+    /// Takes the result of a write, and carries out what was held back only by it.
     pub fn written(&mut self, supervisor: &Supervisor, written: Written) {
         self.note_trouble(&written.what, written.result);
         self.order.end(written.ticket);
@@ -109,7 +109,7 @@ impl Effects {
         }
     }
 
-    /// Answers a request once all that came of it is durable.
+    /// Answers a request once everything ordered before is durable.
     pub fn reply(&mut self, to: ReplyTo, reply: Reply) {
         if let Some(Held::Reply(to, reply)) = self.order.pass(Held::Reply(to, reply)) {
             to.send(reply).ok();
@@ -119,7 +119,7 @@ impl Effects {
     fn go_on(&self, supervisor: &Supervisor, next: Held) {
         match next {
             Held::Action(action) if supervisor.still_wants(&action) => self.act(supervisor, action),
-            // Whoever stopped it meanwhile waits for what comes of it.
+            // The user who stopped it meanwhile waits for the result.
             Held::Action(Action::Launch { name, attempt }) => {
                 let refusal = Refusal {
                     why: "it was asked to stop before it started".to_owned(),
@@ -141,7 +141,7 @@ impl Effects {
 
     fn act(&self, supervisor: &Supervisor, action: Action) {
         match action {
-            // These are not held back.
+            // `perform` does these itself; they are never held back.
             Action::Persist(_) | Action::Journal(..) | Action::Rebind { .. } | Action::Save(_) => {}
             Action::ProbeApi => self.probe_api(),
             Action::Launch { name, attempt } => {
@@ -150,8 +150,8 @@ impl Effects {
                     attempt,
                     config: Arc::clone(&self.config),
                 };
-                if self.starter.send(job).is_err() {
-                    tracing::error!("the starter thread has ended");
+                if self.launcher.send(job).is_err() {
+                    tracing::error!("the launcher thread has ended");
                 }
             }
             Action::End { name, process } => self.end(&name, process),
@@ -161,14 +161,14 @@ impl Effects {
                 stop,
                 in_a_row,
             } => self.nudge(name, process, stop, in_a_row),
-            Action::ScanScreen { name, attempt } => self.look_at_screen(name, attempt),
-            Action::CheckForWork => self.look_for_work(supervisor),
+            Action::ScanScreen { name, attempt } => self.scan_screen(name, attempt),
+            Action::CheckForWork => self.check_for_work(supervisor),
             Action::PowerOff => self.power_off(),
             Action::AskShutdown => self.ask_shutdown(),
         }
     }
 
-    /// Before the supervisor hears of a new process: it is watched from its first moment.
+    /// Watches a new process, before the supervisor gets the event.
     pub fn watch(&self, name: &AgentName, process: ProcessId) {
         let launch = self.records.get(name).and_then(|record| record.launch);
         self.follower.follow(name.clone(), process);
@@ -178,28 +178,28 @@ impl Effects {
             if let Some(pidfd) = process.open() {
                 let _ended = pidfd.wait(None);
             }
-            // A save ends the whole fleet at once, and sweeps once for all of it.
+            // A save ends the whole fleet at once, and sweeps once for all agents.
             let exit = match gate.is_closed() {
                 true => Exit::Unseen,
-                // tmux has to notice in any case, or it keeps the pane for alive.
+                // tmux has to notice the end in any case, or it takes the pane for alive.
                 false => {
                     let seen = tmux.exit_of(&name, process, || gate.is_closed());
                     out_of_memory(launch.as_ref()).unwrap_or(seen)
                 }
             };
-            let mut last_words = None;
+            let mut last_output = None;
             if !exit.is_clean() && !gate.is_closed() {
                 sweep(launch.as_slice(), SWEEP_LIMIT);
-                last_words = tmux.last_words(&name);
+                last_output = tmux.last_output(&name);
             } else if let Some(dir) = launch.and_then(|launch| launch.cgroup) {
-                // What an agent that is done left running goes on; an empty one only lies about.
+                // Processes that a finished agent left running go on; an empty cgroup is removed.
                 Leaf::open(&dir).remove_if_empty();
             }
             messages
                 .send(Message::Event(Event::Exited {
                     name,
                     process,
-                    end: Ending { exit, last_words },
+                    end: Ending { exit, last_output },
                 }))
                 .ok();
         });
@@ -208,7 +208,7 @@ impl Effects {
         }
     }
 
-    /// After the supervisor has heard of an end.
+    /// Stops following an agent, after the supervisor got the event of its end.
     pub fn unwatch(&self, name: &AgentName) {
         self.follower.leave(name.clone());
     }
@@ -246,7 +246,7 @@ impl Effects {
         });
     }
 
-    /// Waits for what is still to be written; answers those who wait for it. Returns whether all of it is.
+    /// Waits for pending writes and sends the held answers. Returns whether everything was written.
     pub fn end_writing(&mut self, until: Deadline) -> bool {
         let all_written = self.writer.finish(until);
         if all_written {
@@ -257,7 +257,7 @@ impl Effects {
         all_written
     }
 
-    /// Changes a record; what is behind it is held back until that is durable.
+    /// Changes a record; later actions are held back until the change is durable.
     pub fn update(&mut self, name: &AgentName, change: impl FnOnce(&mut AgentRecord)) {
         let answer = self.begin(format!("the record of {name}"));
         self.records.update(name, change, answer);
@@ -275,8 +275,8 @@ impl Effects {
         })
     }
 
-    /// Has something done by the thread of the writer, behind all that was ordered so far, and goes on
-    /// with what came of it here.
+    /// Runs `work` on the writer's thread, after all earlier orders, and then `then` in the loop
+    /// with its result.
     pub fn beyond<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Journal) -> T + Send + 'static,
@@ -290,7 +290,7 @@ impl Effects {
         });
     }
 
-    /// Tries again to write what the disk did not take.
+    /// Tries again to write what the disk refused.
     pub fn write_what_is_left(&mut self) {
         for name in self.records.unwritten() {
             self.update(&name, |_| {});
@@ -308,11 +308,12 @@ impl Effects {
         self.writer.line(name, what, answer);
         let data_dir = self.data_dir.dir().display().to_string();
         if let Some(message) = notify::Message::from_event(&data_dir, name, what) {
-            self.notifier.tell(message, &self.config.notify);
+            self.notifier.send(message, &self.config.notify);
         }
     }
 
-    /// A disk that refuses stops nothing that can go on without it; it is shown until it is over.
+    /// Shows a failure in the status until the same work succeeds. Nothing else stops because of
+    /// it.
     pub fn note_trouble(&mut self, what: &str, result: Result<()>) {
         match result {
             Ok(()) => {
@@ -325,9 +326,13 @@ impl Effects {
         }
     }
 
-    /// Whatever may take its time is done aside: a tmux that hangs must not keep a notice waiting. Work
-    /// that found nothing out is no event.
-    pub(super) fn aside(&self, what: &str, work: impl FnOnce() -> Option<Event> + Send + 'static) {
+    /// Runs slow work on a background thread: a tmux that hangs must not delay a notice. The event
+    /// that the work returns, if any, goes to the loop.
+    pub(super) fn in_background(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> Option<Event> + Send + 'static,
+    ) {
         let messages = self.messages.clone();
         thread::spawn_or_do(what, move || {
             if let Some(event) = work() {
@@ -336,10 +341,10 @@ impl Effects {
         });
     }
 
-    fn look_at_screen(&self, name: AgentName, attempt: Attempt) {
+    fn scan_screen(&self, name: AgentName, attempt: Attempt) {
         let tmux = self.tmux.clone();
-        self.aside("look-at-screen", move || {
-            // A pane that could not be looked at shows no dialog, and does not show that there is none.
+        self.in_background("scan-screen", move || {
+            // A pane that cannot be read does not tell whether a dialog is shown.
             let screen = tmux.screen(&name).ok()?;
             let blocker = claude::screen::blocker(&screen).map(|blocker| {
                 let shown = tmux::output::last_lines(&screen, 4);
@@ -356,8 +361,8 @@ impl Effects {
     fn nudge(&self, name: AgentName, process: ProcessId, stop: ApiStop, in_a_row: u32) {
         let (tmux, typing) = (self.tmux.clone(), Arc::clone(&self.typing));
         let (config, gate) = (self.data_dir.claude(), Arc::clone(&self.gate));
-        self.aside("nudge", move || {
-            let _turn = typing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.in_background("nudge", move || {
+            let _typing = typing.lock().unwrap_or_else(PoisonError::into_inner);
             let typist = Typist {
                 tmux: &tmux,
                 name: &name,
@@ -377,16 +382,17 @@ impl Effects {
 
     fn end(&self, name: &AgentName, process: ProcessId) {
         let name = name.clone();
-        let ending = // Its watcher tells the supervisor, and sweeps up what it leaves behind.
-            thread::spawn_with_stack(&format!("end-{name}"), SMALL_STACK, 
-                move || tracing::info!(agent = %name, "ended: {:?}", end_process(process, TERM_TIMEOUT)),
-            );
+        // The agent's watcher reports the end to the supervisor, and sweeps up what is left.
+        let ending = thread::spawn_with_stack(&format!("end-{name}"), SMALL_STACK, move || {
+            let ended = end_process(process, TERM_TIMEOUT);
+            tracing::info!(agent = %name, "ended: {ended:?}");
+        });
         if let Err(error) = ending {
             tracing::error!("cannot end an agent: {error}");
         }
     }
 
-    /// Counts the uncommitted changes again when an agent may have made some.
+    /// Counts the uncommitted changes again after an event with which an agent may have made some.
     pub fn count_after(&self, event: &Event) {
         if let Event::Session {
             name,
@@ -399,7 +405,7 @@ impl Effects {
         }
     }
 
-    /// Has a checkpoint made when a turn or an agent has ended, and from time to time while one works.
+    /// Orders checkpoints: when a turn or an agent has ended, and from time to time while it works.
     pub fn checkpoint_after(&self, event: &Event) {
         let (name, activity, process) = match event {
             Event::Session {
@@ -417,7 +423,7 @@ impl Effects {
         }
     }
 
-    /// What did not work is told once, and shown until it works again.
+    /// Logs a failed checkpoint or push once, and shows it until it works again.
     pub fn note_checkpoint(&mut self, made: CheckpointResult) {
         let CheckpointResult {
             name,
@@ -436,12 +442,12 @@ impl Effects {
             }
             effects.note_trouble(&key, result);
         };
-        let checkpointed = format!("no checkpoint of {name} could be made");
+        let checkpointed = format!("cannot make a checkpoint of {name}");
         tell(self, checkpointed, checkpoint, |why| {
             JournalEvent::CheckpointFailed { why }
         });
         if let Some(push) = push {
-            let pushed = format!("the checkpoints of {name} could not be pushed");
+            let pushed = format!("cannot push the checkpoints of {name}");
             tell(self, pushed, push, |why| JournalEvent::PushFailed { why });
         }
     }
@@ -452,7 +458,8 @@ impl Effects {
     }
 }
 
-/// Whether a launch ended for want of memory: its cgroup knows, while it is there.
+/// Returns whether a launch was ended by the out-of-memory killer; its cgroup tells while it
+/// exists.
 fn out_of_memory(launch: Option<&Launch>) -> Option<Exit> {
     let leaf = Leaf::open(launch?.cgroup.as_deref()?);
     Some(Exit::OutOfMemory(leaf.out_of_memory()?.limit))

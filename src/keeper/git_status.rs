@@ -1,4 +1,4 @@
-//! The thread that counts uncommitted changes, so that nobody who asks has to wait for git.
+//! Git status thread: counts uncommitted changes, so that a status request need not wait for git.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,31 +11,31 @@ use state::{AgentName, AgentRecord};
 use sys::error::{Context as _, Result};
 use sys::thread;
 
-/// The last counts.
+/// The last counts of uncommitted changes, and a handle to the thread.
 #[derive(Debug, Clone, Default)]
 pub struct DirtyCounts {
     counts: Arc<Mutex<BTreeMap<AgentName, u64>>>,
     jobs: Option<Sender<StatusJob>>,
 }
 
-/// A workspace to be looked at.
+/// A workspace to count.
 #[derive(Debug)]
 struct StatusJob {
     name: AgentName,
     workspace: PathBuf,
-    aside: PathBuf,
+    shadow_dir: PathBuf,
 }
 
 impl DirtyCounts {
     /// Starts the thread.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// The thread cannot be started.
     pub fn spawn() -> Result<Self> {
         let counts: Arc<Mutex<BTreeMap<AgentName, u64>>> = Arc::default();
         let (jobs, queue) = mpsc::channel::<StatusJob>();
         let results = Arc::clone(&counts);
-        thread::spawn("survey", move || {
+        thread::spawn("git-status", move || {
             for job in queue {
                 if let Some(count) = count(&job) {
                     results
@@ -45,26 +45,26 @@ impl DirtyCounts {
                 }
             }
         })
-        .context("cannot start the survey thread")?;
+        .context("cannot start the git status thread")?;
         Ok(Self {
             counts,
             jobs: Some(jobs),
         })
     }
 
-    /// Counts an agent's workspace again, soon.
+    /// Queues another count of an agent's workspace.
     pub fn count(&self, data_dir: &DataDir, record: &AgentRecord) {
         if let Some(jobs) = &self.jobs {
             let job = StatusJob {
                 name: record.name.clone(),
                 workspace: data_dir.absolute(&record.cwd),
-                aside: data_dir.checkpoints(&record.agent_id).join("survey"),
+                shadow_dir: data_dir.checkpoints(&record.agent_id).join("survey"),
             };
             jobs.send(job).ok();
         }
     }
 
-    /// The last count of an agent's workspace.
+    /// Returns the last count of an agent's workspace.
     #[must_use]
     pub fn dirty(&self, name: &AgentName) -> Option<u64> {
         self.counts
@@ -75,9 +75,10 @@ impl DirtyCounts {
     }
 }
 
-/// Files with uncommitted changes; `None` where this is no git workspace.
+/// Counts the files with uncommitted changes; `None` where the workspace is not in a git
+/// repository.
 fn count(job: &StatusJob) -> Option<u64> {
     let arguments = ["--porcelain", "-z", "--no-renames"];
-    let changes = workspace::status(&job.workspace, &job.aside, &arguments)?;
+    let changes = workspace::status(&job.workspace, &job.shadow_dir, &arguments)?;
     u64::try_from(changes.split_terminator('\0').count()).ok()
 }

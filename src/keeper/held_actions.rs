@@ -1,8 +1,8 @@
-//! What waits for the disk: an action is done, and a request answered, when all that was decided before it is durable.
+//! Write ordering: holds back actions and replies until all earlier writes are durable.
 //!
-//! One line for the whole fleet, and not one for each agent: an action stands behind every write that was ordered before it,
-//! whosever it is. That is what the order of the supervisor's actions says, and it is no slower, since the writes go through one
-//! queue anyway.
+//! There is one queue for the whole fleet, and not one for each agent: an action waits for every
+//! write that was ordered before it, of any agent. This keeps the order of the supervisor's
+//! actions, and it is no slower, since the writes go through one queue anyway.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -10,17 +10,17 @@ use super::protocol::Reply;
 use super::socket::ReplyTo;
 use supervisor::Action;
 
-/// Counts the writes that were ordered.
+/// The number of a write, in the order in which writes were ordered.
 pub(super) type Ticket = u64;
 
-/// What is held back.
+/// An action or a reply that is held back.
 #[derive(Debug)]
 pub(super) enum Held {
     Action(Action),
     Reply(ReplyTo, Reply),
 }
 
-/// The writes under way, and what is held back behind them.
+/// The writes under way, and the actions and replies held back behind them.
 #[derive(Debug, Default)]
 pub(super) struct WriteOrder {
     last: Ticket,
@@ -29,25 +29,25 @@ pub(super) struct WriteOrder {
 }
 
 impl WriteOrder {
-    /// A write is about to be ordered.
+    /// Registers a write that is about to be ordered.
     pub(super) fn begin(&mut self) -> Ticket {
         self.last += 1;
         self.under_way.insert(self.last);
         self.last
     }
 
-    /// Gives it back where nothing is under way; holds it back otherwise.
+    /// Returns `next` if no write is under way; holds it back otherwise.
     pub(super) fn pass(&mut self, next: Held) -> Option<Held> {
         if self.under_way.is_empty() && self.held.is_empty() {
             return Some(next);
         }
-        // A look at a screen that is due again while it waits is one look.
+        // A screen scan that is due again while it is held back is done once.
         let is_there = |action: &Action| {
             let mut held = self.held.iter();
             held.any(|(_, held)| matches!(held, Held::Action(held) if held == action))
         };
-        if let Held::Action(look @ Action::ScanScreen { .. }) = &next
-            && is_there(look)
+        if let Held::Action(scan @ Action::ScanScreen { .. }) = &next
+            && is_there(scan)
         {
             return None;
         }
@@ -55,12 +55,12 @@ impl WriteOrder {
         None
     }
 
-    /// A write was answered.
+    /// Removes a write that was answered.
     pub(super) fn end(&mut self, ticket: Ticket) {
         self.under_way.remove(&ticket);
     }
 
-    /// The next that need not be held back any longer.
+    /// Returns the next action or reply that need not be held back any longer.
     pub(super) fn next(&mut self) -> Option<Held> {
         let (behind, _) = self.held.front()?;
         let waits = self.under_way.first().is_some_and(|first| first <= behind);
@@ -70,7 +70,7 @@ impl WriteOrder {
         }
     }
 
-    /// The answers that are held back; the keeper ends.
+    /// Returns the replies that are held back, when the keeper ends.
     pub(super) fn answers(&mut self) -> impl Iterator<Item = (ReplyTo, Reply)> + '_ {
         self.held.drain(..).filter_map(|(_, held)| match held {
             Held::Reply(to, reply) => Some((to, reply)),
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    fn look() -> Held {
+    fn scan() -> Held {
         Held::Action(Action::ScanScreen {
             name: AgentName::new("a").unwrap(),
             attempt: 1,
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn an_action_waits_for_every_write_before_it_and_for_none_behind_it() {
+    fn an_action_waits_for_every_earlier_write_and_for_no_later_one() {
         let mut order = WriteOrder::default();
         assert!(order.pass(Held::Action(launch(0))).is_some());
         let first = order.begin();
@@ -130,11 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_is_due_again_while_it_waits_is_one_look() {
+    fn a_screen_scan_that_is_due_again_while_it_is_held_back_is_done_once() {
         let mut order = WriteOrder::default();
         let ticket = order.begin();
-        assert!(order.pass(look()).is_none());
-        assert!(order.pass(look()).is_none());
+        assert!(order.pass(scan()).is_none());
+        assert!(order.pass(scan()).is_none());
         order.end(ticket);
         assert_eq!(ready(&mut order).len(), 1);
     }

@@ -1,4 +1,4 @@
-//! The thread that launches agents, one after the other, and the launch gate that a notice closes.
+//! Launcher: a thread that launches agents one after another, behind a gate that a notice closes.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -20,8 +20,8 @@ use sys::failpoint::{Point, point};
 use sys::process::ProcessId;
 use sys::thread;
 
-/// Whether launches may still happen. A notice closes it, and its save waits for the launch under way, so
-/// that none slips through between the notice and the save.
+/// The launch gate: whether launches are still allowed. A notice closes it, and the save waits for
+/// the launch under way, so that no launch happens between the notice and the save.
 #[derive(Debug, Default)]
 pub struct LaunchGate {
     state: Mutex<GateState>,
@@ -35,12 +35,12 @@ struct GateState {
 }
 
 impl LaunchGate {
-    /// Closes it: no launch begins from now on.
+    /// Closes the gate: no launch begins from now on.
     pub fn close(&self) {
         self.lock().closed = true;
     }
 
-    /// Returns when no launch is under way, or after `limit` all the same.
+    /// Returns when no launch is under way, or after `limit`.
     pub fn wait_until_empty(&self, limit: Duration) {
         let wait = self
             .changed
@@ -48,18 +48,18 @@ impl LaunchGate {
         drop(wait.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Whether a save has closed it.
+    /// Returns whether a save has closed the gate.
     pub fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
-    /// Opens it again, after a boot that was said to end went on.
+    /// Opens the gate again: the boot goes on after its notice.
     pub fn open(&self) {
         self.lock().closed = false;
     }
 
-    /// Runs `launch`, unless the launch gate is closed.
-    fn pass<T>(&self, launch: impl FnOnce() -> T) -> Option<T> {
+    /// Runs `launch`, unless the gate is closed.
+    fn run_if_open<T>(&self, launch: impl FnOnce() -> T) -> Option<T> {
         let mut state = self.lock();
         if state.closed {
             return None;
@@ -77,52 +77,52 @@ impl LaunchGate {
     }
 }
 
-/// A launch to be done.
+/// A launch to do.
 #[derive(Debug)]
 pub struct LaunchJob {
-    /// Which agent.
+    /// The agent.
     pub name: AgentName,
-    /// Its launch number.
+    /// The number of the launch.
     pub attempt: Attempt,
-    /// What is declared now.
+    /// The configuration now.
     pub config: Arc<Config>,
 }
 
 /// What all launches have in common.
 #[derive(Debug, Clone)]
-pub struct Starter {
+pub struct Launcher {
     /// The data directory.
     pub data_dir: DataDir,
-    /// The boot.
+    /// The boot's id.
     pub boot_id: String,
-    /// The boot before.
+    /// How the boot before ended.
     pub history: History,
-    /// Our tmux server.
+    /// The tmux server.
     pub tmux: Tmux,
-    /// This very program.
+    /// The path of this program.
     pub program: PathBuf,
     /// The records.
     pub records: Arc<AgentRecords>,
-    /// Where lines of the journal go.
+    /// The writer of the journal.
     pub writer: Writer,
-    /// the launch gate.
+    /// The launch gate.
     pub gate: Arc<LaunchGate>,
 }
 
-impl Starter {
-    /// Starts the thread; `deliver` is told how each launch went.
+impl Launcher {
+    /// Starts the thread; `deliver` gets the result of each launch as an event.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// The thread cannot be started.
     pub fn spawn(self, deliver: impl Fn(Event) + Send + 'static) -> Result<Sender<LaunchJob>> {
         let (jobs, queue): (_, Receiver<LaunchJob>) = mpsc::channel();
-        thread::spawn("starter", move || {
+        thread::spawn("launcher", move || {
             for job in queue {
                 let closed = || Refusal {
                     why: NOTICED.to_owned(),
                     retry: true,
                 };
-                let launched = self.gate.pass(|| self.launch_on_data_dir(&job));
+                let launched = self.gate.run_if_open(|| self.launch_on_data_dir(&job));
                 let event = match launched.unwrap_or_else(|| Err(closed())) {
                     Ok((process, how)) => Event::Launched {
                         how,
@@ -139,11 +139,12 @@ impl Starter {
                 deliver(event);
             }
         })
-        .context("cannot start the starter thread")?;
+        .context("cannot start the launcher thread")?;
         Ok(jobs)
     }
 
-    /// A data directory that goes away meanwhile makes everything look missing, and nothing is, for good.
+    /// Launches, and makes a refusal temporary while the data directory is missing: everything in
+    /// it then looks lost, and is not.
     fn launch_on_data_dir(&self, job: &LaunchJob) -> Result<(ProcessId, StartKind), Refusal> {
         let there = self.data_dir.ensure_there().map_err(Refused::from);
         there
@@ -158,7 +159,7 @@ impl Starter {
         let record = self.records.get(&job.name).context("it has no record")?;
         let running = record.live_process(&self.boot_id);
         if let Some(process) = running.or_else(|| terminate::launched(&record, &self.boot_id)) {
-            // It runs already, and no keeper knew of it.
+            // It runs already, started by a keeper that ended before it recorded the process.
             self.records
                 .update_and_wait(&job.name, |record| record.process = Some(process))?;
             return Ok((process, StartKind::Resume));
@@ -188,12 +189,14 @@ impl Starter {
         let can_limit = leaf.is_some_and(|dir| Leaf::open(dir).can_limit_memory());
         if let Some(limit) = job.config.memory_max_of(agent).filter(|_| !can_limit) {
             let what = format!(
-                "memory_max = \"{limit}\" has no effect: it takes spotkeep-tmux.service and cgroups of version 2"
+                "memory_max = \"{limit}\" has no effect: it needs spotkeep-tmux.service and \
+                 cgroups of version 2"
             );
             self.write(Some(&job.name), &JournalEvent::Trouble { what });
         }
-        point(Point::RestorePrepared);
-        // Persisted before it is used: a keeper that dies here knows what it began.
+        point(Point::RestorePlanned);
+        // Durable before it is used, so that the next keeper knows of this launch if this one ends
+        // here.
         self.records
             .update_and_wait(&job.name, |record| plan.remember(record))?;
         point(Point::RestorePersisted);
@@ -205,13 +208,14 @@ impl Starter {
             },
         );
         point(Point::RestoreStarting);
-        // The disk may have taken its time, and a save that began meanwhile did not wait for it.
+        // The disk may have been slow, and a save that began meanwhile did not wait for it.
         if self.gate.is_closed() {
             return Err(anyhow!(NOTICED).into());
         }
         let process = resume::run(&context, &job.name, &plan)?;
         point(Point::RestoreLaunched);
-        // It runs, whatever the disk says: it has to be followed, and what was refused is written again.
+        // The agent runs even if this write fails: it has to be followed, and the write is tried
+        // again.
         let recorded = self
             .records
             .update_and_wait(&job.name, |record| record.process = Some(process));
@@ -230,7 +234,7 @@ impl Starter {
     }
 }
 
-const NOTICED: &str = "this boot has had its notice";
+const NOTICED: &str = "this boot has had its preemption notice";
 
 #[cfg(test)]
 mod tests {
@@ -238,13 +242,13 @@ mod tests {
     use testing::wait::FOREVER;
 
     #[test]
-    fn nothing_passes_a_closed_door_and_closing_waits_for_who_is_inside() {
+    fn a_closed_gate_stops_launches_and_closing_waits_for_the_launch_under_way() {
         let gate = Arc::new(LaunchGate::default());
         let (inside, entered) = mpsc::channel();
         let (leave, may_leave) = mpsc::channel::<()>();
         let passing = Arc::clone(&gate);
         let launch = std::thread::spawn(move || {
-            passing.pass(|| {
+            passing.run_if_open(|| {
                 inside.send(()).unwrap();
                 may_leave.recv().unwrap();
             })
@@ -256,8 +260,8 @@ mod tests {
         leave.send(()).unwrap();
         assert!(launch.join().unwrap().is_some());
         closed.join().unwrap();
-        assert!(gate.pass(|| ()).is_none());
+        assert!(gate.run_if_open(|| ()).is_none());
         gate.open();
-        assert!(gate.pass(|| ()).is_some());
+        assert!(gate.run_if_open(|| ()).is_some());
     }
 }

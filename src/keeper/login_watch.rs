@@ -1,4 +1,4 @@
-//! The thread that watches over the login.
+//! Login watch: a thread that watches Claude Code's login and restores it when it is damaged.
 
 use std::time::{Duration, Instant};
 
@@ -11,17 +11,17 @@ use sys::error::{Context as _, Result};
 use sys::inotify::Watch;
 use sys::thread;
 
-/// Damage that lasts so long is no file that is just being written.
+/// Damage that lasts longer than this is not a file that is just being written.
 const DEBOUNCE: Duration = Duration::from_secs(3);
 
-/// It is looked at so often even if nothing is heard of it.
+/// How often the login is checked even if the file is not reported as changed.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A look at a login when no agent runs that could be writing it.
+/// Checks the login once, while no agent runs that could be writing it.
 ///
 /// # Errors
-/// The disk is full or gone.
-pub fn look_once(data_dir: &DataDir) -> Result<Option<JournalEvent>> {
+/// The disk is full or missing.
+pub fn check_once(data_dir: &DataDir) -> Result<Option<JournalEvent>> {
     let mut login_watch = LoginWatch::new(&data_dir.claude(), &data_dir.credentials_copy());
     Ok(journal_event(login_watch.check(true)?))
 }
@@ -29,43 +29,43 @@ pub fn look_once(data_dir: &DataDir) -> Result<Option<JournalEvent>> {
 /// Starts the thread.
 ///
 /// # Errors
-/// No thread or no watch can be had.
+/// The thread or the watch cannot be started.
 pub fn spawn(data_dir: &DataDir, deliver: impl Fn(Message) + Send + 'static) -> Result<()> {
     let watch = Watch::new()?;
     watch.add(&data_dir.claude())?;
     let mut login_watch = LoginWatch::new(&data_dir.claude(), &data_dir.credentials_copy());
-    thread::spawn("guard", move || {
+    thread::spawn("login-watch", move || {
         loop {
             let doubtful = match login_watch.check(false) {
-                Ok(looked) => {
-                    report(looked, &deliver);
-                    looked == LoginCheck::Doubtful
+                Ok(check) => {
+                    report(check, &deliver);
+                    check == LoginCheck::Doubtful
                 }
                 Err(error) => {
-                    tracing::error!("cannot watch over the login: {error:#}");
+                    tracing::error!("cannot check the login: {error:#}");
                     false
                 }
             };
             if doubtful {
-                let look_at = Instant::now() + DEBOUNCE;
-                // What is written meanwhile is seen by the next look.
-                while Instant::now() < look_at {
-                    watch.wait(look_at.saturating_duration_since(Instant::now()));
+                let until = Instant::now() + DEBOUNCE;
+                // The next check sees what is written meanwhile.
+                while Instant::now() < until {
+                    watch.wait(until.saturating_duration_since(Instant::now()));
                 }
             } else {
                 watch.wait(POLL_INTERVAL);
             }
         }
     })
-    .context("cannot start the guard thread")?;
+    .context("cannot start the login watch thread")?;
     Ok(())
 }
 
-fn report(looked: LoginCheck, deliver: &impl Fn(Message)) {
-    if let Some(what) = journal_event(looked) {
+fn report(check: LoginCheck, deliver: &impl Fn(Message)) {
+    if let Some(what) = journal_event(check) {
         deliver(Message::Journal(what));
     }
-    match looked {
+    match check {
         LoginCheck::Renewed => deliver(Message::Event(Event::Login("there is a new login".into()))),
         LoginCheck::PutBack => deliver(Message::Event(Event::Login(
             "the login was put back".into(),
@@ -74,8 +74,8 @@ fn report(looked: LoginCheck, deliver: &impl Fn(Message)) {
     }
 }
 
-fn journal_event(looked: LoginCheck) -> Option<JournalEvent> {
-    match looked {
+fn journal_event(check: LoginCheck) -> Option<JournalEvent> {
+    match check {
         LoginCheck::PutBack => Some(JournalEvent::Repaired {
             what: ".credentials.json was damaged; the newest good copy was put back".into(),
         }),

@@ -1,7 +1,7 @@
-//! How everything stands, for Prometheus: the text that its server and the textfile collector of its node
-//! exporter read. Pure.
+//! Prometheus metrics: the fleet's status in the text format that Prometheus reads. Pure.
 //!
-//! Base units, seconds since 1970 for moments, `_total` for what only grows. What is not known is left out.
+//! The server reads it, and so does the textfile collector of the node exporter. Values are in base
+//! units, moments in seconds since 1970, and counters end in `_total`. Unknown values are left out.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -11,7 +11,7 @@ use state::{AgentState, Fleet};
 use sys::files::Space;
 use sys::time::Timestamp;
 
-/// Every state, so that a count which falls to nothing is nothing, and not gone.
+/// Every state, so that a state without agents is reported as 0 and not left out.
 const STATES: [AgentState; 10] = [
     AgentState::Running,
     AgentState::Waiting,
@@ -25,7 +25,7 @@ const STATES: [AgentState; 10] = [
     AgentState::Unknown,
 ];
 
-/// What this keeper has counted since it began.
+/// The keeper's counters since its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Lines of the journal, by event.
@@ -34,20 +34,20 @@ pub struct Counters {
     pub stalls: BTreeMap<String, u64>,
 }
 
-/// All that is told.
+/// The values of one exposition.
 #[derive(Debug)]
 pub struct Sample<'a> {
-    /// How everything stands.
+    /// The fleet's status.
     pub status: &'a Status,
-    /// Boots of the machine that this data directory has had, and those of them that a cloud ended.
+    /// Boots of the machine with this data directory, and how many of them a preemption ended.
     pub boots: (u64, u64),
-    /// The room on the data directory's disk, where it can be told.
+    /// Free and total space of the data directory's disk, where known.
     pub space: Option<Space>,
-    /// When the keeper began, and what it has counted; `None` where none runs.
+    /// The keeper's start and its counters; `None` where no keeper runs.
     pub keeper: Option<(Timestamp, &'a Counters)>,
 }
 
-/// The text.
+/// Returns the metrics as text.
 #[must_use]
 pub fn text(sample: &Sample<'_>) -> String {
     let mut out = Exposition::default();
@@ -78,7 +78,7 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
     if let Some((since, _)) = sample.keeper {
         out.metric(
             "keeper_start_time_seconds",
-            "When the keeper began.",
+            "When the keeper started.",
             moment(since),
         );
     }
@@ -100,7 +100,7 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
     if let Some(space) = sample.space {
         out.metric(
             "disk_free_bytes",
-            "DiskSpace on the data directory's disk.",
+            "Free space on the data directory's disk.",
             space.free.to_string(),
         );
         out.metric(
@@ -114,24 +114,24 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
 fn fleet(out: &mut Exposition, status: &Status) {
     out.metric(
         "fleet_desired",
-        "Whether the fleet shall run (up), or down.",
+        "Whether the fleet is set to run (up) or not (down).",
         flag(status.fleet == Fleet::Up),
     );
     out.metric(
         "fleet_paused",
-        "Whether the whole fleet waits, such as for a login.",
+        "Whether the whole fleet waits, for example for a login.",
         flag(status.paused.is_some()),
     );
-    let help = "Whether this boot has had its notice: nothing is started in it.";
+    let help = "Whether this boot has had its preemption notice: no agent is started in it.";
     out.metric("notice_received", help, flag(status.notice.is_some()));
     if let Some(deadline) = status.notice.as_ref().and_then(|notice| notice.deadline) {
         out.metric(
             "notice_deadline_timestamp_seconds",
-            "When the machine is expected to go.",
+            "When the machine is expected to end.",
             moment(deadline),
         );
     }
-    let help = "Things that keep the keeper from its work.";
+    let help = "Number of problems that hold up the keeper.";
     out.metric("troubles", help, status.trouble.len().to_string());
     let counts = STATES.map(|state| {
         let count = status
@@ -154,7 +154,7 @@ fn saved(out: &mut Exposition, status: &Status) {
             "When the last save at the end of a boot began.",
             moment(save.at),
         );
-        let help = "Whether everything was safe in time then.";
+        let help = "Whether that save made everything durable in time.";
         out.metric("last_save_clean", help, flag(save.clean));
         if let Some(ms) = save.transcripts_safe_ms {
             let help = "From its notice until every transcript was durable.";
@@ -209,7 +209,7 @@ fn agents(out: &mut Exposition, agents: &[AgentStatus]) {
         "Whether the agent has a process.",
         &|agent| Some(flag(agent.pid.is_some())),
     );
-    let help = "How often it was started again after it had ended by itself.";
+    let help = "How often the agent was restarted after an end that was not requested.";
     each("agent_restarts_total", COUNTER, help, &|agent| {
         Some(agent.restarts.to_string())
     });
@@ -217,18 +217,18 @@ fn agents(out: &mut Exposition, agents: &[AgentStatus]) {
     each("agent_dirty_files", GAUGE, help, &|agent| {
         Some(agent.dirty?.to_string())
     });
-    let help = "What its workspace takes on the disk.";
+    let help = "Size of the agent's workspace on the disk.";
     each("agent_workspace_bytes", GAUGE, help, &|agent| {
         Some(agent.size_bytes?.to_string())
     });
-    let help = "When its newest checkpoint was made.";
+    let help = "When the agent's newest checkpoint was made.";
     each(
         "agent_last_checkpoint_timestamp_seconds",
         GAUGE,
         help,
         &|agent| Some(moment(agent.last_checkpoint?)),
     );
-    let help = "When the newest backup was begun that holds it.";
+    let help = "When the newest backup that contains the agent was begun.";
     each(
         "agent_last_backup_timestamp_seconds",
         GAUGE,
@@ -238,8 +238,8 @@ fn agents(out: &mut Exposition, agents: &[AgentStatus]) {
 }
 
 fn counted(out: &mut Exposition, counters: &Counters) {
-    let stalls = "Turns that the API ended, since the keeper began.";
-    let events = "Lines of the journal, since the keeper began.";
+    let stalls = "Turns that the API ended, since the keeper started.";
+    let events = "Lines of the journal, since the keeper started.";
     for (family, label, help, counts) in [
         ("stalls_total", "reason", stalls, &counters.stalls),
         ("events_total", "event", events, &counters.events),
@@ -258,7 +258,7 @@ const COUNTER: &str = "counter";
 /// Labels with their values.
 type Labels<'a> = &'a [(&'static str, String)];
 
-/// The text while it is written. Writing to it cannot fail.
+/// The text under construction. Writing to it cannot fail.
 #[derive(Debug, Default)]
 struct Exposition(String);
 
@@ -267,7 +267,7 @@ impl Exposition {
         self.family(name, GAUGE, help, [(&[][..], value)]);
     }
 
-    /// A metric with all its samples; nothing where there is none.
+    /// Writes a metric with all its samples; nothing if it has none.
     fn family<'a>(
         &mut self,
         name: &str,
@@ -325,17 +325,23 @@ mod tests {
 
     fn status() -> Status {
         serde_json::from_value(serde_json::json!({
-            "version": 1, "data_dir": "/mnt/\"per\\sist\"\nx", "data_dir_id": "r", "epoch": 7, "boot_id": "l", "keeper": "running",
-            "keeper_version": "0.1.0", "fleet": "up", "paused": null, "trouble": ["the disk is full"],
-            "notice": {"at": "2026-11-22T03:00:00.000Z", "deadline": "2026-11-22T03:00:25.000Z", "source": "metadata"},
-            "last_save": {"id": "1", "at": "2026-11-22T02:00:00.000Z", "clean": true, "transcripts_safe_ms": 1230, "notice_to_safe_ms": 1610},
-            "backup": {"id": "b", "at": "2026-11-22T01:00:00.000Z", "copy_to": null, "copied_at": null, "checked_at": null},
+            "version": 1, "data_dir": "/mnt/\"per\\sist\"\nx", "data_dir_id": "r", "epoch": 7,
+            "boot_id": "l", "keeper": "running", "keeper_version": "0.1.0", "fleet": "up",
+            "paused": null, "trouble": ["the disk is full"],
+            "notice": {"at": "2026-11-22T03:00:00.000Z", "deadline": "2026-11-22T03:00:25.000Z",
+                "source": "metadata"},
+            "last_save": {"id": "1", "at": "2026-11-22T02:00:00.000Z", "clean": true,
+                "transcripts_safe_ms": 1230, "notice_to_safe_ms": 1610},
+            "backup": {"id": "b", "at": "2026-11-22T01:00:00.000Z", "copy_to": null,
+                "copied_at": null, "checked_at": null},
             "agents": [
-                {"name": "a", "agent_id": "i", "state": "running", "desired": "running", "session_id": "s", "pid": 7, "workspace": "/w",
-                 "branch": "main", "dirty": 3, "size_bytes": 4096, "last_checkpoint": "2026-11-22T02:59:00.500Z", "last_backup": null,
-                 "restarts": 2, "why": null},
-                {"name": "b", "agent_id": "j", "state": "failed", "desired": "running", "session_id": "t", "pid": null, "workspace": "/v",
-                 "branch": null, "dirty": null, "last_checkpoint": null, "last_backup": null, "restarts": 0, "why": "x"},
+                {"name": "a", "agent_id": "i", "state": "running", "desired": "running",
+                 "session_id": "s", "pid": 7, "workspace": "/w", "branch": "main", "dirty": 3,
+                 "size_bytes": 4096, "last_checkpoint": "2026-11-22T02:59:00.500Z",
+                 "last_backup": null, "restarts": 2, "why": null},
+                {"name": "b", "agent_id": "j", "state": "failed", "desired": "running",
+                 "session_id": "t", "pid": null, "workspace": "/v", "branch": null, "dirty": null,
+                 "last_checkpoint": null, "last_backup": null, "restarts": 0, "why": "x"},
             ],
         }))
         .unwrap()
@@ -370,7 +376,7 @@ mod tests {
         }));
     }
 
-    /// The rules of the text format, and of what names have to be like.
+    /// Checks the rules of the text format, and those for names.
     pub(crate) fn check(text: &str) {
         let mut known: BTreeSet<&str> = BTreeSet::new();
         let mut series: BTreeSet<&str> = BTreeSet::new();
@@ -380,7 +386,7 @@ mod tests {
         while let Some(line) = lines.next() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
                 let (name, help) = rest.split_once(' ').unwrap();
-                assert!(known.insert(name), "{name} is told twice");
+                assert!(known.insert(name), "{name} is there twice");
                 assert!(!help.is_empty() && !help.contains('\\'), "{line}");
                 let kind = lines
                     .next()

@@ -1,14 +1,15 @@
-//! The keeper: the daemon that starts agents, follows them, and saves them when the notice comes.
+//! The keeper: the daemon that starts agents, follows them, and saves them at a preemption notice.
 //!
-//! Threads and one channel. Everything that happens becomes a `Message`; one loop hands events
-//! to the [`supervisor`], which decides, and the `edges` do what it says. No thread shares state with
-//! another but for the records of records. The loop syncs no file: the `writer` does, and its answers are messages too.
+//! It consists of threads that send messages to one loop. Every event becomes a `Message`. The loop
+//! passes it to the [`supervisor`], which decides, and the `effects` carry out the actions that it
+//! returns. The only state that threads share is the [`AgentRecords`]. The loop syncs no file: the
+//! `writer` does, and reports each result as a message.
 //!
 //! ```text
 //! signals ─┐
-//! metadata ┤                       ┌▶ starter (launches, behind the launch gate)
-//! socket  ─┼▶ messages ▶ core ▶ edges ▶ save (when the notice comes)
-//! follower ┤                       └▶ writer (records, journal) ▶ what was held back until then
+//! metadata ┤                                ┌▶ launcher (behind the launch gate)
+//! socket  ─┼▶ messages ▶ supervisor ▶ effects ▶ save (at a notice)
+//! follower ┤                                └▶ writer (records, journal) ▶ held actions
 //! watchers ┘
 //! ```
 
@@ -61,75 +62,75 @@ use sys::thread;
 use sys::time::Timestamp;
 
 use effects::{Effects, Written};
-use mount_watch::{MountState, Outage, Retaking};
+use mount_watch::{MountState, Outage, RecoveryState};
 use protocol::Request;
 use requests::Waiting;
 use socket::ReplyTo;
-use startup::Taken;
+use startup::AcquiredDataDir;
 use supervisor::activity_log::ActivityLog;
 use supervisor::{Event, Supervisor};
 use writer::Writer;
 
 pub use records::{AgentRecords, canonical_cwd};
 
-/// How often the supervisor is told of time and memory when nothing else happens.
+/// How often the supervisor gets a tick (time, memory) when nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long the news of a save may take after it.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the keeper waits, after a save, for its notifications to be sent.
+const NOTIFY_FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// While nothing starts, memory need not be looked at.
+/// The tick while no agent is starting: memory need not be checked then.
 const IDLE_TICK: Duration = Duration::from_secs(30);
 
 /// How the keeper is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// SIGTERM is the notice, rather than the word to let go of the agents.
+    /// SIGTERM is a notice, rather than a request to stop and leave the agents running.
     pub sigterm_saves: bool,
-    /// Started by `up`, in the background: it ends when the fleet is put down.
+    /// Started by `up`, in the background: the keeper ends when the fleet is put down.
     pub in_background: bool,
-    /// Started by its systemd unit: the tmux server is another unit, and a SIGTERM while the machine
-    /// goes down is the notice.
+    /// Started by its systemd unit: the tmux server is another unit, and a SIGTERM while the
+    /// machine shuts down is a notice.
     pub by_unit: bool,
 }
 
-/// The longest that a keeper that ends waits for what it has still to write. systemd kills it after 22 s.
+/// How long a keeper that ends waits for pending writes, at most. systemd kills it after 22 s.
 const WRITING_LIMIT: Duration = Duration::from_secs(5);
 
-/// What is to be done in the loop after something was done elsewhere.
+/// A continuation that the loop runs after another thread has done its part.
 type Then = Box<dyn FnOnce(&mut Keeper) + Send>;
 
-/// Everything that reaches the main loop.
+/// A message to the main loop.
 enum Message {
     Event(Event),
-    /// What the loop has ordered is durable, or was refused.
+    /// A write that the loop has ordered is durable, or was refused.
     Written(Written),
     Then(Then),
-    /// So much of an agent's transcript is durable.
+    /// An agent's transcript is durable up to this mark.
     Durable {
         name: AgentName,
         mark: TranscriptMark,
     },
-    /// With the user who asks.
+    /// A request from the control socket, with the uid of the user who asks.
     Request(Request, u32, ReplyTo),
     Signal(Ask),
     Metadata(WatchEvent),
-    /// The length of the notice, as this VM's metadata have it.
+    /// The length of the notice, from this VM's metadata.
     NoticeLength(Duration),
     SaveEnded(Box<Manifest>),
-    /// After a SIGTERM of systemd: whether the machine goes down, where that is known.
+    /// After a SIGTERM from systemd: whether the machine is shutting down, where that is known.
     GoingDown(Option<bool>),
     MountState(MountState),
     Checkpointed(checkpoint_worker::CheckpointResult),
-    /// How telling somebody went.
+    /// The result of a notification; `None`: it was sent.
     Notified(Option<Error>),
-    /// What the room on the disk comes to, where it is little.
+    /// A warning about free disk space; `None`: there is enough.
     Disk(Option<String>),
-    /// What a workspace takes on the disk, in bytes.
+    /// The size of a workspace on the disk, in bytes.
     Measured(AgentName, Option<u64>),
-    /// For the journal, from a thread that watches over something.
+    /// An event for the journal, from a watcher thread.
     Journal(JournalEvent),
-    /// Wakes the loop, no more.
+    /// Only wakes the loop.
     Nothing,
 }
 
@@ -139,25 +140,25 @@ enum End {
     LetGo,
     Saved,
     Down,
-    /// Somebody else has the data directory.
+    /// Another keeper has the data directory.
     Replaced,
 }
 
-/// Runs the keeper of a data directory until it is told to end.
+/// Runs the keeper of a data directory until a signal, the fleet going down or a save ends it.
 ///
 /// # Errors
-/// Another keeper holds the data directory, the file of declarations is wrong, tmux is missing.
+/// Another keeper holds the data directory, `spotkeep.toml` is not valid, or tmux is missing.
 pub fn run(data_dir: &DataDir, options: Options) -> Result<()> {
     let (config, wrong) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
     tmux::ensure_installed()?;
     let boot_id = process::current_boot_id()?;
-    let Taken {
+    let AcquiredDataDir {
         lock,
         identity,
         runtime,
         history,
         is_new_boot,
-        torn,
+        damaged_lines,
     } = startup::acquire(data_dir, &boot_id)?;
     let journal = Journal::open(
         &data_dir.journal(),
@@ -172,24 +173,25 @@ pub fn run(data_dir: &DataDir, options: Options) -> Result<()> {
         data_dir, options, config, identity, boot_id, &runtime, writer, history, messages,
     )?;
     keeper.lock = Some(lock);
-    keeper.log_start(is_new_boot, torn);
+    keeper.log_start(is_new_boot, damaged_lines);
     keeper.begin_with_config(wrong);
     keeper.load_agents();
     let (listening, _watcher) = keeper.start_sources(&runtime)?;
-    let mut manager = Manager::of_this_process();
+    let mut manager = Manager::from_environment();
     manager.ready();
     let gate = Arc::clone(&keeper.effects.gate);
     let _clock = backup_timer::start(data_dir, move || !gate.is_closed())?;
     let end = keeper.serve(&queue, &mut manager);
     manager.stopping();
     let all_written = keeper.log_stop(end);
-    // Whoever still waits for an answer is told that there is none.
+    // A client that still waits for an answer gets an error.
     drop(queue);
     listening.close();
     let replaced = keeper.lost.take().filter(|_| end == End::Replaced);
     let lock = keeper.lock.take();
     if !all_written {
-        // What hangs in the kernel may still write; the lock is free once that is over and the process is gone.
+        // A call that hangs in the kernel may still write; the lock is released when the process is
+        // gone.
         std::mem::forget(lock);
     }
     match replaced {
@@ -210,24 +212,25 @@ struct Keeper {
     last_save: Option<Manifest>,
     activity_log: ActivityLog,
     began: Timestamp,
-    /// Of the machine so far, and those of them that a cloud ended.
+    /// Boots of the machine so far, and how many of them a preemption ended.
     boots: (u64, u64),
-    /// The length of the notice, where the VM's metadata have it and `spotkeep.toml` has not.
+    /// The length of the notice from the VM's metadata, for when `spotkeep.toml` does not set it.
     notice_length: Option<Duration>,
-    /// Where our sockets are.
+    /// The directory with the keeper's sockets.
     runtime: PathBuf,
-    /// Held from the beginning to the end, but for the time that the data directory is away.
+    /// The lock on the data directory; `None` while the data directory is missing.
     lock: Option<LockFile>,
-    /// The data directory is away, or cannot be written.
+    /// The outage under way: the data directory is missing, or cannot be written.
     lost: Option<Outage>,
-    retaking: Retaking,
+    recovery: RecoveryState,
     end: Option<End>,
 }
 
 impl Keeper {
-    /// The loop. It waits in one place only, and never for longer than the next thing that is due.
+    /// Runs the main loop. It waits in one place only, and never longer than until the next
+    /// deadline.
     ///
-    /// systemd's watchdog is fed here and nowhere else, so that a loop that hangs is found out.
+    /// systemd's watchdog is fed only here, so that systemd notices a loop that hangs.
     fn serve(&mut self, queue: &Receiver<Message>, manager: &mut Manager) -> End {
         let silence = manager.longest_silence().unwrap_or(IDLE_TICK);
         loop {
@@ -265,7 +268,7 @@ impl Keeper {
         }
     }
 
-    /// Writes down what the agents were doing; later, where the journal is away with the data directory.
+    /// Writes the activity log to the journal; later, while the data directory is missing.
     fn write_activity(&mut self) {
         if self.lost.is_some() {
             return;
@@ -277,8 +280,8 @@ impl Keeper {
         }
     }
 
-    /// That something was said in a session; its prompt has been taken then.
-    fn know_words(&mut self, name: &AgentName, mark: TranscriptMark) {
+    /// Records a session's transcript mark. Claude Code has then taken the session's prompt.
+    fn record_transcript(&mut self, name: &AgentName, mark: TranscriptMark) {
         self.effects.update(name, |record| {
             record.prompt_delivered = true;
             record.transcript = Some(mark);
@@ -290,7 +293,7 @@ impl Keeper {
             Message::Event(event) => self.handle(event),
             Message::Written(written) => self.effects.written(&self.supervisor, written),
             Message::Then(then) => then(self),
-            Message::Durable { name, mark } => self.know_words(&name, mark),
+            Message::Durable { name, mark } => self.record_transcript(&name, mark),
             Message::Request(request, user, reply) => self.answer(request, user, reply),
             Message::Signal(ask) => self.signal(ask),
             Message::Metadata(WatchEvent::Preempted) => {
@@ -311,14 +314,14 @@ impl Keeper {
                 );
             }
             Message::Notified(failed) => {
-                let told = failed.map_or(Ok(()), Err);
-                self.effects.note_trouble("notify", told);
+                let sent = failed.map_or(Ok(()), Err);
+                self.effects.note_trouble("notify", sent);
             }
             Message::Disk(trouble) => {
                 self.effects
                     .write(None, &disk_watch::journal_event(trouble.as_deref()));
-                let told = trouble.map_or(Ok(()), |what| Err(anyhow!(what)));
-                self.effects.note_trouble("the disk", told);
+                let state = trouble.map_or(Ok(()), |what| Err(anyhow!(what)));
+                self.effects.note_trouble("the disk", state);
             }
             Message::Measured(name, size) => {
                 self.effects.sizes.insert(name, size);
@@ -334,7 +337,8 @@ impl Keeper {
             Message::GoingDown(Some(false)) => self.end = Some(End::LetGo),
             Message::GoingDown(None) => self.save_and_let_go(),
             Message::MountState(mount_state) => self.mount_state(mount_state),
-            // What fails while the data directory is away is no news, and is tried again when it is back.
+            // A failure while the data directory is missing is expected; the checkpoint is made
+            // again later.
             Message::Checkpointed(made) if self.lost.is_some() && made.has_failed() => {}
             Message::Checkpointed(made) => self.effects.note_checkpoint(made),
             Message::Nothing => {}
@@ -359,7 +363,7 @@ impl Keeper {
             self.effects.gate.open();
         }
         self.effects.perform(&self.supervisor, actions);
-        // How a save ends the agents is told by its manifest.
+        // The manifest of a save records how the save ended the agents.
         if !self.supervisor.is_closed() {
             let views = self.supervisor.views();
             self.activity_log
@@ -368,7 +372,7 @@ impl Keeper {
         if let Some(name) = ended
             && self.supervisor.view(&name).is_none()
         {
-            // It is not declared any more: nobody wants to see its last screen.
+            // The agent is not declared any more, so its last screen is not needed.
             let tmux = self.effects.tmux.clone();
             thread::spawn_or_do("close-pane", move || tmux.close(&name));
         }
@@ -382,22 +386,24 @@ impl Keeper {
                 Instant::now(),
                 None,
             )));
-            // A save that has ended already leaves nothing to wait for.
+            // If the save has already ended, there is nothing to wait for.
             if self.supervisor.notice().is_none() {
                 self.end = Some(End::Saved);
             }
         } else if self.options.by_unit && ask == Ask::Terminate && !self.supervisor.is_closed() {
-            // At a shutdown the save unit was here before, and this boot is closed. If it is not, that
-            // unit did not run, such as when the machine goes while it is still booting.
+            // At a shutdown the save unit runs first and closes this boot. If the boot is not
+            // closed, that unit did not run, for example because the machine goes down while it
+            // still boots.
             self.effects.ask_whether_going_down();
         } else if self.supervisor.notice().is_none() {
             self.end = Some(End::LetGo);
-        } // Nobody ends a save by asking twice.
+        } // A second signal does not end a save that is under way.
     }
 
-    /// All is made safe and nothing is ended, which is right whether the machine goes or stays.
+    /// Saves without ending any agent, which is right whether or not the machine shuts down.
     fn save_and_let_go(&mut self) {
-        let what = "systemd does not say whether the machine goes down; saved, and agents go on";
+        let what = "systemd does not report whether the machine shuts down; \
+                    saving while the agents go on";
         let what = what.to_owned();
         self.effects.write(None, &JournalEvent::Trouble { what });
         let notice = Notice::new(Source::Signal, Instant::now(), None);
@@ -415,7 +421,7 @@ impl Keeper {
         let safe = notify::Message::from_save(&data_dir, &manifest);
         self.effects
             .notifier
-            .tell(safe, &self.effects.config.notify);
+            .send(safe, &self.effects.config.notify);
         self.waiting.answer(&manifest);
         self.last_save = Some(manifest);
         self.write_activity();
@@ -424,10 +430,10 @@ impl Keeper {
         }
     }
 
-    /// Returns whether all that was decided is written.
+    /// Logs the stop, and returns whether all pending writes are done.
     fn log_stop(&mut self, end: End) -> bool {
         let reason = match end {
-            End::LetGo => Some("let go of the agents; they go on"),
+            End::LetGo => Some("asked to stop; the agents go on"),
             End::Saved => Some("the save has ended"),
             End::Down => Some("the fleet is down"),
             End::Replaced => None, // The journal is another keeper's now.
@@ -444,7 +450,7 @@ impl Keeper {
         let all_written = self.effects.end_writing(Deadline::after(WRITING_LIMIT));
         if end == End::Saved {
             // Everything is safe by now, and the machine is about to go.
-            self.effects.notifier.flush(LAST_WORDS);
+            self.effects.notifier.flush(NOTIFY_FLUSH_LIMIT);
         }
         if end == End::Down {
             self.effects.tmux.end_server();

@@ -1,6 +1,8 @@
-//! the mount that a keeper stands on: whether the data directory's disk is still there, is still that disk, and
-//! can be written. A disk can be unmounted, replaced or turned read-only under a running keeper, which
-//! then starts nothing and writes nothing, and goes on by itself once the same data directory is back.
+//! Mount watch: detects that the data directory's disk is missing, replaced or read-only.
+//!
+//! A disk can be unmounted, replaced or turned read-only under a running keeper. The keeper then
+//! starts nothing and writes nothing, and goes on automatically once the same data directory is
+//! back.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,25 +17,25 @@ use sys::files::LockFile;
 use sys::mounts::{self, Changes};
 use sys::thread;
 
-/// How often is looked without a mount having changed: a filesystem that turns read-only by itself
-/// tells nobody.
+/// How often the mount is checked without an event from the kernel, which does not report that a
+/// filesystem became read-only after an error.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How the mount is.
+/// The state of the data directory's mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountState {
-    /// As it should be.
+    /// The data directory is there and can be written.
     Ok,
-    /// The same filesystem, and nothing can be written to it; says why.
+    /// The same filesystem is there and cannot be written; with the reason.
     ReadOnly(String),
-    /// Something else is there, or nothing; says what.
+    /// Something else is there, or nothing; with a description.
     Missing(String),
 }
 
-/// What is to be seen at the data directory's path.
+/// What a probe of the data directory's path found.
 #[derive(Debug)]
 struct MountFacts {
-    /// The directory is the one that was opened.
+    /// Whether the directory is the one that the keeper opened.
     same_place: bool,
     /// The id in the `root.json` there.
     data_dir_id: Option<String>,
@@ -41,32 +43,33 @@ struct MountFacts {
     read_only: Option<&'static str>,
 }
 
-/// What that means for the data directory `ours` at `at`.
+/// Evaluates a probe for the data directory with the id `ours` at the path `at`. Pure.
 fn evaluate(facts: &MountFacts, ours: &str, at: &Path) -> MountState {
     let at = at.display();
     let is_ours = facts.same_place || facts.data_dir_id.as_deref() == Some(ours);
     match (is_ours, &facts.data_dir_id, facts.read_only) {
         (false, None, _) => MountState::Missing(format!(
-            "the data directory {at} is gone: it was unmounted, or its disk was taken away. Nothing is started or \
-             written until it is back: sudo mount {at}"
+            "the data directory {at} is gone: it was unmounted, or its disk was taken away. \
+             Nothing is started or written until it is back: sudo mount {at}"
         )),
         (false, Some(other), _) => MountState::Missing(format!(
-            "another data directory ({other}) is at {at} now. Nothing is started or written until ours ({ours}) is \
-             back: sudo umount {at}"
+            "another data directory ({other}) is at {at} now. Nothing is started or written until \
+             ours ({ours}) is back: sudo umount {at}"
         )),
         (true, _, Some(why)) => MountState::ReadOnly(format!(
-            "the data directory {at} cannot be written: {why}. Nothing is started until that is over; see dmesg, then: \
-             sudo mount -o remount,rw {at}"
+            "the data directory {at} cannot be written: {why}. Nothing is started until that is \
+             over; see dmesg, then: sudo mount -o remount,rw {at}"
         )),
         (true, _, None) => MountState::Ok,
     }
 }
 
-/// `None`: it could not be told, as where no file can be opened any more; that is no news of the data directory.
+/// Probes the data directory's path; `None`: the probe itself failed, for example because no file
+/// can be opened any more, which says nothing about the data directory.
 fn probe(data_dir: &DataDir) -> Option<MountFacts> {
     let same_place = data_dir.ensure_there().is_ok();
     let data_dir_id = match same_place {
-        true => None, // It is ours, whatever state the file is in.
+        true => None, // It is the same directory, whatever state the file is in.
         false => data_dir
             .identity()
             .ok()
@@ -81,7 +84,7 @@ fn probe(data_dir: &DataDir) -> Option<MountFacts> {
     })
 }
 
-/// Looks for as long as the process lives, and delivers each change; the mount is in order at first.
+/// Starts the thread, which delivers each change of the mount state. The first state is `Ok`.
 fn watch(
     data_dir: DataDir,
     ours: String,
@@ -101,30 +104,31 @@ fn watch(
             changes.wait(EVERY);
         }
     })
-    .context("cannot start the mount thread")?;
+    .context("cannot start the mount watch thread")?;
     Ok(())
 }
 
-/// A mount that was lost.
+/// A time in which the data directory is missing or cannot be written.
 #[derive(Debug)]
 pub(super) struct Outage {
     since: Instant,
     pub(super) why: String,
 }
 
-/// How far a data directory that was lost is taken again.
+/// The progress of acquiring a data directory again after an outage.
 #[derive(Debug, Default)]
-pub(super) struct Retaking {
-    /// It is there, as far as was last seen.
+pub(super) struct RecoveryState {
+    /// Whether the mount was in order when it was last checked.
     is_ok: bool,
-    /// The writer is at it.
+    /// Whether the writer is acquiring the data directory.
     is_under_way: bool,
-    /// How often it was gone.
-    falls: u64,
+    /// How often the data directory was missing.
+    outages: u64,
 }
 
-/// Takes the lock again, and the journal up, unless another keeper had the data directory meanwhile.
-fn retake(
+/// Takes the lock again and reopens the journal, unless another keeper had the data directory
+/// meanwhile.
+fn reacquire(
     journal: &mut Journal,
     data_dir: &DataDir,
     (data_dir_id, epoch): (&str, u64),
@@ -139,12 +143,12 @@ fn retake(
     );
     lock.describe(&serde_json::to_string(holder)?)?;
     data_dir.settle()?;
-    journal.take_up()?;
+    journal.reopen()?;
     Ok(lock)
 }
 
 impl Keeper {
-    /// Starts to look after the mount.
+    /// Starts the mount watch.
     pub(super) fn watch_mount(&self) -> Result<()> {
         let messages = self.effects.messages.clone();
         let (data_dir, ours) = (
@@ -161,14 +165,14 @@ impl Keeper {
             MountState::Ok => self.recover(),
             MountState::ReadOnly(why) => self.begin_outage(why),
             MountState::Missing(why) => {
-                // What is held open would keep the old filesystem from going.
-                // The lock goes last: behind it another keeper may read what this one still writes.
+                // Open files would keep the old filesystem from being unmounted. The lock is
+                // released last, because then another keeper may read what this one still writes.
                 let lock = self.lock.take();
                 self.effects.writer.order_anyhow(move |journal| {
                     journal.release();
                     drop(lock);
                 });
-                self.retaking.falls += 1;
+                self.recovery.outages += 1;
                 self.begin_outage(why);
             }
         }
@@ -184,53 +188,53 @@ impl Keeper {
             .take()
             .map_or_else(Instant::now, |lost| lost.since);
         self.lost = Some(Outage { since, why });
-        self.retaking.is_ok = false;
+        self.recovery.is_ok = false;
         self.handle(Event::Permit(None));
     }
 
-    /// The same data directory is back. Whoever took it meanwhile keeps it.
+    /// Acquires the same data directory again, unless another keeper took it meanwhile.
     ///
-    /// It is taken by the thread of the writer, behind the word to let go of the journal.
+    /// The writer's thread does it, after the order to release the journal.
     fn recover(&mut self) {
-        self.retaking.is_ok = true;
-        if self.lost.is_none() || self.retaking.is_under_way {
+        self.recovery.is_ok = true;
+        if self.lost.is_none() || self.recovery.is_under_way {
             return;
         }
         if self.lock.is_some() {
-            return self.is_recovered();
+            return self.end_outage();
         }
-        self.retaking.is_under_way = true;
+        self.recovery.is_under_way = true;
         let (data_dir, data_dir_id, epoch) = (
             self.effects.data_dir.clone(),
             self.effects.data_dir_id.clone(),
             self.effects.epoch,
         );
         let holder = Holder::this(&self.effects.boot_id, &self.runtime);
-        let falls = self.retaking.falls;
+        let outages = self.recovery.outages;
         self.effects.beyond(
-            move |journal| retake(journal, &data_dir, (&data_dir_id, epoch), &holder),
-            move |keeper, taken| keeper.retaken(falls, taken),
+            move |journal| reacquire(journal, &data_dir, (&data_dir_id, epoch), &holder),
+            move |keeper, acquired| keeper.reacquired(outages, acquired),
         );
     }
 
-    fn retaken(&mut self, falls: u64, taken: Result<LockFile>) {
-        self.retaking.is_under_way = false;
-        match taken {
-            // It went again meanwhile, so this is no news of what is there now.
-            _ if falls != self.retaking.falls => {
-                drop(taken);
-                if self.retaking.is_ok {
+    fn reacquired(&mut self, outages: u64, acquired: Result<LockFile>) {
+        self.recovery.is_under_way = false;
+        match acquired {
+            // Another outage began meanwhile, so this result says nothing about the mount now.
+            _ if outages != self.recovery.outages => {
+                drop(acquired);
+                if self.recovery.is_ok {
                     self.recover();
                 }
             }
             Ok(lock) => {
                 self.lock = Some(lock);
-                if self.retaking.is_ok {
-                    self.is_recovered();
+                if self.recovery.is_ok {
+                    self.end_outage();
                 }
             }
-            // It cannot be written again by now.
-            Err(error) if !self.retaking.is_ok => tracing::warn!("{error:#}"),
+            // The data directory is missing or cannot be written again by now.
+            Err(error) if !self.recovery.is_ok => tracing::warn!("{error:#}"),
             Err(error) => {
                 tracing::error!("{error:#}");
                 self.end = Some(End::Replaced);
@@ -238,7 +242,7 @@ impl Keeper {
         }
     }
 
-    fn is_recovered(&mut self) {
+    fn end_outage(&mut self) {
         let Some(lost) = self.lost.take() else {
             return;
         };
@@ -254,7 +258,7 @@ impl Keeper {
         self.handle(Event::Permit(Some(permit)));
     }
 
-    /// The lock gives it, without end.
+    /// Returns the permit that the lock gives, without an end.
     pub(super) fn permit(&self) -> Permit {
         Permit {
             epoch: self.effects.epoch,
@@ -268,15 +272,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ground_is_firm_only_where_our_root_can_be_written() {
+    fn the_mount_is_ok_only_where_our_data_directory_can_be_written() {
         let table = [
-            (true, None, None, "firm"),
-            (false, Some("ours"), None, "firm"),
+            (true, None, None, "ok"),
+            (false, Some("ours"), None, "ok"),
             (true, None, Some("x"), "read-only"),
             (false, Some("ours"), Some("x"), "read-only"),
-            (false, None, None, "gone"),
-            (false, None, Some("x"), "gone"),
-            (false, Some("theirs"), None, "gone"),
+            (false, None, None, "missing"),
+            (false, None, Some("x"), "missing"),
+            (false, Some("theirs"), None, "missing"),
         ];
         for (same_place, data_dir_id, read_only, expected) in table {
             let facts = MountFacts {
@@ -284,18 +288,18 @@ mod tests {
                 data_dir_id: data_dir_id.map(str::to_owned),
                 read_only,
             };
-            let word = match evaluate(&facts, "ours", Path::new("/mnt/persist")) {
-                MountState::Ok => "firm",
+            let state = match evaluate(&facts, "ours", Path::new("/mnt/persist")) {
+                MountState::Ok => "ok",
                 MountState::ReadOnly(why) => {
                     assert!(why.contains("remount,rw /mnt/persist"), "{why}");
                     "read-only"
                 }
                 MountState::Missing(why) => {
                     assert!(why.contains("sudo "), "{why}");
-                    "gone"
+                    "missing"
                 }
             };
-            assert_eq!(word, expected, "{facts:?}");
+            assert_eq!(state, expected, "{facts:?}");
         }
     }
 }

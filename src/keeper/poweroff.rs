@@ -1,5 +1,7 @@
-//! The end of a machine whose agents have finished: whether they have, and the end itself. And whether a machine is on
-//! its way to its end, which systemd knows.
+//! Power-off of an idle machine, and detection of a shutdown that is under way.
+//!
+//! The keeper checks that no agent has left work running, runs the power-off command, and asks
+//! systemd whether the machine is shutting down.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,23 +14,23 @@ use sys::command;
 use sys::process;
 use sys::thread;
 
-/// How long the command that ends the machine may take.
+/// The timeout of the power-off command.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long systemd is asked whether the machine goes down, after a save that it was said to.
+/// How long systemd is asked whether the machine shuts down, after a save at a shutdown.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(60);
 
-/// The same after a SIGTERM: the unit is killed after 22 s, and what can be made safe until then takes
-/// its time too.
+/// How long systemd is asked after a SIGTERM. It kills the unit after 22 s, and the save needs time
+/// too.
 const SIGTERM_WAIT: Duration = Duration::from_secs(10);
 
-/// Between two questions.
+/// The pause between two questions.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 impl Effects {
-    /// Asks whether the machine is going down, after a save that it was said to.
+    /// Asks systemd whether the machine is shutting down, after a save at a shutdown.
     pub(super) fn ask_shutdown(&self) {
-        self.aside("ask-shutdown", || {
+        self.in_background("ask-shutdown", || {
             Some(Event::ShuttingDown(is_shutting_down(SHUTDOWN_WAIT)))
         });
     }
@@ -42,16 +44,16 @@ impl Effects {
         thread::spawn_or_do("ask-shutdown", ask);
     }
 
-    /// What an agent started and left: its tools have sessions of their own, which its other children
-    /// (servers of tools) do not.
-    pub(super) fn look_for_work(&self, supervisor: &Supervisor) {
+    /// Checks whether an agent has left a process running. Its tools run in separate sessions; its
+    /// other children (tool servers) do not.
+    pub(super) fn check_for_work(&self, supervisor: &Supervisor) {
         let views = supervisor.views();
         let running = views.into_iter().filter_map(|view| {
             let marker = self.records.get(&view.name)?.launch?.marker;
             Some((view.name, view.process?, marker))
         });
         let running: Vec<_> = running.collect();
-        self.aside("look-for-work", move || {
+        self.in_background("check-for-work", move || {
             let found = running.into_iter().find_map(|(name, process, marker)| {
                 let own = process::session_of(process.pid);
                 let marker = format!("{}={marker}", terminate::MARKER);
@@ -70,7 +72,7 @@ impl Effects {
         let messages = self.messages.clone();
         let spawned = thread::spawn("power-off", move || {
             let failed = match words.split_first() {
-                None => Some("there is no command for it".to_owned()),
+                None => Some("the power-off command is empty".to_owned()),
                 Some((program, arguments)) => {
                     let mut command = std::process::Command::new(program);
                     match command::run(command.args(arguments), POWER_OFF_LIMIT) {
@@ -92,8 +94,8 @@ impl Effects {
     }
 }
 
-/// Whether systemd is taking the machine down; asked until it says so, at most for `stall_retry`. `None`:
-/// it did not say, and both may be so.
+/// Asks systemd whether the machine is shutting down, until it answers, for `timeout` at most.
+/// `None`: it did not answer.
 fn is_shutting_down(timeout: Duration) -> Option<bool> {
     let until = Instant::now() + timeout;
     loop {
@@ -114,7 +116,7 @@ fn is_shutting_down(timeout: Duration) -> Option<bool> {
     }
 }
 
-/// What the states of systemctl(1) say of that; `unknown` is its word for not having been told.
+/// Reads a state of `systemctl is-system-running`; `None`: `unknown`, or no state at all.
 fn going_down(state: &str) -> Option<bool> {
     match state.trim() {
         "stopping" => Some(true),
@@ -130,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_systemd_that_says_nothing_is_not_taken_for_one_that_says_no() {
+    fn an_unknown_state_of_systemd_does_not_count_as_running() {
         assert_eq!(going_down("stopping\n"), Some(true));
         assert_eq!(going_down("degraded\n"), Some(false));
         assert_eq!((going_down(""), going_down("unknown\n")), (None, None));

@@ -1,8 +1,8 @@
-//! Typing into an agent: a text is submitted by one Enter, and answers no question.
+//! Prompt input: types a text into an agent's input box and submits it by one Enter.
 //!
-//! Whether a text was taken is read from the screen. The state that Claude tells of itself does not
-//! serve: a short turn changes nothing in it (measured on 2.1.197 and 2.1.330), nor does a command of
-//! Claude's own.
+//! A text is never typed into a question. Whether Claude Code took the text is read from the
+//! screen. Its session file does not tell: a short turn changes nothing in it (measured on 2.1.197
+//! and 2.1.330), nor does one of Claude Code's own commands.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,23 +15,25 @@ use state::AgentName;
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::process::ProcessId;
 
-/// How often the screen is looked at.
+/// How often the screen is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long an input box may take to be there, and empty: a look may come upon a screen that is
-/// half drawn.
+/// How long the keeper waits for an empty input box: a capture may show a screen that is half
+/// drawn.
 const READY_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a text may take to stand in the input box. On a busy machine the slowest of 480 took 2.3 s.
+/// How long a text may take to appear in the input box. On a busy machine the slowest of 480 took
+/// 2.3 s.
 const SHOW_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long Claude may take for Enter; the slowest took 2.1 s.
+/// How long Claude Code may take to accept Enter; the slowest took 2.1 s.
 const TAKE_LIMIT: Duration = Duration::from_secs(10);
 
-/// In how many looks in a row a text has to be gone: one may see a screen that is half drawn.
-const GONE_LOOKS: u32 = 3;
+/// How many captures in a row have to be without the text: one may show a screen that is half
+/// drawn.
+const GONE_CAPTURES: u32 = 3;
 
-/// One agent's terminal, typed into.
+/// Types into one agent's terminal.
 pub(super) struct Typist<'a> {
     pub(super) tmux: &'a Tmux,
     pub(super) name: &'a AgentName,
@@ -41,12 +43,12 @@ pub(super) struct Typist<'a> {
 }
 
 impl Typist<'_> {
-    /// Types a text and submits it, by one Enter.
+    /// Types a text and submits it by one Enter.
     ///
     /// # Errors
-    /// Nothing was typed: a question or something else is shown in place of the input box, or a text
-    /// of somebody stands in it. Or the text was typed and is not submitted: it did not come to stand
-    /// there alone, or Claude did not take the Enter.
+    /// Nothing was typed: a question or something else is shown instead of the input box, or the
+    /// box has unsubmitted input. Or the text was typed and not submitted: it did not appear in the
+    /// box alone, or Claude Code did not accept the Enter.
     pub(super) fn submit(&self, text: &str) -> Result<()> {
         let text = pasteable(text);
         if text.is_empty() {
@@ -60,10 +62,11 @@ impl Typist<'_> {
         self.wait_until_gone(&text)
     }
 
-    /// Types a nudge. The question at a usage limit, whose first answer is to wait, is left.
+    /// Types a nudge. It leaves the question at a usage limit, whose first answer is to wait, by
+    /// Escape.
     ///
     /// # Errors
-    /// The agent is in a turn; as [`Typist::submit`].
+    /// The agent is in a turn; otherwise as for [`Typist::submit`].
     pub(super) fn nudge(&self, text: &str, may_go_on: impl Fn() -> bool) -> Result<()> {
         let shows_question = || -> Result<bool> {
             let shown = self.tmux.screen(self.name)?;
@@ -94,7 +97,7 @@ impl Typist<'_> {
         }
     }
 
-    /// Why nothing may be typed now, to be read behind the agent's name.
+    /// Returns why nothing may be typed now, as a phrase that follows the agent's name.
     fn hindrance(&self) -> Result<Option<String>> {
         if self.is_asking() {
             return Ok(Some(
@@ -131,7 +134,7 @@ impl Typist<'_> {
                     Some(why) => format!("{} {why}", self.name),
                     None => "its input box is empty".into(),
                 };
-                return self.unsubmitted(&format!("it does not stand in the input box: {why}"));
+                return self.unsubmitted(&format!("it did not appear in the input box: {why}"));
             }
             std::thread::sleep(POLL_INTERVAL);
         }
@@ -140,11 +143,11 @@ impl Typist<'_> {
     fn wait_until_gone(&self, text: &str) -> Result<()> {
         let mut gone = 0;
         let is_taken = wait(TAKE_LIMIT, || {
-            // What a Claude that has ended left on the screen stands in no box.
+            // Text that is left on the screen of a Claude that has ended is not in an input box.
             let input = self.input()?.filter(|input| input.may_hold(text));
             let stands = input.is_some() && self.tmux.pane_is_dead(self.name)? == Some(false);
             gone = if stands { 0 } else { gone + 1 };
-            Ok(gone >= GONE_LOOKS)
+            Ok(gone >= GONE_CAPTURES)
         })?;
         match is_taken {
             true => Ok(()),
@@ -175,7 +178,8 @@ impl Typist<'_> {
     }
 }
 
-/// Whether it came true within the limit. What a pane shows can only be asked for.
+/// Polls until `is_true` holds, for `limit` at most; returns whether it held. tmux does not report
+/// changes of a pane.
 fn wait(limit: Duration, mut is_true: impl FnMut() -> Result<bool>) -> Result<bool> {
     let until = Instant::now() + limit;
     loop {

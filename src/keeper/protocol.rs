@@ -1,4 +1,4 @@
-//! What the command line and the keeper say to each other: one JSON line there, one back.
+//! Protocol of the control socket: one line of JSON as the request, one as the reply.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,49 +6,49 @@ use serde_json::Value;
 use state::{AgentName, Desired, Fleet};
 use sys::error::{Error, ErrorKind, Hint as _, Result, anyhow, hint_of, kind_of};
 
-/// What the keeper can be asked.
+/// A request to the keeper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
 pub enum Request {
-    /// How everything stands.
+    /// Return the fleet's status.
     Status,
-    /// The same, for Prometheus.
+    /// Return the metrics for Prometheus.
     Metrics,
-    /// Agents shall run, or stop.
+    /// Start or stop agents.
     Want {
-        /// Which.
+        /// The agents.
         names: Vec<AgentName>,
-        /// What.
+        /// The desired state.
         desired: Desired,
     },
-    /// Agents shall be started anew.
+    /// Restart agents.
     Restart {
-        /// Which.
+        /// The agents.
         names: Vec<AgentName>,
-        /// Each at its next idle moment.
+        /// Whether to wait for the next idle moment of each agent.
         when_idle: bool,
-        /// And one of them before the others.
+        /// Whether to restart one of them before the others.
         #[serde(default)]
         canary: bool,
     },
-    /// The fleet shall be up, or down.
+    /// Put the fleet up or down.
     Fleet {
-        /// Which of the two.
+        /// The desired state.
         desired: Fleet,
     },
-    /// The file has changed.
+    /// Read `spotkeep.toml` again.
     Reload {
-        /// Agents that run, are not declared any more, and may end. Others may not.
+        /// The running agents that are not declared any more and may end. No other agent may end.
         #[serde(default)]
         ends: Vec<AgentName>,
     },
     /// Type a text into an agent.
     Send {
-        /// Which.
+        /// The agent.
         name: AgentName,
         /// The text.
         text: String,
-        /// Only while it rests.
+        /// Whether to type only while the agent is idle.
         #[serde(default)]
         when_idle: bool,
     },
@@ -57,23 +57,23 @@ pub enum Request {
         /// Whether this is the end of this boot.
         #[serde(rename = "final")]
         is_final: bool,
-        /// Whether the machine's shutdown asks.
+        /// Whether the request comes from the systemd unit that runs at shutdown.
         unit: bool,
     },
-    /// This boot goes on after its notice.
+    /// Report that this boot goes on after its notice.
     Survived,
-    /// A workspace was rolled back, by the command line.
+    /// Report that the command line has rolled back a workspace.
     RolledBack {
-        /// Whose.
+        /// The agent.
         name: AgentName,
-        /// To this checkpoint.
+        /// The checkpoint that the workspace was rolled back to.
         to: String,
-        /// The one made before.
+        /// The checkpoint of the state before.
         undo: Option<String>,
     },
 }
 
-/// Refuses a change of the file that would end these agents, which nobody has agreed to.
+/// Refuses a change of the file that would end these agents without the user's agreement.
 ///
 /// # Errors
 /// Always.
@@ -84,19 +84,19 @@ pub fn refuse_to_end(names: &[&str]) -> Result<()> {
         .kind(ErrorKind::NotAsDeclared)
 }
 
-/// What the keeper answers.
+/// The keeper's reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
-    /// What was asked for, where it worked.
+    /// The result, if the request succeeded.
     #[serde(default)]
     pub data: Value,
-    /// What went wrong, where it did not.
+    /// The error, if it failed.
     #[serde(default)]
     pub error: Option<String>,
-    /// What to do then.
+    /// The hint of the error.
     #[serde(default)]
     pub hint: Option<String>,
-    /// The exit code then.
+    /// The exit code of the error.
     #[serde(default)]
     pub code: u8,
 }
@@ -121,10 +121,10 @@ impl From<Result<Value>> for Reply {
 }
 
 impl Reply {
-    /// The data, or the keeper's error as if it had happened here.
+    /// Returns the data, or the keeper's error with its hint and exit code.
     ///
     /// # Errors
-    /// The keeper said so.
+    /// The keeper reported an error.
     pub fn into_result(self) -> Result<Value> {
         let Some(message) = self.error else {
             return Ok(self.data);

@@ -1,7 +1,7 @@
-//! The records of all agents: a change is in memory at once, and on the disk when its answer comes.
+//! Agent records in memory: a change counts at once, and is durable when its answer comes.
 //!
-//! Changes reach the writer's queue in the order in which they are made. Nobody holds the records while the disk is at work, so
-//! that to read one never waits for it.
+//! Changes reach the writer's queue in the order in which they are made. No thread holds the lock
+//! on the records while it waits for the disk, so reading a record never waits for the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,14 +21,14 @@ pub struct AgentRecords {
     data_dir: DataDir,
     writer: Writer,
     records: Mutex<BTreeMap<AgentName, AgentRecord>>,
-    /// Those whose last change the disk did not take.
+    /// Agents whose last change the disk refused.
     unwritten: Arc<Mutex<BTreeSet<AgentName>>>,
-    /// Records that were gone and were made again, in words; for the journal.
+    /// Records that were lost and were rebuilt, each with a sentence for the journal.
     recalled: Mutex<Vec<(AgentName, String)>>,
 }
 
 impl AgentRecords {
-    /// An empty records of a data directory.
+    /// Returns the records of a data directory, without any agent yet.
     #[must_use]
     pub fn new(data_dir: DataDir, writer: Writer) -> Self {
         Self {
@@ -40,14 +40,14 @@ impl AgentRecords {
         }
     }
 
-    /// Takes in what is declared: reads the records that are there and mints those that are not.
-    /// A record that is damaged is left as it is, and its agent said to be broken.
+    /// Loads the declared agents: reads the records that exist and creates the missing ones. A
+    /// damaged record is left as it is, and its agent is declared broken.
     ///
-    /// It reads and writes the disk itself, so it is for the thread of the writer, or for a time when
-    /// that has nothing to do.
+    /// This reads and writes the disk itself, so call it on the writer's thread, or while the
+    /// writer is idle.
     #[must_use]
     pub fn declare(&self, config: &Config, boot_id: &str) -> Vec<Declared> {
-        // One that runs stays known until it has ended: a save must not pass it over.
+        // An agent that runs stays known until it has ended, so that a save includes it.
         self.lock().retain(|name, record| {
             config.agents.contains_key(name) || record.live_process(boot_id).is_some()
         });
@@ -58,8 +58,8 @@ impl AgentRecords {
         config.agents.iter().map(load).collect()
     }
 
-    /// Agents that are not declared any more and still run, such as one that was taken out of the
-    /// file while no keeper was there. They are known from now on.
+    /// Returns the agents that still run and are not declared any more, because they were taken out
+    /// of the file while no keeper ran. Their records are loaded.
     #[must_use]
     pub fn left_over(&self, boot_id: &str) -> Vec<Declared> {
         let mut records = self.lock();
@@ -111,7 +111,8 @@ impl AgentRecords {
         Ok(record)
     }
 
-    /// A record that was lost is no new agent: its session is known from what it did.
+    /// Rebuilds a record from the journal and the last save. A lost record does not make a new
+    /// agent.
     fn recall(&self, record: &mut AgentRecord) -> Result<()> {
         let (lines, _) = state::lines(&self.data_dir.journal())?;
         let save = state::latest_manifest(&self.data_dir.saves())?;
@@ -127,26 +128,26 @@ impl AgentRecords {
         Ok(())
     }
 
-    /// What was made again since this was last asked, in words.
+    /// Returns the records that were rebuilt since the last call, each with a sentence.
     #[must_use]
     pub fn recalled(&self) -> Vec<(AgentName, String)> {
         std::mem::take(&mut *lock(&self.recalled))
     }
 
-    /// One record.
+    /// Returns one record.
     #[must_use]
     pub fn get(&self, name: &AgentName) -> Option<AgentRecord> {
         self.lock().get(name).cloned()
     }
 
-    /// All records, by name.
+    /// Returns all records, by name.
     #[must_use]
     pub fn all(&self) -> Vec<AgentRecord> {
         self.lock().values().cloned().collect()
     }
 
-    /// Changes a record and has it made durable, of which `answer` tells; nothing is written where nothing
-    /// changed, and the answer comes all the same behind all that was ordered before. What the disk refuses is
+    /// Changes a record and orders its write; `answer` gets the result. If nothing changed, nothing
+    /// is written, and the answer still comes after all earlier orders. What the disk refuses is
     /// written by the next call.
     pub fn update(&self, name: &AgentName, change: impl FnOnce(&mut AgentRecord), answer: Answer) {
         let mut records = self.lock();
@@ -167,7 +168,7 @@ impl AgentRecords {
             answer.send(stored);
         });
         let (data_dir, record) = (self.data_dir.clone(), record.clone());
-        // While the records are held, so that the last change is the last in the queue.
+        // Ordered while the lock is held, so that the last change is the last in the queue.
         self.writer.order(
             move |journal| {
                 journal.ensure_there()?;
@@ -177,10 +178,10 @@ impl AgentRecords {
         );
     }
 
-    /// As [`AgentRecords::update`], and waits until it is durable.
+    /// Does the same as [`AgentRecords::update`], and waits until the change is durable.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub fn update_and_wait(
         &self,
         name: &AgentName,
@@ -191,14 +192,14 @@ impl AgentRecords {
         awaited.wait()
     }
 
-    /// Whose last change the disk did not take.
+    /// Returns the agents whose last change the disk refused.
     #[must_use]
     pub fn unwritten(&self) -> Vec<AgentName> {
         lock(&self.unwritten).iter().cloned().collect()
     }
 
-    /// A panic while the lock was held leaves the records as they were before or after a change,
-    /// and both are good.
+    /// Locks the records. A panic while the lock was held leaves them as they were before or after
+    /// a change, and both are valid.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<AgentName, AgentRecord>> {
         lock(&self.records)
     }
@@ -208,8 +209,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The one directory that an agent is always started in, as it is stored: Claude names the folder
-/// of its sessions after the real path.
+/// Returns the directory that an agent is always started in, as it is stored, with links resolved:
+/// Claude Code names the folder of its sessions after the real path.
 #[must_use]
 pub fn canonical_cwd(data_dir: &DataDir, workspace: &Path) -> PathBuf {
     let path = data_dir.absolute(workspace);
@@ -296,7 +297,7 @@ mod tests {
         let refused = records.update_and_wait(&name, |record| record.restarts = 7);
         assert!(refused.is_err());
         assert_eq!(records.unwritten(), std::slice::from_ref(&name));
-        writer.order_anyhow(|journal| journal.take_up().unwrap());
+        writer.order_anyhow(|journal| journal.reopen().unwrap());
         records.update_and_wait(&name, |_| {}).unwrap();
         assert!(records.unwritten().is_empty());
         assert_eq!(data_dir.load_record(&name).unwrap().unwrap().restarts, 7);

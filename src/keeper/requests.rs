@@ -1,11 +1,11 @@
-//! Answers to what comes in over the socket.
+//! Handling of control socket requests: checks each request, carries it out, and replies.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use serde_json::Value;
 
-use super::backup_timer::Stand;
+use super::backup_timer::BackupView;
 use super::metrics::{self, Sample};
 use super::prompt_input::Typist;
 use super::protocol::{Reply, Request};
@@ -22,12 +22,12 @@ use sys::process::ProcessId;
 use sys::thread;
 use sys::{files, user};
 
-/// Who waits for the save that is under way.
+/// The clients that wait for the save under way.
 #[derive(Debug, Default)]
 pub(super) struct Waiting(Vec<ReplyTo>);
 
 impl Waiting {
-    /// Answers all of them. A client that is gone wants no answer.
+    /// Sends the manifest to all of them; a client that is gone is ignored.
     pub(super) fn answer(&mut self, manifest: &Manifest) {
         for reply in self.0.drain(..) {
             reply.send(manifest_reply(manifest)).ok();
@@ -60,7 +60,7 @@ impl Keeper {
                 text,
                 when_idle,
             } => self.answer_send(name, text, when_idle, reply),
-            // These change nothing, and do not wait for the disk.
+            // Status and metrics change nothing, and do not wait for the disk.
             Request::Status => {
                 let status = self
                     .status()
@@ -80,14 +80,14 @@ impl Keeper {
         }
     }
 
-    /// The first notice wins; whoever comes later waits for its result.
+    /// Starts a final save, or waits for the one under way: only the first notice of a boot counts.
     fn answer_final_save(&mut self, unit: bool, reply: ReplyTo) {
         if self.supervisor.is_closed() && self.supervisor.notice().is_none() {
             let of_this_boot = |save: &&Manifest| save.boot_id == self.effects.boot_id;
             let answer = match self.last_save.as_ref().filter(of_this_boot) {
                 Some(manifest) => manifest_reply(manifest),
                 None => Reply::from(Err(anyhow!(
-                    "this boot has had its notice, and its save left no manifest"
+                    "this boot has had its preemption notice, and its save left no manifest"
                 ))),
             };
             reply.send(answer).ok();
@@ -98,7 +98,7 @@ impl Keeper {
         self.handle(Event::Notice(Notice::new(source, Instant::now(), None)));
     }
 
-    /// The answer goes out when what came of the request is durable.
+    /// Carries out a request whose reply is sent when its effects are durable.
     fn answer_when_durable(&mut self, request: Request, user: u32) -> Result<Value> {
         match request {
             Request::Want { names, desired } => {
@@ -147,7 +147,7 @@ impl Keeper {
                 }
                 Ok(Value::Null)
             }
-            _ => Ok(Value::Null), // Answered elsewhere.
+            _ => Ok(Value::Null), // `answer` handles the others.
         }
     }
 
@@ -159,7 +159,7 @@ impl Keeper {
         if let Err(error) = may.and_then(|()| self.check_mount()) {
             return self.effects.reply(reply, Reply::from(Err(error)));
         }
-        // Durable first: `down` stays down even if the machine goes in the next instant.
+        // Durable first, so that `down` holds even if the machine ends right after it.
         let data_dir = self.effects.data_dir.clone();
         let store = move || -> Result<()> {
             let mut identity = data_dir.identity()?;
@@ -193,7 +193,8 @@ impl Keeper {
         }
     }
 
-    /// A file of declarations that is away with the data directory declares nothing, and would end everybody.
+    /// Fails during an outage of the data directory. A missing `spotkeep.toml` declares no agent,
+    /// so reading it would end all of them.
     pub(super) fn check_mount(&self) -> Result<()> {
         match &self.lost {
             None => self.effects.data_dir.ensure_there(),
@@ -209,13 +210,13 @@ impl Keeper {
             return Ok(());
         }
         Err(anyhow!(
-            "this boot has had its notice; nothing is started in it"
+            "this boot has had its preemption notice: no agent is started"
         ))
-        .hint("if the machine stays after all: spotkeep restore")
+        .hint("if this VM keeps running: spotkeep restore")
         .kind(ErrorKind::NotAsDeclared)
     }
 
-    /// Types in a thread of its own, since it takes its time; never into a dialog or a question,
+    /// Types a text on a separate thread, since typing is slow; never into a dialog or a question,
     /// which the text would answer.
     fn answer_send(&self, name: AgentName, text: String, when_idle: bool, reply: ReplyTo) {
         let process = match self.check_can_type(&name, when_idle) {
@@ -229,7 +230,7 @@ impl Keeper {
         let typing = Arc::clone(&self.effects.typing);
         thread::spawn_or_do("send", move || {
             // Two texts at once would become one.
-            let _turn = typing.lock().unwrap_or_else(PoisonError::into_inner);
+            let _typing = typing.lock().unwrap_or_else(PoisonError::into_inner);
             let typist = Typist {
                 tmux: &tmux,
                 name: &name,
@@ -241,7 +242,7 @@ impl Keeper {
         });
     }
 
-    /// The process to type into.
+    /// Returns the process to type into, or why nothing may be typed.
     fn check_can_type(&self, name: &AgentName, when_idle: bool) -> Result<ProcessId> {
         self.check(std::slice::from_ref(name))?;
         let view = self.supervisor.view(name);
@@ -283,13 +284,13 @@ impl Keeper {
         } else {
             None
         };
-        let stand = Stand::read(&self.effects.data_dir, &self.effects.config);
-        report_backups(&mut agents, stand.state.as_ref());
-        // A data directory that is away comes first: it explains all others.
+        let backup_view = BackupView::read(&self.effects.data_dir, &self.effects.config);
+        report_backups(&mut agents, backup_view.state.as_ref());
+        // A missing data directory comes first: it explains all other problems.
         let mut trouble: Vec<String> = self.lost.iter().map(|lost| lost.why.clone()).collect();
         trouble.extend(self.effects.trouble.values().cloned());
         trouble.extend(self.effects.writer.trouble());
-        trouble.extend(stand.trouble);
+        trouble.extend(backup_view.trouble);
         Ok(Status {
             version: VERSION,
             data_dir: self.effects.data_dir.dir().to_path_buf(),
@@ -302,7 +303,7 @@ impl Keeper {
             paused: self.supervisor.paused().map(str::to_owned),
             notice,
             last_save: self.last_save.as_ref().map(LastSave::from_manifest),
-            backup: stand.state.as_ref().map(BackupSeen::from_state),
+            backup: backup_view.state.as_ref().map(BackupSeen::from_state),
             trouble,
             agents,
         })
@@ -317,7 +318,7 @@ impl Keeper {
         }))
     }
 
-    /// A keeper that `up` started in the background ends once the fleet is down.
+    /// Ends a keeper that `up` started in the background, once the fleet is down.
     pub(super) fn end_if_down(&mut self) {
         let nothing_runs = self
             .supervisor

@@ -1,8 +1,8 @@
-//! Where the keeper's sockets lie, and how others find them.
+//! Runtime directory: where the keeper's sockets are, and how clients find them.
 //!
-//! Never on the data directory: a socket means nothing on the next machine. The holder of the lock writes
-//! into it where its sockets are, so that a login shell, a cron job and a unit, whose
-//! environments differ, all find the same ones.
+//! The sockets are never in the data directory, because a socket is useless on the next machine.
+//! The keeper that holds the lock writes the directory of its sockets into the lock file, so that a
+//! login shell, a cron job and a systemd unit, whose environments differ, all find the same ones.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -15,25 +15,25 @@ use sys::error::{Context as _, Result, ensure};
 use sys::process::ProcessId;
 use sys::{files, user};
 
-/// The longest path that a socket may have, less the longest name in the directory (Linux: 108).
+/// The longest path of the directory: Linux allows 108 bytes for a socket's path with its name.
 const PATH_MAX: usize = 94;
 
-/// Who holds a data directory.
+/// The keeper that holds a data directory, as the lock file names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Version of the lock's text.
+    /// The version of the lock file's format.
     pub version: u32,
     /// The keeper's process id.
     pub pid: u32,
-    /// Its boot.
+    /// The id of its boot.
     #[serde(alias = "life")]
     pub boot_id: String,
-    /// Where its sockets are.
+    /// The directory of its sockets.
     pub runtime: PathBuf,
 }
 
 impl Holder {
-    /// This process, with its sockets in `runtime`.
+    /// Describes this process, with its sockets in `runtime`.
     #[must_use]
     pub fn this(boot_id: &str, runtime: &Path) -> Self {
         Self {
@@ -44,24 +44,24 @@ impl Holder {
         }
     }
 
-    /// The last holder of a data directory; it may be long gone.
+    /// Reads the last holder of a data directory, which may have ended long ago.
     #[must_use]
     pub fn read(data_dir: &DataDir) -> Option<Self> {
         state::load(&data_dir.lock()).ok().flatten()
     }
 
-    /// Whether there is no process of its number any more.
+    /// Returns whether no process has this pid any more.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         i32::try_from(self.pid).is_ok_and(|pid| ProcessId::from_pid(pid).is_none())
     }
 }
 
-/// The directory for the sockets of a data directory in this boot: the one that an earlier keeper of the
-/// same boot used, since the agents' tmux server listens there, or a new one.
+/// Returns the directory for the sockets of a data directory in this boot: the one that an earlier
+/// keeper of the same boot used, since the agents' tmux server listens there, or a new one.
 ///
 /// # Errors
-/// No place can hold sockets that only we can use.
+/// There is no directory that only this user can write to.
 pub fn directory(data_dir: &DataDir, data_dir_id: &str, boot_id: &str) -> Result<PathBuf> {
     if let Some(holder) = Holder::read(data_dir)
         && holder.boot_id == boot_id
@@ -77,7 +77,7 @@ pub fn directory(data_dir: &DataDir, data_dir_id: &str, boot_id: &str) -> Result
     let meta = std::fs::symlink_metadata(&dir)?;
     ensure!(
         meta.is_dir() && meta.uid() == user::id() && meta.mode() & 0o022 == 0,
-        "{} is not a directory that only we can write to",
+        "{} is not a directory that only this user can write to",
         dir.display()
     );
     ensure!(
@@ -88,8 +88,8 @@ pub fn directory(data_dir: &DataDir, data_dir_id: &str, boot_id: &str) -> Result
     Ok(dir)
 }
 
-/// The control sockets of all keepers of this user, of whatever data directory: wherever [`directory`] may have
-/// put them in an environment of this user's.
+/// Returns the control sockets of all keepers of this user, for any data directory: in every place
+/// where [`directory`] may have put them.
 #[must_use]
 pub fn sockets() -> Vec<PathBuf> {
     let uid = user::id();
@@ -105,7 +105,8 @@ pub fn sockets() -> Vec<PathBuf> {
     found
 }
 
-/// Where sockets may be, the best first; the last one can always be made.
+/// Returns the directories for sockets, the preferred one first; the last one can always be
+/// created.
 fn bases() -> Vec<PathBuf> {
     if let Some(dir) = std::env::var_os("SPOTKEEP_RUNTIME_DIR") {
         return vec![dir.into()];
@@ -130,7 +131,7 @@ fn base() -> PathBuf {
     bases().into_iter().next().unwrap_or_default()
 }
 
-/// The control socket in a runtime directory.
+/// Returns the path of the control socket in a runtime directory.
 #[must_use]
 pub fn socket(runtime: &Path) -> PathBuf {
     runtime.join("keeper.sock")

@@ -1,5 +1,6 @@
-//! How a save begins: at once, in a thread of its own, whatever the disk and the writer do. The writer's page
-//! (`writer.rs`) says why the two do not get into each other's way.
+//! Start of a save: immediately, on a separate thread, even if the disk or the writer hangs.
+//!
+//! `writer.rs` explains why a save and the writer do not conflict.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +17,15 @@ use sys::deadline::Deadline;
 use sys::process::ProcessId;
 use sys::thread;
 
-/// How long a save waits for a launch under way, and for the line of its notice. A launch takes about 50 ms, a line a
-/// few; a launch that hangs must not hold up the save, whose sweep finds what it may still bring forth.
+/// How long a save waits for a launch under way, and for the journal line of its notice. A launch
+/// takes about 50 ms, a line a few. A launch that hangs must not hold up the save; the sweep at the
+/// end of the save finds the processes that it still starts.
 const HOLD_UP_LIMIT: Duration = Duration::from_millis(500);
 
-/// A writer that has been in one call for so long hangs, and is not waited for.
+/// A writer that has been in one call for so long hangs; the save does not wait for it.
 const HANGS_AFTER: Duration = Duration::from_millis(200);
 
-/// Who runs, as the supervisor knows it.
+/// The agents and their processes, as the supervisor knows them.
 type Running = Vec<(AgentName, Option<ProcessId>)>;
 
 impl Effects {
@@ -48,7 +50,7 @@ impl Effects {
         );
     }
 
-    /// Saves while the agents go on; the answer goes to `done`.
+    /// Saves while the agents go on; `done` gets the manifest.
     pub(super) fn save_in_passing(
         &self,
         supervisor: &Supervisor,
@@ -102,12 +104,12 @@ impl Effects {
             checkpoints.resume();
             messages.send(done(manifest)).ok();
         };
-        // Without a thread it is the loop itself that saves: nothing is more urgent.
+        // If no thread can be started, the loop itself saves: nothing is more urgent.
         thread::spawn_or_do("save", work);
     }
 }
 
-/// How long a save waits, beside a writer that has been in one call for `in_one_call`.
+/// Returns how long a save waits for a writer that has been in one call for `in_one_call`.
 fn hold_up(in_one_call: Option<Duration>) -> Duration {
     match in_one_call.is_some_and(|span| span >= HANGS_AFTER) {
         true => Duration::ZERO,
@@ -115,7 +117,7 @@ fn hold_up(in_one_call: Option<Duration>) -> Duration {
     }
 }
 
-/// Every agent as a save needs it. What the supervisor knows of a process is newer than the record.
+/// Returns every agent as a save needs it. The supervisor's process is newer than the record's.
 fn subjects(running: Running, records: &AgentRecords, boot_id: &str) -> Vec<Subject> {
     let subject = |(name, process): (AgentName, Option<ProcessId>)| {
         let record = records.get(&name)?;

@@ -1,7 +1,7 @@
-//! The thread that follows running agents: what Claude says of itself, and what it writes down.
+//! Session watch: a thread that follows the session files and transcripts of running agents.
 //!
-//! Transcripts that grew are made durable each second, so that a machine that is taken without a
-//! notice loses at most the last two seconds of a transcript.
+//! Transcripts that grew are made durable each second, so that a machine that ends without a notice
+//! loses at most the last two seconds of a transcript.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,26 +20,26 @@ use sys::process::ProcessId;
 use sys::thread;
 use sys::time::Timestamp;
 
-/// How often transcripts are looked at and synced.
+/// How often transcripts are read and synced.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How often a whole filesystem of our own is synced: workspaces lose at most what was written
-/// since.
+/// How often a data directory with its own filesystem is synced as a whole: workspaces lose at most
+/// what was written since.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 
-/// That an agent is answered is told as often as this.
+/// How often, at most, the thread reports that the model answered an agent.
 const ANSWERS_EVERY: Duration = Duration::from_secs(10);
 
-/// What the follower tells.
+/// A report of the follower.
 #[derive(Debug)]
-pub enum News {
-    /// For the supervisor.
+pub enum WatchReport {
+    /// An event for the supervisor.
     Event(Event),
-    /// A transcript was seen for the first time, or a turn ended: this much of it is durable.
+    /// A transcript was seen for the first time, or a turn ended: it is durable up to the mark.
     Durable {
-        /// Whose.
+        /// The agent.
         name: AgentName,
-        /// How much.
+        /// How much of the transcript is durable.
         mark: TranscriptMark,
     },
 }
@@ -50,11 +50,11 @@ enum WatchCommand {
         process: ProcessId,
     },
     Leave(AgentName),
-    /// The data directory is there again: its directories are others to the kernel.
+    /// The data directory is back: the kernel needs new watches on its directories.
     WatchAgain,
 }
 
-/// Gives orders to the thread.
+/// A handle to the session watch.
 #[derive(Debug, Clone)]
 pub struct Follower {
     orders: Sender<WatchCommand>,
@@ -65,8 +65,11 @@ impl Follower {
     /// Starts the thread.
     ///
     /// # Errors
-    /// The system has no thread or no notices of changes left.
-    pub fn spawn(data_dir: DataDir, deliver: impl Fn(News) + Send + 'static) -> Result<Self> {
+    /// The thread or the inotify watch cannot be started.
+    pub fn spawn(
+        data_dir: DataDir,
+        deliver: impl Fn(WatchReport) + Send + 'static,
+    ) -> Result<Self> {
         let watch = Watch::new()?;
         let sessions = session_file::sessions_dir(&data_dir.claude());
         files::create_private_dir(&sessions)?;
@@ -83,24 +86,29 @@ impl Follower {
         self.order(WatchCommand::Follow { name, process });
     }
 
-    /// Follows it no longer.
+    /// Stops following an agent.
     pub fn leave(&self, name: AgentName) {
         self.order(WatchCommand::Leave(name));
     }
 
-    /// Watches the directory of session files anew, after the data directory was away.
+    /// Watches the directory of session files again, after an outage of the data directory.
     pub fn watch_again(&self) {
         self.order(WatchCommand::WatchAgain);
     }
 
     fn order(&self, order: WatchCommand) {
-        // A follower that has ended has nobody left to follow either.
+        // The thread ends only with the keeper.
         self.orders.send(order).ok();
-        self.bell.retention();
+        self.bell.wake();
     }
 }
 
-fn run(data_dir: &DataDir, watch: &Watch, orders: &Receiver<WatchCommand>, deliver: &dyn Fn(News)) {
+fn run(
+    data_dir: &DataDir,
+    watch: &Watch,
+    orders: &Receiver<WatchCommand>,
+    deliver: &dyn Fn(WatchReport),
+) {
     let mut followed: BTreeMap<AgentName, Followed> = BTreeMap::new();
     let mut transcripts_at = Instant::now();
     loop {
@@ -113,7 +121,7 @@ fn run(data_dir: &DataDir, watch: &Watch, orders: &Receiver<WatchCommand>, deliv
                     followed.remove(&name);
                 }
                 Ok(WatchCommand::WatchAgain) => {
-                    // Without the watch it is looked each second all the same.
+                    // Without the watch, the sessions are still polled each second.
                     watch
                         .add(&session_file::sessions_dir(&data_dir.claude()))
                         .ok();
@@ -139,17 +147,17 @@ fn run(data_dir: &DataDir, watch: &Watch, orders: &Receiver<WatchCommand>, deliv
     }
 }
 
-/// Syncs a data directory that is a filesystem of its own, for as long as the process lives. In a thread of
-/// its own, since a slow disk takes its time.
+/// Syncs a data directory with its own filesystem for as long as the process lives. A separate
+/// thread does it, so that a slow disk delays nothing else.
 ///
 /// # Errors
-/// No thread can be had.
+/// The thread cannot be started.
 pub fn sync_forever(data_dir: &DataDir) -> Result<()> {
     let data_dir = data_dir.clone();
     thread::spawn("sync", move || {
-        // At once: agents may have written for as long as there was no keeper.
+        // Begin at once: agents may have written while no keeper ran.
         loop {
-            // What is there instead is not ours to sync.
+            // Sync only if the path still is this data directory.
             if data_dir.ensure_there().is_ok()
                 && let Err(error) = files::sync_filesystem(data_dir.dir())
             {
@@ -167,20 +175,20 @@ struct Followed {
     process: ProcessId,
     last: Option<(String, Activity)>,
     transcript: Option<Transcript>,
-    /// The stop that the transcript ended with at the first look.
+    /// The API error that the transcript ended with when it was first read.
     inherited: Option<String>,
-    /// When it was last told that it is answered.
+    /// When an answer of the model was last reported.
     answered_at: Option<Instant>,
 }
 
 struct Transcript {
-    /// Messages of the model that were told of.
+    /// Messages of the model that were reported.
     answers: u64,
     session_id: String,
     reader: Reader,
     tail: TailState,
     synced: u64,
-    told: bool,
+    reported: bool,
 }
 
 impl Followed {
@@ -199,32 +207,32 @@ impl Followed {
         data_dir: &DataDir,
         name: &AgentName,
         transcripts_due: bool,
-        deliver: &dyn Fn(News),
+        deliver: &dyn Fn(WatchReport),
     ) {
         let Some(file) = session_file::read(&data_dir.claude(), self.process.pid) else {
             return;
         };
-        // Without a status Claude is not up yet: a dialog may be in front of it.
+        // Without a status Claude Code is not up yet: it may show a dialog.
         let Some(status) = file.status.clone().filter(|_| file.process == self.process) else {
             return;
         };
         let turn_ended = matches!(status, Status::Idle)
             && matches!(self.last, Some((_, Activity::Busy | Activity::Waiting(_))));
-        // The first news of a process tells what an earlier one came to.
+        // The first report of a process needs to know how an earlier process ended.
         if transcripts_due || turn_ended || self.last.is_none() {
-            self.read_words(data_dir, name, &file, turn_ended, deliver);
+            self.read_transcript(data_dir, name, &file, turn_ended, deliver);
         }
         if self.last.is_none() {
             let stop = |transcript: &Transcript| transcript.tail.last_stop().map(str::to_owned);
             self.inherited = self.transcript.as_ref().and_then(stop);
         }
         let activity = self.activity(status);
-        let told = self.last.as_ref().is_some_and(|(session_id, last)| {
+        let is_reported = self.last.as_ref().is_some_and(|(session_id, last)| {
             *session_id == file.session_id && last.says_the_same(&activity)
         });
-        if !told {
+        if !is_reported {
             self.last = Some((file.session_id.clone(), activity.clone()));
-            deliver(News::Event(Event::Session {
+            deliver(WatchReport::Event(Event::Session {
                 name: name.clone(),
                 process: self.process,
                 session_id: file.session_id,
@@ -234,8 +242,9 @@ impl Followed {
         self.report_answers(name, deliver);
     }
 
-    /// After the news of what it is doing: an answer before a stop is older than the stop.
-    fn report_answers(&mut self, name: &AgentName, deliver: &dyn Fn(News)) {
+    /// Reports answers of the model, after the report of the activity: an answer that came before
+    /// an API error must not count as newer than the error.
+    fn report_answers(&mut self, name: &AgentName, deliver: &dyn Fn(WatchReport)) {
         let Some(transcript) = &mut self.transcript else {
             return;
         };
@@ -248,7 +257,7 @@ impl Followed {
         }
         transcript.answers = answers;
         self.answered_at = Some(Instant::now());
-        deliver(News::Event(Event::Answered {
+        deliver(WatchReport::Event(Event::Answered {
             name: name.clone(),
             process: self.process,
         }));
@@ -256,7 +265,8 @@ impl Followed {
 
     fn activity(&self, status: Status) -> Activity {
         match status {
-            // At a limit Claude asks what to do; that it waits for it is the first answer.
+            // At a limit Claude Code asks what to do; its first answer is to wait for the limit's
+            // end.
             Status::Waiting { for_what } => match self.stall() {
                 Some(stall) if matches!(stall.stop, ApiStop::Limit { .. }) => {
                     Activity::Stalled(Stall {
@@ -271,14 +281,14 @@ impl Followed {
         }
     }
 
-    /// The stop that the transcript ends with.
+    /// Returns the API error that the transcript ends with.
     fn stall(&self) -> Option<Stall> {
         let tail = &self.transcript.as_ref()?.tail;
         let Tail::StoppedByApi { reason, text } = tail.tail() else {
             return None;
         };
         let ends_in = match reason {
-            // The moment is the API's, and this machine's clock is asked once how far off it is.
+            // The API gives a moment; it is compared with this machine's clock once, here.
             ApiStop::Limit { until } => until.map(|until| until.since(Timestamp::now())),
             _ => None,
         };
@@ -293,14 +303,14 @@ impl Followed {
         })
     }
 
-    /// Reads what was added to the transcript, and makes it durable.
-    fn read_words(
+    /// Reads what was added to the transcript and makes it durable.
+    fn read_transcript(
         &mut self,
         data_dir: &DataDir,
         name: &AgentName,
         file: &SessionFile,
         turn_ended: bool,
-        deliver: &dyn Fn(News),
+        deliver: &dyn Fn(WatchReport),
     ) {
         if self
             .transcript
@@ -330,19 +340,19 @@ impl Followed {
                 Err(error) => tracing::error!("cannot sync {}: {error}", path.display()),
             }
         }
-        let is_new = !transcript.told;
+        let is_new = !transcript.reported;
         if is_new && let Some(dir) = path.parent() {
             files::sync_dir(dir).ok();
         }
         if is_new || turn_ended {
-            transcript.told = true;
+            transcript.reported = true;
             let mark = TranscriptMark {
                 session_id: file.session_id.clone(),
                 path: relative(&path, &data_dir.claude()),
                 generation: mark.generation,
                 length: mark.offset,
             };
-            deliver(News::Durable {
+            deliver(WatchReport::Durable {
                 name: name.clone(),
                 mark,
             });
@@ -350,7 +360,7 @@ impl Followed {
     }
 }
 
-/// Opens the transcript of a session once a word of it is on the disk.
+/// Opens the transcript of a session, once it is on the disk and not empty.
 fn open(config_dir: &Path, session_id: &str) -> Option<Transcript> {
     let TranscriptLookup::Present(path) = claude::locate(config_dir, session_id) else {
         return None;
@@ -362,7 +372,7 @@ fn open(config_dir: &Path, session_id: &str) -> Option<Transcript> {
         reader,
         tail,
         synced: u64::MAX,
-        told: false,
+        reported: false,
     })
 }
 

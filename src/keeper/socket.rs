@@ -1,4 +1,5 @@
-//! The control socket: for its owner only, one line in, one line out.
+//! Server of the control socket: only its owner may connect; one request and one reply per
+//! connection.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -14,19 +15,19 @@ use sys::error::{Context as _, Result};
 use sys::socket::owner_at;
 use sys::thread;
 
-/// A request is a short line; the longest holds a text to be typed.
+/// The longest request; the longest ones contain a text to type.
 const REQUEST_MAX: u64 = 1 << 20;
 
-/// A client that says nothing for so long is gone.
+/// The timeout for reading a request and for writing a reply.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an ending keeper waits until its last answers are written.
+/// How long a keeper that ends waits until its last replies are written.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
-/// Where an answer goes; dropped unanswered, the client is told that the keeper ended.
+/// The sender for a reply; if it is dropped unused, the client gets an error: the keeper is ending.
 pub type ReplyTo = Sender<Reply>;
 
-/// The socket, for as long as the keeper lives.
+/// The open control socket.
 #[derive(Debug)]
 pub struct Listening {
     path: PathBuf,
@@ -35,7 +36,7 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Takes nobody new, and waits a moment until those who have an answer coming have it.
+    /// Accepts no more clients, and waits a moment until the pending replies are written.
     pub fn close(self) {
         fs::remove_file(&self.path).ok();
         let (count, changed) = &*self.clients;
@@ -45,12 +46,13 @@ impl Listening {
     }
 }
 
-/// Listens on `path`, and hands every request to `deliver`, with the user who asks, each in a thread of its own.
+/// Listens on `path` and passes every request to `deliver`, with the uid of the user who asks. Each
+/// request has its own thread.
 ///
-/// The lock on the data directory is held by whoever calls, so a socket that is there already is stale.
+/// The caller holds the lock on the data directory, so a socket that already exists is stale.
 ///
 /// # Errors
-/// The socket cannot be made.
+/// The socket cannot be created.
 pub fn listen(
     path: &Path,
     deliver: impl Fn(Request, u32, ReplyTo) + Clone + Send + 'static,
@@ -64,7 +66,7 @@ pub fn listen(
     thread::spawn("socket", move || {
         for stream in listener.incoming().flatten() {
             let (deliver, client) = (deliver.clone(), Client::enter(&counted));
-            // A thread that cannot be had drops the connection, and the client says so.
+            // If no thread can be started, the connection is closed, and the client reports that.
             thread::spawn_with_stack("client", 256 << 10, move || {
                 if let Err(error) = serve(&stream, deliver) {
                     tracing::debug!("client: {error:#}");

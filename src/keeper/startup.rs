@@ -1,4 +1,4 @@
-//! How a keeper begins: takes the data directory, says who it is, takes in the agents, opens its ears.
+//! Start-up of the keeper: locks the data directory, logs the start, loads agents, starts sources.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use super::disk_watch;
 use super::effects::Effects;
 use super::git_status::DirtyCounts;
 use super::held_actions::WriteOrder;
-use super::launcher::{LaunchGate, Starter};
+use super::launcher::{LaunchGate, Launcher};
 use super::login_watch;
 use super::metrics::Counters;
-use super::mount_watch::Retaking;
+use super::mount_watch::RecoveryState;
 use super::records::AgentRecords;
 use super::requests::Waiting;
 use super::runtime_dir::{self, Holder};
-use super::session_watch::{self, Follower, News};
+use super::session_watch::{self, Follower, WatchReport};
 use super::socket::{self, Listening};
 use super::writer::Writer;
 use super::{Keeper, Message, Options};
@@ -44,21 +44,22 @@ use sys::thread;
 use sys::time::Timestamp;
 use sys::user;
 
-/// A data directory that is ours now.
-pub(super) struct Taken {
+/// A data directory that this keeper has locked.
+pub(super) struct AcquiredDataDir {
     pub(super) lock: LockFile,
     pub(super) identity: Identity,
-    /// Where the sockets are.
+    /// The directory with the sockets.
     pub(super) runtime: PathBuf,
     pub(super) history: History,
-    /// No keeper was there before in this boot.
+    /// Whether this is the first keeper in this boot.
     pub(super) is_new_boot: bool,
     /// Lines of the journal that cannot be read.
-    pub(super) torn: usize,
+    pub(super) damaged_lines: usize,
 }
 
-/// Takes the data directory: the lock, what its journal says, a higher epoch, a place for the sockets.
-pub(super) fn acquire(data_dir: &DataDir, boot_id: &str) -> Result<Taken> {
+/// Acquires the data directory: takes the lock, reads the journal, raises the epoch, and makes the
+/// directory for the sockets.
+pub(super) fn acquire(data_dir: &DataDir, boot_id: &str) -> Result<AcquiredDataDir> {
     let mut identity = data_dir.identity()?;
     let runtime = runtime_dir::directory(data_dir, &identity.data_dir_id, boot_id)?;
     let holder = Holder::read(data_dir);
@@ -75,8 +76,8 @@ pub(super) fn acquire(data_dir: &DataDir, boot_id: &str) -> Result<Taken> {
             data_dir.dir().display()
         ));
     };
-    let (lines, torn) = state::lines(&data_dir.journal())?;
-    // The epoch counts keepers; this one is not counted yet.
+    let (lines, damaged_lines) = state::lines(&data_dir.journal())?;
+    // The epoch counts keepers, and does not count this one yet.
     let history = match lines.is_empty() && identity.epoch > 0 {
         true => History::lost(state::latest_manifest(&data_dir.saves())?.as_ref(), boot_id),
         false => History::read(&lines, boot_id),
@@ -94,18 +95,19 @@ pub(super) fn acquire(data_dir: &DataDir, boot_id: &str) -> Result<Taken> {
     if let Err(error) = backup::privileged_write::remove_leftovers(data_dir) {
         tracing::error!("{error:#}");
     }
-    Ok(Taken {
+    Ok(AcquiredDataDir {
         lock,
         identity,
         runtime,
         history,
         is_new_boot,
-        torn,
+        damaged_lines,
     })
 }
 
-/// A save without a keeper writes into the next boot's journal too. Where so much was written in this boot
-/// that its beginning is not read any more, it had a keeper.
+/// Whether no keeper has run in this boot. A save without a keeper writes to the journal too, so
+/// lines alone do not tell. If so much was written in this boot that its first lines are no longer
+/// read, a keeper wrote them.
 fn is_new(lines: &[JournalEntry], boot_id: &str) -> bool {
     let is_cut = lines
         .first()
@@ -137,12 +139,12 @@ impl Keeper {
         let records = Arc::new(AgentRecords::new(data_dir.clone(), writer.clone()));
         let gate = Arc::new(LaunchGate::default());
         let deliver = messages.clone();
-        let starter = Starter {
+        let launcher = Launcher {
             data_dir: data_dir.clone(),
             boot_id: boot_id.clone(),
             history: history.clone(),
             tmux: tmux.clone(),
-            program: std::env::current_exe().context("cannot tell where this program is")?,
+            program: std::env::current_exe().context("cannot find the path of this program")?,
             records: Arc::clone(&records),
             writer: writer.clone(),
             gate: Arc::clone(&gate),
@@ -151,10 +153,10 @@ impl Keeper {
             deliver.send(Message::Event(event)).ok();
         })?;
         let deliver = messages.clone();
-        let follower = Follower::spawn(data_dir.clone(), move |news| {
-            let message = match news {
-                News::Event(event) => Message::Event(event),
-                News::Durable { name, mark } => Message::Durable { name, mark },
+        let follower = Follower::spawn(data_dir.clone(), move |report| {
+            let message = match report {
+                WatchReport::Event(event) => Message::Event(event),
+                WatchReport::Durable { name, mark } => Message::Durable { name, mark },
             };
             deliver.send(message).ok();
         })?;
@@ -190,7 +192,7 @@ impl Keeper {
             writer,
             order: WriteOrder::default(),
             gate,
-            starter,
+            launcher,
             follower,
             scan: DirtyCounts::spawn()?,
             checkpoints,
@@ -213,12 +215,13 @@ impl Keeper {
             runtime: runtime.to_path_buf(),
             lock: None,
             lost: None,
-            retaking: Retaking::default(),
+            recovery: RecoveryState::default(),
             end: None,
         })
     }
 
-    pub(super) fn log_start(&mut self, is_new_boot: bool, torn: usize) {
+    /// Logs the start: how the last boot ended, and damage to the journal.
+    pub(super) fn log_start(&mut self, is_new_boot: bool, damaged_lines: usize) {
         let last_end = match &self.history {
             _ if !is_new_boot => "the same boot",
             history if !history.had_boot => "the first boot",
@@ -240,26 +243,27 @@ impl Keeper {
         self.until_written();
         point(Point::RestoreLogged);
         if self.history.is_lost {
-            let what = "journal.jsonl is gone or has no line that can be read: how the last boot ended is not known, so it \
-                        counts as one without a notice"
+            let what = "journal.jsonl is gone or has no line that can be read: how the last boot \
+                        ended is not known, so it counts as one without a notice"
                 .to_owned();
             self.effects.write(None, &JournalEvent::Trouble { what });
         }
-        if torn > 0 {
-            let what = format!("{torn} lines of the journal cannot be read and are passed over");
+        if damaged_lines > 0 {
+            let what =
+                format!("{damaged_lines} lines of the journal cannot be read and are passed over");
             self.effects.write(None, &JournalEvent::Trouble { what });
         }
     }
 
-    /// The loop has not begun yet, and nothing that follows is worth anything if the disk does not answer.
+    /// Waits for all pending writes. The loop has not begun yet, and the next steps need the disk.
     fn until_written(&self) {
         if let Err(error) = self.effects.writer.all_so_far().wait() {
             tracing::error!("{error:#}");
         }
     }
 
-    /// The agents that are declared: those that still run are found again, and in the next boot the
-    /// others are resumed as the supervisor sees fit.
+    /// Loads the declared agents: finds the ones that still run, and declares all of them to the
+    /// supervisor, which decides when the others are resumed.
     pub(super) fn load_agents(&mut self) {
         self.until_written();
         let declared = self
@@ -288,10 +292,10 @@ impl Keeper {
             self.report_restore();
         }
         if found.is_empty() {
-            match login_watch::look_once(&self.effects.data_dir) {
+            match login_watch::check_once(&self.effects.data_dir) {
                 Ok(Some(what)) => self.effects.write(None, &what),
                 Ok(None) => {}
-                Err(error) => tracing::error!("cannot look at the login: {error:#}"),
+                Err(error) => tracing::error!("cannot check the login: {error:#}"),
             }
         }
         if desired > 0 && !self.supervisor.is_closed() {
@@ -306,8 +310,9 @@ impl Keeper {
         for (name, process) in found {
             self.effects.watch(&name, process);
         }
-        // Declared without a permit yet, so nothing can be launched before a save is taken up again.
-        // Those that run and are not in the file any more are known too, and ended.
+        // There is no permit yet, so nothing is launched before an unfinished save is run again.
+        // Agents that run and are not in the file any more are declared too, so that the supervisor
+        // ends them.
         let left_over = self.effects.records.left_over(&self.effects.boot_id);
         for (name, process) in left_over.iter().filter_map(|d| Some((&d.name, d.process?))) {
             self.effects.watch(name, process);
@@ -317,7 +322,7 @@ impl Keeper {
             self.handle(Event::Declare(all));
         }
         self.handle(Event::Declare(declared));
-        // What was said while no keeper was there to do it.
+        // A stop that was requested while no keeper ran.
         for name in undesired {
             let by = user::name(user::id());
             self.handle(Event::Want {
@@ -341,7 +346,8 @@ impl Keeper {
         });
     }
 
-    /// The end may have come in the second before words were seen; the save has seen them.
+    /// Takes transcript marks from the last save. The boot may have ended in the second before the
+    /// follower saw a transcript, which the save did see.
     fn recall_saved_transcripts(&mut self) {
         let Some(save) = &self.last_save else {
             return;
@@ -359,17 +365,18 @@ impl Keeper {
             .filter_map(unseen)
             .collect();
         for (name, mark) in unseen {
-            self.know_words(&name, mark);
+            self.record_transcript(&name, mark);
         }
     }
 
-    /// Who is to come back, and what is left of their words: looked at before anybody says more.
+    /// Logs which agents come back and what is left of their transcripts, before any agent adds to
+    /// them.
     fn report_restore(&mut self) {
         let mut records = self.effects.records.all();
         records.retain(|record| record.desired == Desired::Running);
         let last = self.last_save.as_ref();
         let save = last.filter(|save| self.history.safe && save.boot_id != self.effects.boot_id);
-        let account = resume::account(&self.effects.data_dir, &records, save);
+        let check = resume::check_transcripts(&self.effects.data_dir, &records, save);
         let what = JournalEvent::Restore {
             agents: records.len(),
             unclean: !self.history.safe,
@@ -377,21 +384,22 @@ impl Keeper {
                 .iter()
                 .map(|record| record.name.to_string())
                 .collect(),
-            short: account.short,
-            torn: account.torn,
+            short: check.short,
+            torn: check.damaged,
         };
         self.effects.write(None, &what);
         self.until_written();
         point(Point::RestoreTold);
     }
 
-    /// What the file says of the machine as a whole.
+    /// Passes the settings for the whole machine to the supervisor.
     pub(super) fn report_policies(&mut self) {
         let span = self.effects.config.machine.stop_when_idle;
         self.handle(Event::StopWhenIdle(span.map(|span| span.0)));
     }
 
-    /// Signals, the socket, the metadata server, the sync.
+    /// Starts the event sources: signals, the socket, the login watch, the mount watch, the sync
+    /// and the metadata server.
     pub(super) fn start_sources(&mut self, runtime: &Path) -> Result<(Listening, Option<Watcher>)> {
         let messages = self.effects.messages.clone();
         signal::listen(move |ask| {
@@ -417,7 +425,7 @@ impl Keeper {
             return Ok((listening, None));
         };
         if cloud.notice.is_none() {
-            // Aside: the watch must not wait for it.
+            // In the background: the watch must not wait for it.
             let (metadata, messages) = (metadata.clone(), self.effects.messages.clone());
             thread::spawn("notice-length", move || {
                 if let Ok(Some(length)) = metadata.notice_length() {

@@ -1,4 +1,4 @@
-//! How everything stands: from the keeper's own mind where it runs, from the files otherwise.
+//! Fleet status: from the keeper's memory where it runs, otherwise from the files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::backup_timer::Stand;
+use super::backup_timer::BackupView;
 use crate::backup::BackupState;
 use checkpoint::workspace;
 use state::config::Config;
@@ -24,14 +24,14 @@ use sys::time::{Timestamp, moment};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeeperState {
-    /// One does, and answers.
+    /// A keeper runs and answers.
     Running,
-    /// None does, or none that answers.
+    /// No keeper runs, or none that answers.
     Stopped,
 }
 
 impl KeeperState {
-    /// Whether one does.
+    /// Returns whether a keeper runs.
     #[must_use]
     pub fn runs(self) -> bool {
         self == Self::Running
@@ -47,10 +47,10 @@ impl fmt::Display for KeeperState {
     }
 }
 
-/// The whole of it.
+/// The status of the fleet, as `status --json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Version of this form.
+    /// The version of this format.
     pub version: u32,
     /// The data directory's path.
     #[serde(alias = "root")]
@@ -60,33 +60,33 @@ pub struct Status {
     pub data_dir_id: String,
     /// The keeper's epoch.
     pub epoch: u64,
-    /// The boot.
+    /// The boot's id.
     #[serde(alias = "life")]
     pub boot_id: String,
-    /// Whether one runs.
+    /// Whether a keeper runs.
     pub keeper: KeeperState,
-    /// The version of the keeper that runs; null where none does, or one that does not say.
+    /// The version of the keeper that runs; null where none runs, or where it does not report one.
     #[serde(default)]
     pub keeper_version: Option<String>,
-    /// Whether the fleet shall run.
+    /// Whether the fleet is set to be up or down.
     pub fleet: Fleet,
-    /// Why the whole fleet stands still: `login`.
+    /// Why the whole fleet is paused: `login`.
     #[serde(default)]
     pub paused: Option<String>,
     /// The notice that this boot has had, if any.
     pub notice: Option<NoticeSeen>,
     /// The last save at the end of a boot.
     pub last_save: Option<LastSave>,
-    /// How backups stand; null where none was ever tried.
+    /// The state of the backups; null where none was ever tried.
     #[serde(default)]
     pub backup: Option<BackupSeen>,
-    /// What keeps the keeper from its work, such as a full disk.
+    /// Problems that hold up the keeper, for example a full disk.
     pub trouble: Vec<String>,
     /// The agents by name.
     pub agents: Vec<AgentStatus>,
 }
 
-/// How it stands, in a line for `systemctl status`.
+/// Returns a line on the fleet for `systemctl status`.
 #[must_use]
 pub fn summary(supervisor: &Supervisor) -> String {
     let views = supervisor.views();
@@ -107,48 +107,48 @@ pub fn summary(supervisor: &Supervisor) -> String {
         supervisor.fleet(),
     ) {
         (Some(_), ..) => "; a save is under way",
-        (None, true, _) => "; this boot has had its notice",
+        (None, true, _) => "; this boot has had its preemption notice",
         (None, false, Fleet::Down) => "; the fleet is down",
         (None, false, Fleet::Up) => "",
     };
     format!("{running} of {all} {agents}{failed}{phase}")
 }
 
-/// A notice.
+/// A preemption notice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NoticeSeen {
     /// When it came.
     pub at: Timestamp,
-    /// When the machine was expected to go.
+    /// When the machine was expected to end.
     pub deadline: Option<Timestamp>,
-    /// Who gave it.
+    /// Where it came from: `metadata`, `signal`, `command` or `unit`.
     pub source: String,
 }
 
-/// A save.
+/// The last save at the end of a boot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LastSave {
     /// Its id.
     pub id: String,
     /// When it began.
     pub at: Timestamp,
-    /// Whether everything was safe in time.
+    /// Whether everything was durable in time.
     pub clean: bool,
-    /// From the notice until every transcript was durable.
+    /// Milliseconds from the notice until every transcript was durable.
     #[serde(alias = "words_safe_ms")]
     pub transcripts_safe_ms: Option<u64>,
-    /// From the notice until everything was.
+    /// Milliseconds from the notice until everything was durable.
     pub notice_to_safe_ms: Option<u64>,
 }
 
-/// How backups stand.
+/// The state of the backups.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BackupSeen {
-    /// The newest; null where none has succeeded.
+    /// The newest backup; null where none has succeeded.
     pub id: Option<String>,
     /// When it was begun.
     pub at: Option<Timestamp>,
-    /// Where it is copied to; null where nowhere.
+    /// Where backups are copied to; null where they are not copied.
     pub copy_to: Option<String>,
     /// When the newest copy was done.
     pub copied_at: Option<Timestamp>,
@@ -157,7 +157,7 @@ pub struct BackupSeen {
 }
 
 impl BackupSeen {
-    /// Out of what is remembered.
+    /// Converts the stored state.
     #[must_use]
     pub fn from_state(state: &BackupState) -> Self {
         let copy = state.copy.as_ref();
@@ -171,7 +171,7 @@ impl BackupSeen {
     }
 }
 
-/// An agent.
+/// The status of one agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AgentStatus {
     /// Its name.
@@ -180,37 +180,37 @@ pub struct AgentStatus {
     pub agent_id: String,
     /// What it is doing.
     pub state: AgentState,
-    /// Since when, as far as the keeper that runs has seen it; null where none runs.
+    /// Since when it is in this state, as this keeper has seen it; null where no keeper runs.
     #[serde(default)]
     pub since: Option<Timestamp>,
-    /// What the user wants.
+    /// The state that the user has asked for.
     #[serde(alias = "wanted")]
     pub desired: Desired,
-    /// Its session.
+    /// The id of its session.
     pub session_id: String,
     /// Its process id, if it runs.
     pub pid: Option<i32>,
-    /// The cgroup that it runs in, with all that it started; null where it has none of its own.
+    /// The cgroup of the agent and the processes that it started; null where it has none.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
-    /// Where it works.
+    /// Its workspace.
     pub workspace: PathBuf,
     /// The branch that is checked out there; null where there is none.
     pub branch: Option<String>,
-    /// How many files have uncommitted changes; null where it was not counted.
+    /// How many files have uncommitted changes; null where they were not counted.
     pub dirty: Option<u64>,
-    /// What its workspace takes on the disk, in bytes; null where it was not measured.
+    /// The size of its workspace on the disk, in bytes; null where it was not measured.
     #[serde(default)]
     pub size_bytes: Option<u64>,
-    /// Its newest checkpoint.
+    /// When its newest checkpoint was made.
     pub last_checkpoint: Option<Timestamp>,
-    /// Its newest backup.
+    /// When the newest backup that contains it was begun.
     pub last_backup: Option<Timestamp>,
-    /// How often it was started again.
+    /// How often it was restarted.
     pub restarts: u32,
-    /// Why it stands still, if it does.
+    /// Why it does not go on, for people; null where it does.
     pub why: Option<String>,
-    /// The same in a word.
+    /// The same reason, for programs.
     #[serde(default)]
     pub cause: Option<Cause>,
     /// A command to paste, where there is something to do.
@@ -222,7 +222,7 @@ pub struct AgentStatus {
 }
 
 impl LastSave {
-    /// Out of a manifest.
+    /// Converts a manifest.
     #[must_use]
     pub fn from_manifest(manifest: &Manifest) -> Self {
         Self {
@@ -236,7 +236,7 @@ impl LastSave {
 }
 
 impl AgentStatus {
-    /// From what the keeper thinks and what is remembered.
+    /// Combines the supervisor's view of an agent with its record.
     #[must_use]
     pub fn from_view(
         data_dir: &DataDir,
@@ -282,7 +282,7 @@ impl AgentStatus {
         }
     }
 
-    /// From the record alone, where no keeper runs.
+    /// Builds the status from the record alone, where no keeper runs.
     fn of_record(data_dir: &DataDir, record: &AgentRecord, boot_id: &str) -> Self {
         let process = record.live_process(boot_id);
         let was_up = !matches!(record.state, AgentState::Stopped | AgentState::Failed);
@@ -315,10 +315,10 @@ impl AgentStatus {
     }
 }
 
-/// How everything stands, where no keeper runs: only files are read.
+/// Builds the status from files alone, where no keeper runs.
 ///
 /// # Errors
-/// The data directory's identity or the file of declarations is damaged.
+/// The data directory's identity or `spotkeep.toml` is damaged.
 pub fn from_files(data_dir: &DataDir) -> Result<Status> {
     let identity = data_dir.identity()?;
     let (config, wrong) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
@@ -342,9 +342,9 @@ pub fn from_files(data_dir: &DataDir) -> Result<Status> {
         }
     }
     agents.sort_by(|a, b| a.name.cmp(&b.name));
-    let stand = Stand::read(data_dir, &config);
-    trouble.extend(stand.trouble);
-    report_backups(&mut agents, stand.state.as_ref());
+    let backup_view = BackupView::read(data_dir, &config);
+    trouble.extend(backup_view.trouble);
+    report_backups(&mut agents, backup_view.state.as_ref());
     Ok(Status {
         version: VERSION,
         data_dir: data_dir.dir().to_path_buf(),
@@ -359,26 +359,26 @@ pub fn from_files(data_dir: &DataDir) -> Result<Status> {
         last_save: latest_manifest(&data_dir.saves())?
             .as_ref()
             .map(LastSave::from_manifest),
-        backup: stand.state.as_ref().map(BackupSeen::from_state),
+        backup: backup_view.state.as_ref().map(BackupSeen::from_state),
         trouble,
         agents,
     })
 }
 
-/// Tells each agent's newest backup.
+/// Fills in each agent's newest backup.
 pub(super) fn report_backups(agents: &mut [AgentStatus], state: Option<&BackupState>) {
     for agent in agents {
         agent.last_backup = state.and_then(|state| state.agents.get(&agent.agent_id).copied());
     }
 }
 
-/// An agent that no keeper has seen yet, or whose record is damaged.
+/// Returns the status of an agent that no keeper has loaded yet, or whose record is damaged.
 fn undeclared_yet(data_dir: &DataDir, name: &AgentName, workspace: &Path) -> AgentStatus {
     let view = View {
         name: name.clone(),
         state: AgentState::Unknown,
         since: None,
-        why: Some("no keeper has taken it in yet".into()),
+        why: Some("no keeper has loaded it yet".into()),
         cause: None,
         desired: Desired::Running,
         restarts: 0,
@@ -392,7 +392,7 @@ fn undeclared_yet(data_dir: &DataDir, name: &AgentName, workspace: &Path) -> Age
     status
 }
 
-/// The notice that this boot has had, from the journal.
+/// Returns the notice of this boot, from the journal.
 ///
 /// # Errors
 /// The journal cannot be read.
@@ -412,7 +412,7 @@ pub fn notice_of(data_dir: &DataDir, boot_id: &str) -> Result<Option<NoticeSeen>
     }))
 }
 
-/// An agent at rest with nothing remarkable about it, for tests.
+/// Returns the status of an idle agent without problems, for tests.
 #[cfg(test)]
 #[must_use]
 pub(crate) fn sample(name: &str, session_id: &str) -> AgentStatus {

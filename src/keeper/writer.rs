@@ -1,29 +1,34 @@
-//! The thread that makes decisions durable: the records of agents, and the journal.
+//! Writer: a thread that writes agent records and the journal, and makes them durable.
 //!
-//! There is one queue, so the order on the disk is the order in which the orders were given. Each order has an [`Answer`], which
-//! is given once: when the disk has taken it, when it refused, when the queue is full, or when this thread is gone. The main loop
-//! takes an answer as a message and holds back what must not be done before (`order.rs`). A disk that hangs stops this thread, and
-//! the launch that waits for it; it does not stop the loop.
+//! There is one queue, so writes reach the disk in the order in which they were ordered. Each order
+//! has an [`Answer`], which is given once: when the write is durable, when the disk refused it,
+//! when the queue is full, or when this thread has ended. The main loop gets an answer as a
+//! message, and holds back the actions that must not happen before it (`held_actions.rs`). A disk
+//! that hangs stops this thread, and a launch that waits for it; it does not stop the loop.
 //!
 //! # A save beside a writer that hangs
 //!
-//! A save has threads of its own and does not wait for this one, but for a moment: until the line of the notice is durable. A
-//! writer that hangs already is not waited for at all. The two meet in no file:
+//! A save has its own threads. It waits only a moment for this one, until the line of the notice is
+//! durable, and not at all for a writer that hangs already. The two never write the same file:
 //!
-//! * Records are written by this thread alone. A save reads them from the memory of the records, which is ahead of the disk and not
-//!   locked while the disk is at work; it changes none. What the loop changes meanwhile, such as what became durable of a
-//!   transcript, is written here as ever. How an agent ended in a save is in no record, only in the manifest.
-//! * The journal is written by this thread alone. A save gives its lines to this queue and waits no longer than its own limit. A
-//!   line that comes late is written behind those before it, with the time at which it was given.
-//! * Manifests are written by the save alone.
-//! * `syncfs` of the save makes durable what this thread has written so far. What is still in the queue syncs itself.
+//! * Only this thread writes records. A save reads them from memory, which is ahead of the disk and
+//!   not locked during a write, and changes none. Changes that the loop makes meanwhile, for
+//!   example a transcript's mark, are written here as usual. How a save ended an agent is not in
+//!   the record, only in the manifest.
+//! * Only this thread writes the journal. A save adds its lines to this queue and waits no longer
+//!   than its own limit. A late line is written after the earlier ones, with the time at which it
+//!   was added.
+//! * Only the save writes manifests.
+//! * `syncfs` of the save makes durable what this thread has written so far. Writes that are still
+//!   in the queue are synced one by one.
 //!
-//! A launch that was waiting here when the notice came looks at the launch gate again before it asks tmux.
+//! A launch that waited here when the notice came checks the launch gate again before it asks tmux.
 //!
-//! # The end
+//! # End of the keeper
 //!
-//! A keeper that ends lets the queue run empty, for so long. After that the rest is given up, and the lock on the data directory is not
-//! released but by the end of the process: no other keeper begins while a call of this one may still change a file.
+//! A keeper that ends waits for the queue, up to a limit, and then gives up the rest. In that case
+//! the lock on the data directory is released only by the end of the process, so that no other
+//! keeper starts while a call of this one may still change a file.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,13 +42,14 @@ use sys::error::{Context as _, Result, anyhow};
 use sys::thread;
 use sys::time::{Timestamp, short};
 
-/// Orders that may wait. One is some kilobytes at most.
+/// How many orders may wait. One has some kilobytes at most.
 const LIMIT: usize = 1024;
 
-/// A disk that takes longer for one write is told of.
-const TOLD_AFTER: Duration = Duration::from_secs(5);
+/// A disk that takes longer than this for one write is reported.
+const REPORT_AFTER: Duration = Duration::from_secs(5);
 
-/// Of these there are few, and a later keeper decides by them: a queue that is full takes them too.
+/// Returns whether a full queue takes this line too: there are few of these, and a later keeper
+/// decides by them.
 fn is_vital(what: &JournalEvent) -> bool {
     matches!(
         what,
@@ -54,48 +60,49 @@ fn is_vital(what: &JournalEvent) -> bool {
     )
 }
 
-/// Where the outcome of an order goes. Dropped, it tells that nothing was written.
+/// The receiver of an order's result. If it is dropped, the result is an error: nothing was
+/// written.
 pub struct Answer(Option<Box<dyn FnOnce(Result<()>) + Send>>);
 
 impl Answer {
-    /// An answer that is handed to `told`, in the thread of the writer.
-    pub fn to(told: impl FnOnce(Result<()>) + Send + 'static) -> Self {
-        Self(Some(Box::new(told)))
+    /// Returns an answer whose result is passed to `receive`, on the writer's thread.
+    pub fn to(receive: impl FnOnce(Result<()>) + Send + 'static) -> Self {
+        Self(Some(Box::new(receive)))
     }
 
-    /// An answer that is waited for.
+    /// Returns an answer, and the other end, which waits for it.
     pub fn awaited() -> (Self, Awaited) {
         let (sender, receiver) = mpsc::channel();
-        let told = move |result| {
+        let receive = move |result| {
             sender.send(result).ok();
         };
-        (Self::to(told), Awaited(receiver))
+        (Self::to(receive), Awaited(receiver))
     }
 
-    /// Gives it.
+    /// Gives the result.
     pub fn send(mut self, result: Result<()>) {
-        if let Some(told) = self.0.take() {
-            told(result);
+        if let Some(receive) = self.0.take() {
+            receive(result);
         }
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let Some(told) = self.0.take() {
-            told(Err(anyhow!(
+        if let Some(receive) = self.0.take() {
+            receive(Err(anyhow!(
                 "not written: the keeper ends, or its writer has ended"
             )));
         }
     }
 }
 
-/// An answer to come.
+/// A result to wait for.
 #[derive(Debug)]
 pub struct Awaited(Receiver<Result<()>>);
 
 impl Awaited {
-    /// Waits for it, however long the disk takes.
+    /// Waits for the result, however long the disk takes.
     ///
     /// # Errors
     /// The order was not carried out.
@@ -103,7 +110,7 @@ impl Awaited {
         self.0.recv().context("the writer has ended")?
     }
 
-    /// Waits for it until then; `None` where it has not come.
+    /// Waits for the result until `until`; `None` where it has not come.
     pub fn wait_until(&self, until: Deadline) -> Option<Result<()>> {
         self.0.recv_timeout(until.remaining()).ok()
     }
@@ -111,7 +118,7 @@ impl Awaited {
 
 type WriteTask = Box<dyn FnOnce(&mut Journal) + Send>;
 
-/// The way to the thread.
+/// A handle to the writer's thread.
 #[derive(Debug, Clone)]
 pub struct Writer {
     orders: Sender<WriteTask>,
@@ -122,20 +129,21 @@ pub struct Writer {
 struct State {
     /// Orders that were given and not begun.
     waiting: AtomicUsize,
-    /// When the order at work was begun.
+    /// When the order under way was begun.
     at_work: Mutex<Option<Instant>>,
     given_up: AtomicBool,
     /// Vital lines that the disk has refused: they are written before the next line.
-    refused: Mutex<VecDeque<Line>>,
+    refused: Mutex<VecDeque<PendingLine>>,
 }
 
-/// When, to whom, and what.
-type Line = (Timestamp, Option<AgentName>, JournalEvent);
+/// A journal line before it is written: its time, its agent, and its event.
+type PendingLine = (Timestamp, Option<AgentName>, JournalEvent);
 
 impl State {
-    fn write(&self, journal: &mut Journal, line: Line, is_vital: bool) -> Result<()> {
+    fn write(&self, journal: &mut Journal, line: PendingLine, is_vital: bool) -> Result<()> {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut write = |(at, agent, what): &Line| journal.write_at(*at, agent.as_ref(), what);
+        let mut write =
+            |(at, agent, what): &PendingLine| journal.write_at(*at, agent.as_ref(), what);
         let mut written = Ok(());
         while written.is_ok()
             && let Some(first) = refused.front()
@@ -158,10 +166,10 @@ impl State {
 }
 
 impl Writer {
-    /// Starts the thread, which has the journal from now on.
+    /// Starts the thread, which owns the journal from now on.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// The thread cannot be started.
     pub fn start(mut journal: Journal) -> Result<Self> {
         let (orders, queue) = mpsc::channel::<WriteTask>();
         let state = Arc::new(State::default());
@@ -177,11 +185,12 @@ impl Writer {
                 *of_thread.at_work() = None;
             }
         })
-        .context("cannot start the thread that writes")?;
+        .context("cannot start the writer thread")?;
         Ok(Self { orders, state })
     }
 
-    /// Has something done behind all orders so far. Its answer is given at once where the queue is full.
+    /// Queues `work` behind all earlier orders. If the queue is full, `answer` gets an error at
+    /// once.
     pub fn order(
         &self,
         work: impl FnOnce(&mut Journal) -> Result<()> + Send + 'static,
@@ -194,15 +203,15 @@ impl Writer {
         self.order_anyhow(move |journal| answer.send(work(journal)));
     }
 
-    /// As [`Writer::order`], also where the queue is full: for what is asked one at a time. Where it is never done, `work` is
-    /// dropped.
+    /// Queues `work` as [`Writer::order`] does, even if the queue is full; for work of which there
+    /// is one at a time. If it is never done, `work` is dropped.
     pub fn order_anyhow(&self, work: impl FnOnce(&mut Journal) + Send + 'static) {
         self.state.waiting.fetch_add(1, Ordering::SeqCst);
-        // Where the thread is gone, the order is dropped, and says so.
+        // If the thread has ended, the order is dropped, and its answer says so.
         self.orders.send(Box::new(work)).ok();
     }
 
-    /// Has a line written into the journal, with the time of now.
+    /// Queues a line for the journal, with the current time.
     pub fn line(&self, agent: Option<&AgentName>, what: &JournalEvent, answer: Answer) {
         let line = (Timestamp::now(), agent.cloned(), what.clone());
         let is_vital = is_vital(what);
@@ -214,44 +223,45 @@ impl Writer {
         }
     }
 
-    /// As [`Writer::line`], and waits until it is durable.
+    /// Queues a line as [`Writer::line`] does, and waits until it is durable.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub fn line_and_wait(&self, agent: Option<&AgentName>, what: &JournalEvent) -> Result<()> {
         let (answer, awaited) = Answer::awaited();
         self.line(agent, what, answer);
         awaited.wait()
     }
 
-    /// Comes when all orders so far are done.
+    /// Returns a result that comes when all earlier orders are done.
     pub fn all_so_far(&self) -> Awaited {
         let (answer, awaited) = Answer::awaited();
         self.order_anyhow(move |_| answer.send(Ok(())));
         awaited
     }
 
-    /// How long the order at work has taken so far.
+    /// Returns how long the order under way has taken so far.
     #[must_use]
     pub fn at_work_for(&self) -> Option<Duration> {
         self.state.at_work().map(|since| since.elapsed())
     }
 
-    /// What people are told of a disk that hangs.
+    /// Returns the status line for a disk that hangs.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        let span = self.at_work_for().filter(|span| *span >= TOLD_AFTER)?;
+        let span = self.at_work_for().filter(|span| *span >= REPORT_AFTER)?;
         Some(format!(
             "the disk has not answered for {}; nothing is started until it does",
             short(span)
         ))
     }
 
-    /// Does what is left, until `until` at most, and gives up the rest. Returns whether all of it was done.
+    /// Waits for the pending orders, until `until` at most, and gives up the rest. Returns whether
+    /// all of them were done.
     pub fn finish(&self, until: Deadline) -> bool {
         let (answer, awaited) = Answer::awaited();
         let state = Arc::clone(&self.state);
-        // By the thread itself, so that it begins nothing else behind this.
+        // The thread itself sets this, so that it begins no order after it.
         self.order_anyhow(move |_| {
             state.given_up.store(true, Ordering::SeqCst);
             answer.send(Ok(()));
@@ -297,21 +307,21 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let (writer, thaw) = hanging(&path);
-        let (told, answers) = mpsc::channel();
+        let (results, answers) = mpsc::channel();
         for number in 0..5 {
-            let told = told.clone();
-            let answer = Answer::to(move |result| told.send((number, result.is_ok())).unwrap());
+            let results = results.clone();
+            let answer = Answer::to(move |result| results.send((number, result.is_ok())).unwrap());
             writer.line(None, &reason(number), answer);
         }
         assert!(answers.try_recv().is_err());
         assert!(writer.at_work_for().is_some());
-        drop((thaw, told));
+        drop((thaw, results));
         let answers: Vec<_> = answers.iter().collect();
         assert_eq!(answers, (0..5).map(|n| (n, true)).collect::<Vec<_>>());
-        let (lines, torn) = lines(&path).unwrap();
+        let (lines, damaged) = lines(&path).unwrap();
         let by: Vec<_> = lines.iter().map(|line| line.data()["by"].clone()).collect();
         assert_eq!(
-            (by, torn),
+            (by, damaged),
             (
                 vec!["0", "1", "2", "3", "4"]
                     .into_iter()
@@ -349,7 +359,7 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
-        // Away with its disk, it refuses every line.
+        // A journal that is released refuses every line.
         journal.release();
         let writer = Writer::start(journal).unwrap();
         let notice = JournalEvent::Notice {
@@ -358,15 +368,19 @@ pub(super) mod tests {
         };
         assert!(writer.line_and_wait(None, &notice).is_err());
         assert!(writer.line_and_wait(None, &reason(0)).is_err());
-        writer.order_anyhow(|journal| journal.take_up().unwrap());
+        writer.order_anyhow(|journal| journal.reopen().unwrap());
         writer.line_and_wait(None, &reason(1)).unwrap();
         let (lines, _) = lines(&path).unwrap();
         assert!(matches!(lines[0].event, JournalEvent::Notice { .. }));
-        assert_eq!(lines.len(), 2, "what is not vital is told and not kept");
+        assert_eq!(
+            lines.len(),
+            2,
+            "a refused line that is not vital is not kept"
+        );
     }
 
     #[test]
-    fn a_keeper_that_ends_waits_for_the_disk_only_so_long_and_gives_up_the_rest() {
+    fn a_keeper_that_ends_waits_for_the_disk_up_to_a_limit_and_gives_up_the_rest() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let (writer, thaw) = hanging(&path);

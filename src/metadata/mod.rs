@@ -1,3 +1,3 @@
-//! What a cloud's metadata server tells: the notice, and the length that it will have.
+//! The cloud's metadata server: the preemption notice and its length.
 
 pub mod gcp;

@@ -1,4 +1,4 @@
-//! Pure: what is told, and in which form.
+//! Notification messages: which journal events become one, and the body of a webhook. Pure.
 
 use serde::Serialize;
 use serde_json::json;
@@ -7,21 +7,21 @@ use state::config::{Format, NotifyKind};
 use state::{AgentName, JournalEvent, Manifest, StallReason, VERSION};
 use sys::time::{Timestamp, short};
 
-/// One thing to tell.
+/// A notification.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Message {
-    /// Version of this form.
+    /// The version of this format.
     pub version: u32,
-    /// What happened.
+    /// The kind of event.
     #[serde(rename = "event", serialize_with = "serialize_kind")]
     pub kind: NotifyKind,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
     /// The data directory's path.
     pub data_dir: String,
-    /// To which agent, where it is about one.
+    /// The agent, if it is about one.
     pub agent: Option<String>,
-    /// In a sentence, for people.
+    /// A sentence for people.
     pub text: String,
 }
 
@@ -30,7 +30,7 @@ fn serialize_kind<S: serde::Serializer>(kind: &NotifyKind, to: S) -> Result<S::O
 }
 
 impl Message {
-    /// What a line of the journal is to others; `None`: nothing.
+    /// Returns the message for an event of the journal; `None`: the event is not notified.
     #[must_use]
     pub fn from_event(
         data_dir: &str,
@@ -43,15 +43,15 @@ impl Message {
         let (kind, text) = match what {
             Notice { source, .. } => (
                 NotifyKind::Notice,
-                format!("this machine is about to go ({source}); saving"),
+                format!("this machine is about to end ({source}); saving"),
             ),
             Survived { reason } => (NotifyKind::Back, format!("this boot goes on: {reason}")),
             Restore { agents, .. } => (
                 NotifyKind::Back,
-                format!("the next boot: {agents} agents come back"),
+                format!("the machine has booted: {} to resume", counted(*agents)),
             ),
             Failed { why, .. } => (NotifyKind::Failed, format!("{who} was given up: {why}")),
-            // One for a row of them, and none for what the whole fleet is told of.
+            // Only the first stop in a row, and none where one message covers the whole fleet.
             Stalled {
                 reason,
                 why,
@@ -63,21 +63,21 @@ impl Message {
             Waiting { why } => (NotifyKind::Waiting, format!("{who} waits for you: {why}")),
             Paused { why } => (
                 NotifyKind::Login,
-                format!("the fleet waits: {why}; run /login in any agent, all go on by themselves"),
+                format!("the fleet waits: {why}; run /login in any agent, all go on automatically"),
             ),
             _ => return None,
         };
         Some(Self::new(data_dir, kind, name, text))
     }
 
-    /// That a save has ended.
+    /// Returns the message for a save that has ended.
     #[must_use]
     pub fn from_save(data_dir: &str, manifest: &Manifest) -> Self {
         let text = match manifest.stages.notice_to_safe_ms {
             Some(ms) => {
                 let after = short(std::time::Duration::from_millis(ms));
-                let agents = manifest.agents.len();
-                format!("{agents} agents are safe after {after}")
+                let agents = counted(manifest.agents.len());
+                format!("{agents} saved {after} after the notice")
             }
             None => "the save never became safe".into(),
         };
@@ -95,13 +95,20 @@ impl Message {
         }
     }
 
-    /// The body of a webhook.
+    /// Returns the body of a webhook.
     #[must_use]
     pub fn body(&self, format: Format) -> String {
         match format {
             Format::Generic => serde_json::to_string(self).unwrap_or_default(),
             Format::Slack => json!({"text": format!("spotkeep: {}", self.text)}).to_string(),
         }
+    }
+}
+
+fn counted(agents: usize) -> String {
+    match agents {
+        1 => "1 agent".to_owned(),
+        count => format!("{count} agents"),
     }
 }
 
@@ -119,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_stops_is_told_once_and_a_lost_login_for_the_whole_fleet() {
+    fn stops_in_a_row_give_one_message_and_a_lost_login_one_for_the_whole_fleet() {
         let name = AgentName::new("a").unwrap();
         let told = |what: &JournalEvent| Message::from_event("/r", Some(&name), what);
         assert!(told(&stalled(StallReason::Overloaded, 1)).is_some());
@@ -137,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_of_a_body_is_one_json() {
+    fn each_webhook_format_is_one_json_value() {
         let name = AgentName::new("a").unwrap();
         let message =
             Message::from_event("/r", Some(&name), &stalled(StallReason::Overloaded, 1)).unwrap();

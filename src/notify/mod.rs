@@ -1,9 +1,10 @@
-//! Tells somebody what happened: a webhook, a command. In a thread of its own behind a short queue, so
-//! that nobody who does not answer is ever in the way of a save.
+//! Notifications: sends events to a webhook or a command.
 //!
-//! A webhook is sent by `curl`, which is on every machine that agents work on: TLS of our own would
-//! be some twenty crates more, and a list of authorities that grows old in the binary. The URL, which
-//! is a secret as a rule, goes through its standard input and is in no list of processes.
+//! A separate thread with a short queue sends them, so that a receiver that does not answer never
+//! holds up a save. `curl` sends the webhook; it is on every machine that agents work on. A TLS
+//! library would add some twenty crates, and a list of authorities that grows old in the binary.
+//! The URL, which is usually a secret, goes through curl's standard input and so is in no list of
+//! processes.
 
 mod message;
 mod send;
@@ -17,18 +18,18 @@ use sys::thread;
 
 pub use message::Message;
 
-/// How many may wait. What comes on top is left out: it is in the journal.
+/// How many messages may wait. More are dropped; their events are in the journal.
 const QUEUE: usize = 64;
 
-/// Before the second and the third try.
+/// The pauses before the second and the third try.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 
 enum NotifierCommand {
-    Tell(Message, Notify),
+    Send(Message, Notify),
     Flush(SyncSender<()>),
 }
 
-/// Gives messages to the thread.
+/// A handle to the notifier's thread.
 #[derive(Debug, Clone)]
 pub struct Notifier {
     orders: SyncSender<NotifierCommand>,
@@ -36,41 +37,43 @@ pub struct Notifier {
 
 impl std::fmt::Debug for NotifierCommand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Order") // A webhook's URL is a secret.
+        f.write_str("NotifierCommand") // A webhook's URL is a secret.
     }
 }
 
 impl Notifier {
-    /// Starts the thread; `done` is told how each message went.
+    /// Starts the thread; `done` gets the error of each message, or `None` where it was sent.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// The thread cannot be started.
     pub fn spawn(done: impl Fn(Option<Error>) + Send + 'static) -> Result<Self> {
         let (orders, queue) = mpsc::sync_channel(QUEUE);
         thread::spawn("notify", move || run(&queue, &done))
-            .context("cannot start the thread that notifies")?;
+            .context("cannot start the notifier thread")?;
         Ok(Self { orders })
     }
 
-    /// Tells somebody, soon; returns at once.
-    pub fn tell(&self, message: Message, whom: &Notify) {
+    /// Queues a message and returns at once.
+    pub fn send(&self, message: Message, whom: &Notify) {
         if !whom.wants(message.kind) {
             return;
         }
         match self
             .orders
-            .try_send(NotifierCommand::Tell(message, whom.clone()))
+            .try_send(NotifierCommand::Send(message, whom.clone()))
         {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            Err(TrySendError::Full(_)) => tracing::warn!("a notification is left out"),
+            Err(TrySendError::Full(_)) => {
+                tracing::warn!("a notification was dropped: its queue is full");
+            }
         }
     }
 
-    /// Waits until what was said so far has been told, at most for `limit`.
+    /// Waits until all queued messages are sent, for `limit` at most.
     pub fn flush(&self, limit: Duration) {
-        let (done, told) = mpsc::sync_channel(1);
+        let (done, flushed) = mpsc::sync_channel(1);
         if self.orders.try_send(NotifierCommand::Flush(done)).is_ok() {
-            told.recv_timeout(limit).ok();
+            flushed.recv_timeout(limit).ok();
         }
     }
 }
@@ -78,15 +81,15 @@ impl Notifier {
 fn run(queue: &Receiver<NotifierCommand>, done: &dyn Fn(Option<Error>)) {
     for order in queue {
         match order {
-            NotifierCommand::Tell(message, whom) => done(tell(&message, &whom).err()),
-            NotifierCommand::Flush(told) => {
-                told.send(()).ok();
+            NotifierCommand::Send(message, whom) => done(deliver(&message, &whom).err()),
+            NotifierCommand::Flush(flushed) => {
+                flushed.send(()).ok();
             }
         }
     }
 }
 
-fn tell(message: &Message, whom: &Notify) -> Result<()> {
+fn deliver(message: &Message, whom: &Notify) -> Result<()> {
     let webhook = whom.webhook.as_deref().map_or(Ok(()), |url| {
         again(|| send::webhook(url, &message.body(whom.format)))
     });

@@ -1,4 +1,4 @@
-//! The two ways out.
+//! Sending of one notification: to a webhook with `curl`, or to a command with `sh`.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -10,14 +10,14 @@ use sys::command::run_with_input;
 use sys::error::{Context as _, Hint as _, Result, anyhow, ensure};
 use sys::loopback_only;
 
-/// How long one try may take.
+/// The timeout of one try.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Sends a body to a URL.
 pub(super) fn webhook(url: &str, body: &str) -> Result<()> {
     ensure!(
         !loopback_only!() || is_loopback(url),
-        "only loopback may be asked, and the webhook is elsewhere"
+        "only loopback addresses are allowed here, and the webhook has another one"
     );
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let config = format!(
@@ -30,12 +30,12 @@ pub(super) fn webhook(url: &str, body: &str) -> Result<()> {
         .args(["--proto", "=http,https", "--output", "/dev/null"])
         .args(["--config", "-"]);
     let output = run_with_input(&mut curl, config.as_bytes(), LIMIT)
-        .context("the webhook was not told")
+        .context("cannot send the webhook")
         .hint("apt-get install curl")?;
-    // What curl says of a failure names the host at most.
+    // curl's error message contains at most the host, not the URL.
     ensure!(
         output.status.success(),
-        "the webhook was not told: {}",
+        "cannot send the webhook: {}",
         output.stderr.lines().next().unwrap_or("curl failed")
     );
     Ok(())
@@ -51,6 +51,8 @@ fn is_loopback(url: &str) -> bool {
 
 /// Runs a command of the user's.
 pub(super) fn command(command: &str, message: &Message) -> Result<()> {
+    // The former name of SPOTKEEP_DATA_DIR, which users' commands still read.
+    let alias = "SPOTKEEP_ROOT";
     let mut shell = Command::new("sh");
     shell
         .args(["-c", command])
@@ -58,8 +60,7 @@ pub(super) fn command(command: &str, message: &Message) -> Result<()> {
         .env("SPOTKEEP_AGENT", message.agent.as_deref().unwrap_or(""))
         .env("SPOTKEEP_TEXT", &message.text)
         .env("SPOTKEEP_DATA_DIR", &message.data_dir)
-        // Its former name: commands that use it are in the files of users.
-        .env("SPOTKEEP_ROOT", &message.data_dir);
+        .env(alias, &message.data_dir);
     let body = message.body(Format::Generic);
     let output = run_with_input(&mut shell, body.as_bytes(), LIMIT)
         .context("the command under [notify] failed")?;
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_test_tells_nobody_beyond_loopback() {
+    fn a_test_sends_nothing_beyond_loopback() {
         assert!(is_loopback("http://127.0.0.1:80/x") && is_loopback("http://[::1]:9/"));
         for url in ["https://hooks.example/x", "http://127.0.0.1.example/"] {
             assert!(!is_loopback(url), "{url}");

@@ -1,4 +1,4 @@
-//! What a report needs of the journal: its events, boot by boot.
+//! Journal events grouped by boot, for reports.
 
 use state::{JournalEntry, JournalEvent};
 use sys::time::Timestamp;
@@ -11,7 +11,7 @@ pub(super) struct Fact {
     pub(super) event: JournalEvent,
 }
 
-/// One boot, as the journal has it.
+/// One boot with its events.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Boot {
     pub(super) id: String,
@@ -21,7 +21,8 @@ pub(super) struct Boot {
 }
 
 impl Boot {
-    /// When the machine began, where its keeper could tell; else the first word of this boot.
+    /// Returns when the machine was started, if the keeper recorded it; otherwise the time of the
+    /// first line of this boot.
     pub(super) fn began(&self) -> Timestamp {
         let boot = self.facts.iter().find_map(|fact| match fact.event {
             JournalEvent::KeeperStarted { since_boot_ms, .. } => Some((fact.at, since_boot_ms?)),
@@ -34,7 +35,7 @@ impl Boot {
     }
 }
 
-/// Takes the next line, in the journal's order, into the boots.
+/// Adds the next line of the journal to its boot.
 pub(super) fn add_line(boots: &mut Vec<Boot>, line: JournalEntry) {
     let is_same = boots.last().is_some_and(|boot| boot.id == line.boot_id);
     if !is_same {

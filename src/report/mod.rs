@@ -1,8 +1,8 @@
-//! What became of the fleet over a span of time: each time it was cut off, and what every agent was
-//! doing. Out of the journal and the manifests of saves alone.
+//! Fleet report: preemptions, losses, and what each agent did over a span of time.
 //!
-//! Pure but for [`read`]. Free text (what an agent said, what a screen showed) never gets into a report,
-//! since reports are passed on.
+//! It is computed from the journal and the manifests of saves only; all functions except [`read`]
+//! are pure. Free text (messages of an agent, text of a screen) is never part of a report, since
+//! users share reports.
 
 mod events;
 pub mod html;
@@ -23,7 +23,7 @@ use sys::time::Timestamp;
 pub use preemptions::{BootEnd, Preemption};
 pub use timeline::{Resumed, Span};
 
-/// What an agent is doing, as far as a report tells it.
+/// What an agent is doing, in the categories of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Doing {
@@ -31,24 +31,25 @@ pub enum Doing {
     Working,
     /// Waits for a human.
     Waiting,
-    /// Alive, with nothing to do.
+    /// Running, with nothing to do.
     Idle,
-    /// On its way up, or in a pause after a failure.
+    /// Starting, or in a pause after a failure.
     Starting,
-    /// The API has ended its turn.
+    /// Stopped in a turn by an error or a limit of the API.
     Stalled,
-    /// Given up.
+    /// Failed; not restarted any more.
     Failed,
-    /// Not running, and not meant to.
+    /// Not running, as requested.
     Stopped,
-    /// Cut off: from the notice, or the last word of a boot, until it is back.
+    /// Not running because of a preemption: from the notice, or the last journal line of a boot,
+    /// until it is resumed.
     Away,
-    /// It may run; no keeper looks on.
+    /// Unknown: no keeper runs, so it is not observed.
     Unwatched,
 }
 
 impl Doing {
-    /// All of them, in the order in which a person looks for them.
+    /// All categories, in the order of display.
     pub const ALL: [Self; 9] = [
         Self::Working,
         Self::Waiting,
@@ -61,7 +62,7 @@ impl Doing {
         Self::Unwatched,
     ];
 
-    /// The word for it.
+    /// Returns its name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -91,15 +92,15 @@ impl Doing {
         }
     }
 
-    /// Whether the end of the machine takes something from it.
+    /// Returns whether the end of the machine interrupts the agent.
     fn is_up(self) -> bool {
         !matches!(self, Self::Failed | Self::Stopped | Self::Away)
     }
 }
 
-/// How long an agent did what, in milliseconds.
+/// Time per category, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the words of Doing")]
+#[expect(missing_docs, reason = "one field per variant of Doing")]
 pub struct Uptime {
     pub working_ms: u64,
     pub waiting_ms: u64,
@@ -113,14 +114,14 @@ pub struct Uptime {
 }
 
 impl Uptime {
-    /// The time of one kind.
+    /// Returns the time in one category.
     #[must_use]
     pub fn time_in(&self, doing: Doing) -> Duration {
         let mut copy = *self;
         Duration::from_millis(*copy.part(doing))
     }
 
-    /// All of it: how long the agent is known.
+    /// Returns the sum of all categories.
     #[must_use]
     pub fn total(&self) -> Duration {
         Doing::ALL.iter().map(|doing| self.time_in(*doing)).sum()
@@ -145,104 +146,107 @@ impl Uptime {
     }
 }
 
-/// One agent's time.
+/// What one agent did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AgentTime {
     /// Its name.
     pub name: String,
-    /// How long it did what.
+    /// Time per category.
     pub uptime: Uptime,
-    /// How often it was brought up.
+    /// When it was resumed.
     pub resumed: Vec<Resumed>,
-    /// How often it was started again after it had ended by itself.
+    /// How often it was restarted after it had exited.
     pub restarts: usize,
-    /// How often the API ended its turn.
+    /// How often it stalled.
     pub stalls: usize,
-    /// How often a word to go on was typed.
+    /// How often it was asked to continue.
     pub nudges: usize,
-    /// What it was doing, without gaps as far as it is known.
+    /// What it was doing, without gaps while the agent is known.
     pub timeline: Vec<Span>,
 }
 
 /// Sums over the whole fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
-    /// How often the fleet was cut off.
+    /// Number of preemptions.
     pub preemptions: usize,
-    /// How often with everything safe in time.
+    /// Number of preemptions with everything saved in time.
     pub clean: usize,
-    /// From each cut until the last agent was back, summed where that is known.
+    /// Sum of the times from each preemption until the last agent was resumed, if known.
     pub away_ms: u64,
-    /// The same of all agents together: what they would have had.
+    /// Sum of the times that all agents were away.
     pub agents_away_ms: u64,
-    /// Turns that were cut, and of those the ones that went on, and did not.
+    /// Interrupted turns.
     pub turns_cut: usize,
-    /// Went on.
+    /// Interrupted turns that were continued.
     pub turns_continued: usize,
-    /// Did not.
+    /// Interrupted turns that were not continued.
     pub turns_lost: usize,
-    /// Records that are known to be lost.
+    /// Transcript records that are known to be lost.
     pub records_lost: usize,
-    /// Ends that cannot tell what was lost: without a notice, up to the last two seconds of a transcript each.
+    /// Preemptions with unknown losses: without a notice, up to the last two seconds of a
+    /// transcript each.
     pub ends_that_cannot_tell: usize,
-    /// All agents' time together.
+    /// Time per category, summed over all agents.
     pub uptime: Uptime,
 }
 
-/// The whole of it. The names are a contract.
+/// The report. Its field names are a stable interface (JSON).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// Version of this form.
+    /// Version of this format.
     pub version: u32,
     /// The data directory's path.
     pub data_dir: String,
     /// The data directory's id.
     pub data_dir_id: String,
-    /// What is told of begins then ...
+    /// Start of the reported time.
     pub from: Timestamp,
-    /// ... and ends then.
+    /// End of the reported time.
     pub until: Timestamp,
-    /// The first word of the journal; later than `from` where it tells of less. Null where it is empty.
+    /// Time of the first line of the journal; later than `from` if the journal is younger. Null if
+    /// it is empty.
     pub journal_from: Option<Timestamp>,
-    /// Lines of it that could not be read.
+    /// Lines of the journal that could not be read.
     pub torn: usize,
-    /// Sums.
+    /// Sums over the fleet.
     pub totals: Totals,
-    /// Each time that the fleet was cut off, oldest first.
+    /// Preemptions, oldest first.
     pub preemptions: Vec<Preemption>,
-    /// Each agent, by name.
+    /// The agents, sorted by name.
     pub agents: Vec<AgentTime>,
 }
 
-/// What a report is about.
+/// The data directory and the time that a report covers.
 #[derive(Debug, Clone)]
 pub struct About {
     /// The data directory's path.
     pub data_dir: String,
     /// The data directory's id.
     pub data_dir_id: String,
-    /// From when.
+    /// Start of the reported time.
     pub from: Timestamp,
-    /// Until when; now, as a rule.
+    /// End of the reported time; usually now.
     pub until: Timestamp,
-    /// The boot of a keeper that looks on, where one does.
+    /// The boot of the running keeper, if one runs.
     pub watched_boot: Option<String>,
 }
 
-/// Reads journal and manifests. Nothing is kept of what lies before and has no effect.
+/// Reads the journal and the manifests, and returns the report. Only events with an effect on it
+/// are kept in memory.
 ///
 /// # Errors
-/// They cannot be read.
+/// A file cannot be read.
 pub fn read(data_dir: &DataDir, about: About) -> Result<Report> {
     let mut boots = Vec::new();
-    let torn = state::each_line(&data_dir.journal(), |line| {
+    let damaged = state::each_line(&data_dir.journal(), |line| {
         events::add_line(&mut boots, line)
     })?;
     let saves = state::all_manifests(&data_dir.saves())?;
-    Ok(make(about, &boots, &saves, torn))
+    Ok(make(about, &boots, &saves, damaged))
 }
 
-/// The report on these lines of the journal, oldest first, and these saves.
+/// Returns the report of these journal lines, oldest first, and these saves.
 #[must_use]
 pub fn from_lines<'a>(
     about: About,
@@ -256,7 +260,7 @@ pub fn from_lines<'a>(
     make(about, &boots, saves, 0)
 }
 
-fn make(about: About, boots: &[events::Boot], saves: &[Manifest], torn: usize) -> Report {
+fn make(about: About, boots: &[events::Boot], saves: &[Manifest], damaged: usize) -> Report {
     let About {
         data_dir,
         data_dir_id,
@@ -299,7 +303,7 @@ fn make(about: About, boots: &[events::Boot], saves: &[Manifest], torn: usize) -
         from,
         until,
         journal_from: boots.first().map(|boot| boot.first_at),
-        torn,
+        torn: damaged,
         totals: Totals::sum(&preemptions, &agents),
         preemptions,
         agents,
@@ -325,7 +329,7 @@ impl Totals {
             turns_continued: sum(|end| end.turns_continued),
             turns_lost: sum(|end| end.turns_lost),
             records_lost: preemptions.iter().filter_map(|end| end.records_lost).sum(),
-            // One that is not over yet has nothing to tell.
+            // The losses of a preemption that is not over are not known yet.
             ends_that_cannot_tell: preemptions
                 .iter()
                 .filter(|end| end.back_at.is_some() && end.records_lost.is_none())

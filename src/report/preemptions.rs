@@ -1,6 +1,7 @@
-//! Each time that the fleet was cut off: how it was announced, what was safe when, who came back.
+//! Preemptions of a report: how each was announced, when everything was saved, which agents came
+//! back.
 //!
-//! Times of two boots are set against each other here, for a person to read; nothing is decided by it.
+//! Times of two boots are compared here. They are for display only; nothing is decided by them.
 
 use serde::Serialize;
 
@@ -8,22 +9,22 @@ use super::events::Boot;
 use state::{Fleet, JournalEvent, Manifest, StartKind};
 use sys::time::Timestamp;
 
-/// How a boot ended, or might have.
+/// How a boot ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootEnd {
-    /// The cloud gave notice.
+    /// With a preemption notice of the cloud.
     Preempted,
-    /// The machine was shut down, or the keeper was told to end with its fleet.
+    /// By a shutdown of the machine, or a request to the keeper to stop with its fleet.
     ShutDown,
-    /// Somebody typed `save --final`.
+    /// By `spotkeep save --final`.
     Saved,
-    /// Without a notice: power, a crash, a kill.
+    /// Without a notice: power loss, a crash, a kill.
     CutOff,
 }
 
 impl BootEnd {
-    /// The word for it.
+    /// Returns its name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -43,50 +44,53 @@ impl BootEnd {
     }
 }
 
-/// One time that the fleet was cut off.
+/// One preemption, or another end of a boot.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Preemption {
-    /// When the notice came; without one, the last word of that boot: its end is not known any better.
+    /// When the notice came. Without one, the time of the last journal line of that boot, since its
+    /// end is not known.
     pub at: Timestamp,
-    /// How.
+    /// How the boot ended.
     pub kind: BootEnd,
-    /// The boot that was ended.
+    /// The boot that ended.
     pub boot: String,
-    /// That boot went on after its notice.
+    /// Whether that boot went on after its notice.
     pub survived: bool,
-    /// The save; null without one.
+    /// The id of the save; null without one.
     pub save: Option<String>,
-    /// Every agent ended and everything was durable before the deadline.
+    /// Whether every agent ended and everything was saved before the deadline.
     pub clean: bool,
-    /// From the notice until every transcript was durable.
+    /// From the notice until every transcript was saved.
     pub transcripts_safe_ms: Option<u64>,
-    /// From the notice until everything was.
+    /// From the notice until everything was saved.
     pub notice_to_safe_ms: Option<u64>,
-    /// When the next boot began, or this one went on; null: not yet.
+    /// When the next boot began, or this one went on; null if neither has happened yet.
     pub back_at: Option<Timestamp>,
-    /// From `at` until then: how long the machine was gone. Null where the clocks of both boots disagree.
+    /// From `at` until `back_at`: how long the machine was down. Null if the clocks of both boots
+    /// disagree.
     pub gone_ms: Option<u64>,
-    /// From the beginning of the next boot until the last agent was back; null where not all came back.
+    /// From the start of the next boot until the last agent was resumed; null if not all were.
     pub boot_to_resumed_ms: Option<u64>,
-    /// From `at` until the last of those who came back was back; null where nobody did.
+    /// From `at` until the last agent was resumed; null if none was.
     pub away_ms: Option<u64>,
-    /// Who was to come back.
+    /// Number of agents to resume.
     pub agents_total: usize,
-    /// Who did, before anything was given up.
+    /// Number of agents that were resumed before any failed.
     pub agents_back: usize,
-    /// Those who did not.
+    /// The agents that were not resumed.
     pub missing: Vec<String>,
-    /// Turns that were cut.
+    /// Interrupted turns.
     pub turns_cut: usize,
-    /// Those that went on.
+    /// Interrupted turns that were continued.
     pub turns_continued: usize,
-    /// Those that did not.
+    /// Interrupted turns that were not continued.
     pub turns_lost: usize,
-    /// Records that are known to be lost; null where that cannot be told: up to the last two seconds of a transcript.
+    /// Transcript records that are known to be lost; null if unknown: up to the last two seconds of
+    /// a transcript.
     pub records_lost: Option<usize>,
 }
 
-/// All of them, oldest first.
+/// Returns all preemptions, oldest first.
 pub(super) fn find(boots: &[Boot], saves: &[Manifest]) -> Vec<Preemption> {
     let mut found = Vec::new();
     let mut fleet_is_up = true;
@@ -107,7 +111,7 @@ pub(super) fn find(boots: &[Boot], saves: &[Manifest]) -> Vec<Preemption> {
         let next = boots.get(index + 1);
         if open.is_some() || (next.is_some() && fleet_is_up) {
             let end = end_of(boot, open, next, saves);
-            // A machine that went while nobody was wanted cut nobody off.
+            // A boot that ended while no agent was to run interrupted none.
             if open.is_some() || end.agents_total > 0 {
                 found.push(end);
             }
@@ -116,7 +120,7 @@ pub(super) fn find(boots: &[Boot], saves: &[Manifest]) -> Vec<Preemption> {
     found
 }
 
-/// The end of a boot, and what became of its agents in the next.
+/// Returns the end of a boot, with what happened to its agents in the next one.
 fn end_of(
     boot: &Boot,
     notice: Option<usize>,
@@ -135,7 +139,7 @@ fn end_of(
             names, short, torn, ..
         } = &fact.event
         {
-            // Only a save that came to its end knows that nothing else is missing.
+            // Only with a complete save is it known that nothing else is missing.
             end.records_lost = (short.is_empty() && end.clean).then_some(torn.len());
             (from, expected) = (at, names.clone());
             break;
@@ -148,7 +152,7 @@ fn end_of(
     end
 }
 
-/// A notice after which the same boot went on.
+/// Returns a notice after which the same boot went on.
 fn survived(boot: &Boot, notice: usize, survived: usize, saves: &[Manifest]) -> Preemption {
     let mut end = begin(boot, Some(notice), saves);
     let back = boot.facts[survived].at;
@@ -166,7 +170,7 @@ fn begin(boot: &Boot, notice: Option<usize>, saves: &[Manifest]) -> Preemption {
         JournalEvent::Notice { source, .. } => Some(source.as_str()),
         _ => None,
     });
-    // A later notice of the same boot has a save of its own.
+    // A later notice of the same boot has its own save.
     let own = since
         .iter()
         .skip(1)
@@ -203,7 +207,7 @@ fn begin(boot: &Boot, notice: Option<usize>, saves: &[Manifest]) -> Preemption {
     }
 }
 
-/// Whom the save of this end had to end.
+/// Returns the agents that the save had to stop.
 fn ran(end: &Preemption, saves: &[Manifest]) -> Vec<String> {
     let manifest = saves
         .iter()
@@ -214,7 +218,7 @@ fn ran(end: &Preemption, saves: &[Manifest]) -> Vec<String> {
         .collect()
 }
 
-/// What became of those who were wanted, from this fact of a boot on.
+/// Fills in which of the expected agents were resumed, from this event of a boot on.
 fn return_of(
     end: &mut Preemption,
     expected: Vec<String>,
@@ -262,7 +266,7 @@ fn return_of(
     end.away_ms = last.and_then(|last| between(end.at, last));
 }
 
-/// `None` where the later one seems to be the earlier.
+/// Returns the milliseconds between two times; `None` if the later one seems to be earlier.
 fn between(from: Timestamp, until: Timestamp) -> Option<u64> {
     u64::try_from(until.as_millis() - from.as_millis()).ok()
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// A journal that is told line by line.
+/// Builds a journal line by line.
 pub(crate) struct Story {
     pub(crate) lines: Vec<JournalEntry>,
     boot: String,
@@ -38,7 +38,7 @@ impl Story {
         ] {
             map.insert(key.into(), value);
         }
-        // What this event has beside, and no report tells of.
+        // Other fields of the event, which reports do not use.
         for (key, value) in [
             ("session_id", json!("s")),
             ("after_ms", json!(1)),
@@ -52,11 +52,14 @@ impl Story {
             .push(JournalEntry::parse(&data.to_string()).unwrap());
     }
 
-    /// Changes that were gathered.
+    /// Adds an `activity` event with several changes of state.
     fn activity(&mut self, at: &str, changes: &[(&str, &str, &str)]) {
         let changes: Vec<Value> = changes
             .iter()
-            .map(|(at, agent, state)| json!({"agent": agent, "state": state, "at": format!("2026-11-{at}Z")}))
+            .map(|(at, agent, state)| {
+                json!({"agent": agent, "state": state,
+            "at": format!("2026-11-{at}Z")})
+            })
             .collect();
         self.line(at, "", "activity", json!({ "changes": changes }));
     }
@@ -78,21 +81,25 @@ fn save(id: &str, at: &str, rows: &[(&str, bool)]) -> Manifest {
         .iter()
         .map(|(name, ran)| {
             json!({
-                "name": name, "agent_id": "i", "session_id": "s", "end": "ended by itself", "open": "idle",
+                "name": name, "agent_id": "i", "session_id": "s", "end": "exited in time",
+                "open": "idle",
                 "exit_ms": ran.then_some(120), "transcript_bytes": 10, "transcript_safe": true,
                 "workspace": {"checkpoint": null, "note": "unchanged"},
             })
         })
         .collect();
     serde_json::from_value(json!({
-        "version": 1, "id": id, "data_dir_id": "r", "epoch": 1, "boot_id": "a", "at": format!("2026-11-{at}Z"),
+        "version": 1, "id": id, "data_dir_id": "r", "epoch": 1, "boot_id": "a",
+        "at": format!("2026-11-{at}Z"),
         "source": "metadata", "final": true, "deadline_ms": 25_000, "clean": true, "agents": agents,
-        "stages": {"agents_ended_ms": 900, "transcripts_safe_ms": 1_230, "notice_to_safe_ms": 1_610, "workspaces_ms": 2_000},
+        "stages": {"agents_ended_ms": 900, "transcripts_safe_ms": 1_230, "notice_to_safe_ms": 1_610,
+        "workspaces_ms": 2_000},
     }))
     .unwrap()
 }
 
-/// Two agents; a preemption that went well, then power that failed, from which one does not come back.
+/// Returns a report of two agents: a preemption with a clean save, then a power loss after which
+/// one agent fails.
 pub(crate) fn sample() -> Report {
     let mut story = Story::new();
     story.line(
@@ -269,7 +276,7 @@ pub(crate) fn sample() -> Report {
     )
 }
 
-/// A lane, a line a span.
+/// Returns a lane as text, one line per span.
 fn lane(report: &Report, name: &str) -> String {
     let agent = report
         .agents
@@ -289,7 +296,7 @@ fn lane(report: &Report, name: &str) -> String {
 }
 
 #[test]
-fn a_lane_tells_what_an_agent_did_across_boots() {
+fn a_lane_shows_what_an_agent_did_across_boots() {
     let report = sample();
     insta::assert_snapshot!(lane(&report, "x"), @r"
     03:00:00 starting
@@ -317,20 +324,23 @@ fn a_lane_tells_what_an_agent_did_across_boots() {
 }
 
 #[test]
-fn the_report_as_json_is_as_it_is_documented() {
+fn the_json_report_is_as_documented() {
     let text = serde_json::to_string_pretty(&sample()).unwrap();
-    assert!(!text.contains("secret"), "free text is not passed on");
+    assert!(
+        !text.contains("secret"),
+        "free text is not part of a report"
+    );
     insta::assert_snapshot!("report_json", text);
 }
 
 #[test]
-fn spans_follow_each_other_without_gap_or_overlap_whatever_the_clocks_say() {
+fn spans_never_overlap_whatever_the_clocks_say() {
     let mut story = Story::new();
     let states = [
         "running", "idle", "waiting", "stalled", "removed", "stopped", "backoff", "dreaming",
     ];
     for n in 0_usize..400 {
-        // A clock that is set back and forth, within a boot and from one to the next.
+        // The clock is set back and forth, within a boot and between boots.
         let at = format!("22T{:02}:{:02}:00.000", (n * 7) % 24, (n * 13) % 60);
         story.boot(&format!("boot-{}", n / 40));
         match n % 9 {
@@ -360,7 +370,7 @@ fn spans_follow_each_other_without_gap_or_overlap_whatever_the_clocks_say() {
 }
 
 #[test]
-fn a_machine_that_went_while_nobody_was_wanted_cut_nobody_off() {
+fn a_boot_that_ends_while_the_fleet_is_down_is_not_a_preemption() {
     let mut story = Story::new();
     story.line("22T03:00:00.000", "", "keeper-started", json!({}));
     story.line("22T03:10:00.000", "", "fleet", json!({"desired": "down"}));
@@ -383,7 +393,7 @@ fn a_machine_that_went_while_nobody_was_wanted_cut_nobody_off() {
 }
 
 #[test]
-fn a_machine_that_stayed_after_its_notice_is_told_of_as_that() {
+fn a_machine_that_keeps_running_after_its_notice_is_reported_as_survived() {
     let mut story = Story::new();
     story.line(
         "22T03:00:00.000",
@@ -436,7 +446,7 @@ fn a_machine_that_stayed_after_its_notice_is_told_of_as_that() {
 }
 
 #[test]
-fn a_notice_whose_machine_is_not_back_yet_is_told_with_what_is_known() {
+fn a_preemption_without_a_next_boot_is_reported_as_far_as_known() {
     let mut story = Story::new();
     story.line(
         "22T03:00:00.000",
@@ -455,10 +465,10 @@ fn a_notice_whose_machine_is_not_back_yet_is_told_with_what_is_known() {
     let nothing = from_lines(about("22T02:00:00", "22T04:00:00", None), &[], &[]);
     assert!(nothing.agents.is_empty() && nothing.journal_from.is_none());
     let page = html::page(&nothing);
-    assert!(page.contains("tells of no agent") && page.contains("Nothing was cut off"));
+    assert!(page.contains("has no agents") && page.contains("There were no preemptions"));
 }
 
-/// Two agents and a data directory whose names are an attack, and words of a journal that are.
+/// Returns a report whose names and notes contain HTML injections.
 fn hostile() -> Report {
     let mut report = sample();
     let evil = "<script>alert(1)</script>\"'&<!--\u{202e}\u{0}";
@@ -477,7 +487,7 @@ fn hostile() -> Report {
 }
 
 #[test]
-fn a_page_is_sound_and_needs_nothing_else_whatever_the_names() {
+fn a_page_is_valid_and_self_contained_whatever_the_names() {
     for report in [
         sample(),
         hostile(),
@@ -509,13 +519,13 @@ fn a_page_is_sound_and_needs_nothing_else_whatever_the_names() {
         let hidden = page
             .chars()
             .any(|c| (c.is_control() && c != '\n') || c == '\u{202e}');
-        assert!(!hidden, "what turns or hides text is gone");
+        assert!(!hidden, "characters that turn or hide text are removed");
     }
     let page = html::page(&sample());
     for word in [
         "stalled (limit)",
         "<title>x: ",
-        "went on with its turn",
+        "resumed, turn continued",
         "preempted 2026-11-22 05:00:00 UTC; safe after 1.6 s",
     ] {
         assert!(page.contains(word), "{word}");
@@ -524,7 +534,7 @@ fn a_page_is_sound_and_needs_nothing_else_whatever_the_names() {
     insta::assert_snapshot!("page", page.replace(&version, "spotkeep VERSION"));
 }
 
-/// So many agents that change all the time.
+/// Returns a report of this many agents that change state every minute.
 fn crowd(agents: usize) -> Report {
     let mut story = Story::new();
     let names: Vec<String> = (0..agents).map(|n| format!("issue-{n}")).collect();
@@ -545,7 +555,7 @@ fn crowd(agents: usize) -> Report {
     )
 }
 
-/// Every tag has its end, attributes are in quotes, and text holds no `<`.
+/// Checks that every tag is closed, that attributes are quoted, and that text has no `<`.
 fn check_tags(page: &str) {
     let mut open: Vec<&str> = Vec::new();
     let mut rest = page;

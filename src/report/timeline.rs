@@ -1,4 +1,4 @@
-//! What each agent was doing, moment by moment: one lane an agent.
+//! Timeline of a report: what each agent was doing when, one lane per agent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,43 +10,43 @@ use super::events::{Boot, Fact};
 use state::JournalEvent;
 use sys::time::Timestamp;
 
-/// What lasted less is the beginning of what followed.
-const BLINK: Duration = Duration::from_secs(1);
+/// A shorter span is merged into the next one.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// A stretch of time in which an agent did one thing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Span {
-    /// What.
+    /// What it was doing.
     pub doing: Doing,
-    /// Why, in a word, where there is one: why it was stalled, how it had ended.
+    /// Why, in one word, if known: why it stalled, how it exited.
     pub note: Option<String>,
-    /// From when.
+    /// Start of the span.
     pub from: Timestamp,
-    /// Until when.
+    /// End of the span.
     pub until: Timestamp,
 }
 
-/// When an agent was brought back.
+/// A time at which an agent was resumed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Resumed {
-    /// When.
+    /// The time.
     pub at: Timestamp,
-    /// With a note, in a turn that had been cut.
+    /// Whether an interrupted turn was continued.
     pub continued: bool,
 }
 
-/// One agent's time.
+/// The lane of one agent.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Lane {
     pub(super) spans: Vec<Span>,
     pub(super) resumed: Vec<Resumed>,
-    /// When it was started again, stopped by the API, nudged.
+    /// When it was restarted, stalled, and nudged (asked to continue).
     pub(super) restarts: Vec<Timestamp>,
     pub(super) stalls: Vec<Timestamp>,
     pub(super) nudges: Vec<Timestamp>,
 }
 
-/// Where a lane is while it is drawn.
+/// A lane under construction.
 #[derive(Debug, Clone, Default)]
 struct Pen {
     lane: Lane,
@@ -54,22 +54,22 @@ struct Pen {
 }
 
 impl Pen {
-    /// From `at` on it does this; `None`: there is no such agent any more.
+    /// Sets what the agent does from `at` on; `None` if the agent does not exist any more.
     fn turn(&mut self, at: Timestamp, doing: Option<Doing>, note: Option<String>) {
         let Some((was, why, from)) = self.now.take() else {
             self.now = doing.map(|doing| (doing, note, at));
             return;
         };
-        // A clock that was set back makes nothing undone.
+        // If the clock was set back, the time of the last change is used.
         let at = at.max(from);
         if Some(was) == doing {
             self.now = Some((was, why.or(note), from));
             return;
         }
-        // The end of a boot, or of a keeper's watch, is not what anything was on the way to.
+        // A short span before the end of a boot or of a keeper is not merged into what follows.
         let is_cut = matches!(doing, None | Some(Doing::Away | Doing::Unwatched));
-        if was != Doing::Away && !is_cut && at.since(from) < BLINK {
-            // How it ended is why it is started again.
+        if was != Doing::Away && !is_cut && at.since(from) < SHORTEST {
+            // How it exited is the reason for its restart.
             let cause = why.filter(|_| doing == Some(Doing::Starting));
             self.take_over(from, doing, note.or(cause));
             return;
@@ -85,7 +85,7 @@ impl Pen {
         self.now = doing.map(|doing| (doing, note, at));
     }
 
-    /// What lasted a blink was on the way to this.
+    /// Merges the short span that began at `from` into this one.
     fn take_over(&mut self, from: Timestamp, doing: Option<Doing>, note: Option<String>) {
         let goes_on = |last: &mut Span| Some(last.doing) == doing && last.until == from;
         let earlier = self.lane.spans.pop_if(goes_on);
@@ -102,8 +102,8 @@ impl Pen {
     }
 }
 
-/// Draws the lanes of all agents until `until`. `watched`: the last boot is the one that is now, and a
-/// keeper of it looks on.
+/// Returns the lanes of all agents until `until`. `watched`: the last boot is the current one, and
+/// its keeper runs.
 pub(super) fn draw(boots: &[Boot], until: Timestamp, watched: bool) -> BTreeMap<String, Lane> {
     let mut pens: BTreeMap<String, Pen> = BTreeMap::new();
     for (index, boot) in boots.iter().enumerate() {
@@ -112,8 +112,8 @@ pub(super) fn draw(boots: &[Boot], until: Timestamp, watched: bool) -> BTreeMap<
         if is_last && watched {
             continue;
         }
-        // What comes after the last word of a boot is not known; that nobody was there at the end of it
-        // is, since another one follows.
+        // What happened after the last line of a boot is not known. If another boot follows, no
+        // agent ran at the end.
         let next = if is_last {
             Doing::Unwatched
         } else {
@@ -144,7 +144,7 @@ fn draw_boot(pens: &mut BTreeMap<String, Pen>, boot: &Boot, until: Timestamp) {
         let pen = pens.entry(name.to_owned()).or_default();
         match step {
             Step::Doing(doing, note) => {
-                // Whoever was cut off is away until it is back, or will not be.
+                // An interrupted agent is away until it is resumed or fails.
                 let still_away = pen.is(|now| now == Doing::Away)
                     && matches!(doing, Some(Doing::Starting | Doing::Away));
                 if doing == Some(Doing::Stalled) && note.is_some() {
@@ -168,7 +168,7 @@ fn draw_boot(pens: &mut BTreeMap<String, Pen>, boot: &Boot, until: Timestamp) {
     }
 }
 
-/// One thing that was seen, and its place in time. Without an agent: of all that are up.
+/// One change at a point in time. Without an agent it applies to all that run.
 struct Moment<'a> {
     at: Timestamp,
     agent: Option<&'a str>,
@@ -182,8 +182,9 @@ enum Step {
     Nudged,
 }
 
-/// All of a boot in the order of its clock: changes of state are written down some time after they
-/// happened. What was seen between a notice and the word that boot goes on is how a save ends its agents.
+/// Returns all changes of a boot in the order of its clock, since changes of state are written some
+/// time after they happened. Changes between a notice and the event that the boot goes on are left
+/// out: there a save stops the agents.
 fn moments(boot: &Boot) -> Vec<Moment<'_>> {
     let mut all = Vec::new();
     for fact in &boot.facts {
@@ -205,7 +206,7 @@ fn moments(boot: &Boot) -> Vec<Moment<'_>> {
         };
         all.extend(step.map(|step| Moment { at, agent, step }));
     }
-    // Stable: of one moment, the journal's order counts.
+    // The sort is stable: at equal times the order of the journal is kept.
     all.sort_by_key(|moment| moment.at);
     let closed = closed(&boot.facts);
     let ends_it = |moment: &Moment<'_>| {
@@ -235,7 +236,7 @@ fn of_agent(event: &JournalEvent) -> Option<Step> {
     Some(Step::Doing(Some(doing), note))
 }
 
-/// From each notice until boot went on; `None`: it did not.
+/// Returns the time from each notice until the boot went on; `None` if it did not.
 fn closed(facts: &[Fact]) -> Vec<(Timestamp, Option<Timestamp>)> {
     let mut all: Vec<(Timestamp, Option<Timestamp>)> = Vec::new();
     for fact in facts {
@@ -248,7 +249,7 @@ fn closed(facts: &[Fact]) -> Vec<(Timestamp, Option<Timestamp>)> {
     all
 }
 
-/// The part of the spans that lies within.
+/// Returns the part of the spans between `from` and `until`.
 pub(super) fn clip(spans: Vec<Span>, from: Timestamp, until: Timestamp) -> Vec<Span> {
     let within = spans.into_iter().map(|span| Span {
         from: span.from.max(from),

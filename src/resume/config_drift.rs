@@ -1,5 +1,6 @@
-//! Whether a process still is what its agent's settings say now. Settings count from the next start, so one
-//! that runs on with others has to be started anew at some time.
+//! Configuration drift: which settings of a running agent differ from `spotkeep.toml` now.
+//!
+//! Settings take effect at an agent's next start, so an agent with other settings needs a restart.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,8 +13,8 @@ use state::config::Config;
 use state::layout::DataDir;
 use sys::proc_usage_others;
 
-/// What of an agent's settings its process in this boot was not started with, in words; empty where that is
-/// nothing, where it does not run, and where it cannot be told.
+/// Returns descriptions of the settings that the agent's process was not started with. Empty if
+/// there are none, if the agent does not run, or if this cannot be found out.
 #[must_use]
 pub fn changes(
     data_dir: &DataDir,
@@ -45,13 +46,13 @@ pub fn changes(
     changes
 }
 
-/// The names of variables that have another value; never a value.
+/// Returns the names of the variables that have another value; never a value.
 fn differing(
     desired: &BTreeMap<String, String>,
     has: impl Fn(&str) -> Option<std::ffi::OsString>,
 ) -> Vec<String> {
     let differs = |(name, value): &(&String, &String)| {
-        // Ours, whatever somebody declares.
+        // spotkeep sets this one itself, whatever the user declares.
         *name != "CLAUDE_CONFIG_DIR" && has(name).is_none_or(|has| has != value.as_str())
     };
     desired
@@ -61,8 +62,8 @@ fn differing(
         .collect()
 }
 
-/// Whether another program is there now under the name of the one that runs. Scripts are run by another
-/// program than themselves, and tell nothing.
+/// Returns whether the path of the running program now leads to another one. A script is run by its
+/// interpreter, so it never counts as replaced.
 fn is_replaced(pid: i32, program: &Path) -> bool {
     let (Ok(now), Ok(runs)) = (
         fs::canonicalize(program),
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_that_is_new_or_has_another_value_is_told_by_its_name() {
+    fn a_variable_that_is_new_or_has_another_value_is_reported_by_its_name() {
         let desired = [("A", "1"), ("B", "2"), ("C", "3")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();

@@ -1,4 +1,4 @@
-//! How the session of one agent begins: for the first time, or where it was; or why it cannot. Pure.
+//! Decision on one agent's session: start it for the first time, resume it, or refuse. Pure.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,38 +9,39 @@ use state::AgentRecord;
 /// How a session begins in its next process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionStart {
-    /// Nothing was ever said in this session: it begins, with the declared prompt.
+    /// The session never had a conversation: it starts for the first time, with the declared
+    /// prompt.
     First {
-        /// A file of its name without a word in it, which Claude would stumble over.
+        /// A file of its name without a conversation, on which Claude Code would fail.
         quarantine: Option<PathBuf>,
     },
-    /// The session goes on.
+    /// The session is resumed.
     Resume {
         /// Its transcript.
         transcript: PathBuf,
     },
 }
 
-/// Why a start would lose something, or could not work. Its text is the reason that is shown.
+/// Why a start would lose data or cannot work. Its text is the reason that the user sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionFault {
     /// Its transcript is in more than one folder.
     Ambiguous {
-        /// Which session.
+        /// The session's id.
         session_id: String,
-        /// Each transcript of it.
+        /// The paths of its transcripts.
         paths: Vec<PathBuf>,
     },
-    /// Its transcript cannot be looked for, and why.
+    /// Looking for its transcript failed, with the reason.
     Unknown(String),
-    /// Its transcript held a conversation, and holds none now.
+    /// Its transcript had a conversation and has none now.
     Blank(PathBuf),
     /// Its transcript is gone: the path, relative to Claude's configuration directory.
     Gone(String),
 }
 
 impl SessionFault {
-    /// Whether it may be otherwise later, without a human.
+    /// Returns whether the fault may go away without a human.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Unknown(_))
@@ -54,11 +55,12 @@ impl fmt::Display for SessionFault {
                 let paths: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
                 write!(
                     f,
-                    "its session {session_id} exists more than once ({}); move all but the right one away",
+                    "its session {session_id} exists more than once ({}); \
+                     move all but the right one away",
                     paths.join(", ")
                 )
             }
-            Self::Unknown(why) => write!(f, "its transcript cannot be looked for: {why}"),
+            Self::Unknown(why) => write!(f, "cannot look for its transcript: {why}"),
             Self::Blank(path) => write!(
                 f,
                 "its transcript {} has lost every record, and no backup has it",
@@ -72,16 +74,17 @@ impl fmt::Display for SessionFault {
     }
 }
 
-/// Whether anything was ever said in the session.
+/// Returns whether the session ever had a conversation.
 pub(super) fn had_conversation(record: &AgentRecord) -> bool {
-    // The prompt went into the first session: after `/clear` it says nothing of the one now.
+    // The prompt went into the first session; after `/clear` it does not tell about the current
+    // one.
     record.transcript.is_some() || (record.prompt_delivered && record.past_sessions.is_empty())
 }
 
-/// Decides by what is remembered and by what was found on the disk.
+/// Decides from the record and from the transcripts found on the disk.
 ///
 /// # Errors
-/// A start would lose something, or could not work.
+/// A start would lose data or cannot work.
 pub fn decide(
     record: &AgentRecord,
     lookup: &TranscriptLookup,
@@ -96,7 +99,7 @@ pub fn decide(
             paths: paths.clone(),
         }),
         TranscriptLookup::Unknown(why) => Err(SessionFault::Unknown(why.clone())),
-        // Never a blank conversation in place of a lost one.
+        // A lost conversation is never replaced by an empty one.
         TranscriptLookup::Blank(path) if had_conversation => Err(SessionFault::Blank(path.clone())),
         TranscriptLookup::Missing if had_conversation => {
             Err(SessionFault::Gone(match &record.transcript {
@@ -143,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_was_cleared_begins_until_it_has_words_of_its_own() {
+    fn a_cleared_session_starts_for_the_first_time_until_it_has_a_conversation() {
         let mut cleared = record(false);
         cleared.prompt_delivered = true;
         cleared.past_sessions.push("before".into());
@@ -158,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_without_words_begins_and_one_with_words_goes_on() {
+    fn a_session_with_a_conversation_is_resumed_and_one_without_starts_for_the_first_time() {
         assert_eq!(
             decide(&record(false), &TranscriptLookup::Missing),
             Ok(SessionStart::First { quarantine: None })

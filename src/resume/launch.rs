@@ -1,5 +1,5 @@
-//! Launching one agent: repair what can be repaired, gather the facts, decide, prepare, remember, and only then run.
-//! Readable top to bottom.
+//! Launch of one agent: repairs, gathers facts, decides, prepares, and runs it once its record is
+//! durable.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,63 +23,63 @@ use sys::process::ProcessId;
 use sys::time::Timestamp;
 use sys::uuid::new_uuid;
 
-/// What launches have in common.
+/// What all launches of a keeper have in common.
 #[derive(Debug)]
 pub struct LaunchContext<'a> {
     /// The data directory.
     pub data_dir: &'a DataDir,
-    /// What is declared.
+    /// The configuration.
     pub config: &'a Config,
-    /// The boot.
+    /// The boot's id.
     pub boot_id: &'a str,
-    /// The boot before.
+    /// How the boot before ended.
     pub history: &'a History,
-    /// Our tmux server.
+    /// The tmux server.
     pub tmux: &'a Tmux,
-    /// This very program, which the pane runs first.
+    /// The path of this program, which the pane runs first.
     pub program: &'a Path,
 }
 
-/// A launch that is prepared and remembered nowhere yet.
+/// A launch that is prepared and not yet in the agent's record.
 #[derive(Debug)]
-pub struct Prepared {
-    /// How it is done; to be made durable before [`run`].
+pub struct ReadyLaunch {
+    /// The plan, which has to be durable before [`run`].
     pub plan: LaunchPlan,
-    /// What was done to Claude's configuration, and what was brought back.
+    /// Changes to Claude Code's configuration, and what was recovered, as sentences.
     pub seeded: Vec<String>,
-    /// What was done to its workspace, and found there.
+    /// Events about its workspace.
     pub readied: Vec<JournalEvent>,
 }
 
 /// Decides how an agent starts and prepares everything for it.
 ///
 /// # Errors
-/// [`Refused`]: a start would lose something, run a session twice, or cannot work.
+/// [`Refused`]: a start would lose data, run a session twice, or cannot work.
 pub fn prepare(
     context: &LaunchContext<'_>,
     record: &AgentRecord,
     agent: &Agent,
-) -> Result<Prepared, Refused> {
-    // Whoever holds the session has its file open, so that comes before any repair.
+) -> Result<ReadyLaunch, Refused> {
+    // A process that holds the session has its file open, so this check comes before any repair.
     refuse_second_holder(&context.data_dir.claude(), record)?;
     let readied = workspace::ready(context, record)?;
     let brought = recover::bring_back(context.data_dir, context.boot_id, record);
     let brought_back = brought.back.clone();
-    let planned = plan(context, record, agent, readied.told.clone(), brought);
+    let planned = plan(context, record, agent, readied.note.clone(), brought);
     let (plan, mut seeded) = planned.inspect_err(|_| {
-        // It is repaired now, so a later start would find nothing to tell of.
-        let untold = readied.told.iter().chain(&brought_back);
-        recover::report_later(context.data_dir, &record.name, untold);
+        // The repair is done, so the next start would find nothing to report to the agent.
+        let unreported = readied.note.iter().chain(&brought_back);
+        recover::report_later(context.data_dir, &record.name, unreported);
     })?;
     seeded.extend(brought_back);
-    Ok(Prepared {
+    Ok(ReadyLaunch {
         plan,
         seeded,
         readied: readied.what,
     })
 }
 
-/// Decides, and does what the plan takes; the plan, and what was done to Claude's configuration.
+/// Decides and prepares a launch; returns the plan and the changes to Claude Code's configuration.
 fn plan(
     context: &LaunchContext<'_>,
     record: &AgentRecord,
@@ -93,7 +93,7 @@ fn plan(
     Ok((plan, seeded))
 }
 
-/// Looks at all that the decision takes. Nothing is changed. What cannot be used takes a human.
+/// Gathers the facts for the decision, without changing anything. An error needs a human.
 fn gather<'a>(
     context: &'a LaunchContext<'_>,
     record: &'a AgentRecord,
@@ -135,7 +135,8 @@ fn gather<'a>(
     })
 }
 
-/// Does what a plan takes before it can be made durable and run; what was done to Claude's configuration, in words.
+/// Prepares the disk and the tmux server for a plan; returns the changes to Claude Code's
+/// configuration, as sentences.
 fn make_ready(
     context: &LaunchContext<'_>,
     name: &AgentName,
@@ -154,7 +155,7 @@ fn make_ready(
         &plan.extra,
     )?;
     context.tmux.ensure_server()?;
-    let unit = context.tmux.server_pid().and_then(Delegated::of_server);
+    let unit = context.tmux.server_pid().and_then(Delegated::from_server);
     plan.launch.cgroup = unit.map(|unit| unit.leaf(name, &plan.launch.marker).path().to_path_buf());
     Ok(seeded)
 }
@@ -183,22 +184,22 @@ pub fn run(context: &LaunchContext<'_>, name: &AgentName, plan: &LaunchPlan) -> 
         .launch(name, &plan.cwd, &words.map(str::to_owned))
 }
 
-/// Lets Claude start unattended in these directories.
+/// Changes Claude Code's configuration so that it starts unattended in these directories.
 ///
 /// # Errors
-/// Its configuration can be neither read nor written.
+/// The configuration cannot be read or written.
 pub fn seed(
     data_dir: &DataDir,
     cwds: &[&Path],
     environment: &BTreeMap<String, String>,
     arguments: &[String],
 ) -> Result<Vec<String>> {
-    // One that is only in our own environment reaches Claude all the same.
+    // A key that is only in the keeper's environment reaches Claude Code too.
     let api_key = environment
         .get("ANTHROPIC_API_KEY")
         .cloned()
         .or_else(|| std::env::var("ANTHROPIC_API_KEY").ok());
-    // Directories that are added by an argument are asked about like the workspace itself.
+    // Claude Code asks about directories that an argument adds, as it does about the workspace.
     let trusted: Vec<&Path> = cwds
         .iter()
         .copied()
@@ -214,7 +215,7 @@ pub fn seed(
     claude::onboarding::seed(&data_dir.claude(), &seed, &data_dir.claude_json_copy())
 }
 
-/// The `claude` that agents of this data directory run.
+/// Finds the `claude` program that agents of this data directory run.
 ///
 /// # Errors
 /// There is none.
@@ -239,7 +240,8 @@ pub fn find_claude(data_dir: &DataDir, config: &Config) -> Result<PathBuf> {
     claude::binary::find(&search)
 }
 
-/// Two processes on one session would each forget what the other did: Claude has no lock.
+/// Refuses a session that another Claude has open: Claude Code has no lock, so each of two
+/// processes would lose the other's work.
 fn refuse_second_holder(config_dir: &Path, record: &AgentRecord) -> Result<(), Refused> {
     let holder = claude::session_file::live(config_dir)
         .into_iter()

@@ -1,4 +1,4 @@
-//! What the decision on a launch rests on.
+//! The facts from which a launch is decided.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,16 +10,16 @@ use claude::{TailState, TranscriptLookup};
 use state::AgentRecord;
 use sys::time::Timestamp;
 
-/// What is known of an agent before it is launched. What could be repaired was.
+/// What is known of an agent before its launch, after all repairs.
 #[derive(Debug)]
 pub(super) struct LaunchFacts<'a> {
-    /// What is remembered of it.
+    /// Its record.
     pub record: &'a AgentRecord,
     /// The declared prompt.
     pub prompt: Option<&'a str>,
-    /// The boot.
+    /// The boot's id.
     pub boot_id: &'a str,
-    /// The boot before.
+    /// How the boot before ended.
     pub history: &'a History,
     /// The absolute path of its workspace.
     pub cwd: PathBuf,
@@ -31,18 +31,18 @@ pub(super) struct LaunchFacts<'a> {
     pub environment: BTreeMap<String, String>,
     /// Where its transcript is.
     pub session: TranscriptLookup,
-    /// What the end of its transcript says; nothing where there is none.
+    /// The state at the end of its transcript; empty where there is none.
     pub tail: io::Result<TailState>,
-    /// Whether Claude finds the transcript from the workspace.
+    /// Whether Claude Code finds the transcript from the workspace.
     pub is_found_from_cwd: bool,
     /// What happened to its workspace, as sentences.
     pub workspace: Option<String>,
-    /// What came of looking for what was lost.
+    /// What was recovered, and what could not be.
     pub brought: Recovery,
     /// The file for the details of its note.
     pub note_file: PathBuf,
-    /// A fresh mark for the processes of this launch.
+    /// A new marker for the processes of this launch.
     pub marker: String,
-    /// Now.
+    /// The current time.
     pub now: Timestamp,
 }

@@ -1,5 +1,4 @@
-//! How one agent is launched, decided once: from what was found, a plan with all that the launch takes, or a refusal with
-//! its cause. Pure.
+//! Launch plan: decides from the facts how one agent is launched, or refuses with a cause. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,26 +11,26 @@ use claude::command_line::{Start, arguments, check_extra};
 use state::{AgentRecord, Launch, StartKind};
 use sys::error::{Error, anyhow};
 
-/// One launch of one agent, with all that it takes.
+/// The complete plan of one launch of one agent.
 #[derive(Debug)]
 pub struct LaunchPlan {
-    /// Which session.
+    /// The session's id.
     pub session_id: String,
-    /// How it begins.
+    /// How the session begins.
     pub how: StartKind,
-    /// The absolute path that it begins in.
+    /// The absolute path of the working directory.
     pub cwd: PathBuf,
-    /// The program, its arguments and its marker; its cgroup once the tmux server is known.
+    /// The program, its arguments and its marker; the cgroup once the tmux server is known.
     pub launch: Launch,
-    /// The boot that it is for.
+    /// The boot's id.
     boot_id: String,
     /// The arguments that are declared for it.
     pub(super) extra: Vec<String>,
     /// The environment that is declared for it.
     pub(super) environment: BTreeMap<String, String>,
-    /// A transcript without a word in it, to be moved out of Claude's way before.
+    /// A transcript without a conversation, to be moved away before the launch.
     pub(super) quarantine: Option<PathBuf>,
-    /// A file to be written before: where, and what it says.
+    /// A file to write before the launch: its path and text.
     pub(super) note: Option<(PathBuf, String)>,
 }
 
@@ -44,29 +43,30 @@ impl LaunchPlan {
     }
 }
 
-/// Why an agent is not launched. Its text is the reason that is shown.
+/// Why an agent is not launched. Its text is the reason that the user sees.
 #[derive(Debug)]
 pub enum Refused {
-    /// Another Claude has its session open. Claude has no lock, so each would forget what the other did.
+    /// Another Claude has its session open. Claude Code has no lock, so each would lose the other's
+    /// work.
     InUse {
-        /// The other's process.
+        /// The pid of the other process.
         pid: i32,
     },
-    /// A start would lose something of the session, or could not work.
+    /// A start would lose data of the session, or cannot work.
     Session {
-        /// Why.
+        /// What is wrong with the session.
         fault: SessionFault,
-        /// Why nothing could be brought back, in words.
+        /// Why nothing could be recovered, as sentences.
         failures: Vec<String>,
     },
-    /// What is declared, installed or left does not let it start: that takes a human.
+    /// The configuration, the installation or the disk does not let it start; this needs a human.
     Unfit(Error),
     /// Something failed that may work later.
     Failed(Error),
 }
 
 impl Refused {
-    /// Whether trying again may help.
+    /// Returns whether another try may succeed.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
@@ -78,7 +78,7 @@ impl Refused {
 }
 
 impl<E: Into<Error>> From<E> for Refused {
-    /// What merely failed may work later.
+    /// Converts an error that may not occur again later.
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
@@ -102,7 +102,7 @@ impl fmt::Display for Refused {
 /// Decides how an agent is launched.
 ///
 /// # Errors
-/// [`Refused`]: a start would lose something, or cannot work.
+/// [`Refused`]: a start would lose data or cannot work.
 pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
     let record = facts.record;
     check_extra(&facts.extra).map_err(Refused::Unfit)?;
@@ -113,7 +113,7 @@ pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
     let command_line = |start: &Start<'_>| arguments(start, &record.name, &facts.extra);
     let (how, arguments, quarantine, details) = match start {
         SessionStart::First { quarantine } => {
-            // After `/clear` it was given already, to the session before.
+            // After `/clear` the session before has got the prompt already.
             let is_first = record.past_sessions.is_empty() && !record.prompt_delivered;
             let start = Start::First {
                 session_id: &record.session_id,
@@ -244,7 +244,7 @@ mod tests {
             (several.clone(), "more than once (/x, /y)", false),
             (
                 TranscriptLookup::Unknown("EIO".into()),
-                "looked for: EIO",
+                "look for its transcript: EIO",
                 true,
             ),
         ];
@@ -264,7 +264,7 @@ mod tests {
         let plan = decide(facts(&record, &history, present())).unwrap();
         assert_eq!(plan.how, StartKind::Resume);
         assert_eq!(ours(&plan), (vec!["--resume", &record.session_id], None));
-        // One without words is begun, but never while it cannot be told which it is.
+        // A session without a conversation is begun, but not while its transcript is ambiguous.
         let unsaid = self::record(false);
         assert!(decide(facts(&unsaid, &history, several)).is_err());
         let blank = TranscriptLookup::Blank("/x".into());
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_declared_prompt_is_said_in_the_first_session_alone() {
+    fn the_declared_prompt_is_given_to_the_first_session_only() {
         let history = History::default();
         let mut record = record(false);
         let plan = decide(facts(&record, &history, TranscriptLookup::Missing)).unwrap();
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_turn_is_continued_with_a_note_and_one_that_ended_is_resumed_without_a_word() {
+    fn a_cut_turn_is_continued_with_a_note_and_one_that_ended_is_resumed_without_one() {
         let history = History::default();
         let mut record = record(true);
         record.boot_id = Some("now".into());
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_rebuilt_or_brought_back_is_told_also_to_one_that_was_idle() {
+    fn the_note_of_an_idle_agent_names_what_was_rebuilt_or_brought_back() {
         let history = History::default();
         let record = record(true);
         let mut rebuilt = facts(&record, &history, present());
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_a_human_is_not_tried_again_and_what_merely_failed_is() {
+    fn a_refusal_that_needs_a_human_is_not_tried_again_and_a_failure_is() {
         let history = History::default();
         let record = record(true);
         let mut taken = facts(&record, &history, present());
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_that_is_remembered_has_no_process_yet() {
+    fn a_launch_in_the_record_has_no_process_yet() {
         let history = History::default();
         let mut before = record(true);
         before.boot_id = Some("before".into());

@@ -1,4 +1,4 @@
-//! The restore: what is done when the next boot begins. Verify, repair, resume.
+//! The restore: verifies, repairs and resumes the agents when the next boot begins.
 
 mod config_drift;
 mod decision;
@@ -20,25 +20,25 @@ use state::{AgentName, AgentRecord, Desired};
 
 pub use config_drift::changes;
 pub use decision::{SessionFault, SessionStart, decide};
-pub use launch::{LaunchContext, Prepared, find_claude, prepare, run, seed};
+pub use launch::{LaunchContext, ReadyLaunch, find_claude, prepare, run, seed};
 pub use launch_plan::{LaunchPlan, Refused};
 pub use previous_boot::History;
 pub use recover::{Loss, Recovery, bring_back, from_backups, losses, may_have_checkpoint};
 pub use summary_line::last_preemption_line;
-pub use transcript_check::{Account, account, saved_unseen};
+pub use transcript_check::{TranscriptCheck, check_transcripts, saved_unseen};
 
 /// What a restore would do with one agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// Which agent.
+    /// The agent.
     pub name: AgentName,
     /// Whether it would be started.
     pub starts: bool,
-    /// What is done with it, or why nothing is.
+    /// What the restore does with it, or why it does nothing.
     pub what: String,
 }
 
-/// The plan for the agents of a data directory, in the order given. Nothing is changed.
+/// Plans a restore of these agents, in the given order. Nothing is changed.
 #[must_use]
 pub fn plan(data_dir: &DataDir, records: &[AgentRecord], boot_id: &str) -> Vec<Step> {
     records

@@ -1,5 +1,6 @@
-//! What an agent is told about how its last process ended. Pure: where its turn was cut, the text to prompt with, and
-//! the details for a file that the user alone can read.
+//! Note to an agent about the end of its last process: a prompt, and details for a file. Pure.
+//!
+//! The prompt is for an agent whose turn was cut. Only the user can read the file with the details.
 
 use super::launch_facts::LaunchFacts;
 use claude::resume_note::{self, Cause, Cut};
@@ -7,17 +8,17 @@ use claude::{ApiStop, Status, Tail, TailState};
 use state::AgentState;
 use sys::time::Timestamp;
 
-/// What the agent is told.
+/// The note to an agent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Note {
     /// The prompt of the resume.
     pub prompt: String,
-    /// What its file says, where the prompt names that.
+    /// The text of its file, where the prompt names that file.
     pub details: Option<String>,
 }
 
-/// Whether an agent that the API had stopped asks it again with its first word. A limit is waited
-/// for where it stands; the keeper nudges it then.
+/// Returns whether an agent that an API error had stopped asks the API again right after its start.
+/// An agent at a usage limit waits, and the keeper nudges it once the limit has ended.
 fn asks_at_once(stop: ApiStop, in_a_row: u32, now: Timestamp) -> bool {
     let over = match stop {
         ApiStop::Limit { until } => until.is_some_and(|until| until <= now),
@@ -27,7 +28,7 @@ fn asks_at_once(stop: ApiStop, in_a_row: u32, now: Timestamp) -> bool {
         != supervisor::stall_retry::StallRetry::Human
 }
 
-/// Why the last process ended.
+/// Returns why the last process ended.
 fn cause(facts: &LaunchFacts<'_>, same_boot: bool) -> Cause {
     let LaunchFacts {
         record, history, ..
@@ -43,15 +44,14 @@ fn cause(facts: &LaunchFacts<'_>, same_boot: bool) -> Cause {
     }
 }
 
-/// Writes the note; `None` where there is nothing to tell.
-/// `tail` is what the end of the transcript says.
+/// Writes the note; `None` where none is needed. `tail` is the state at the end of the transcript.
 pub(super) fn write(facts: &LaunchFacts<'_>, tail: &TailState) -> Option<Note> {
     let record = facts.record;
     let workspace = facts.workspace.as_deref();
     let brought_back = facts.brought.back.as_slice();
     let same_boot = record.boot_id.as_deref() == Some(facts.boot_id);
     let noticed_at = facts.history.noticed_at.filter(|_| !same_boot);
-    // A turn that ended on the news that its tools were killed was cut by us.
+    // A turn that ended because its tools were killed was cut by spotkeep.
     let what = noticed_at.map_or_else(|| tail.tail(), |at| tail.tail_when_stopped(at));
     let last_status = (record.last_seen == Some(AgentState::Idle)).then_some(Status::Idle);
     let queued = tail.queued();

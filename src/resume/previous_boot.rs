@@ -1,32 +1,32 @@
-//! What the journal says of the boot before this one. Pure.
+//! The end of the previous boot, as the journal records it. Pure.
 
 use state::{JournalEntry, JournalEvent, Manifest, since_notice};
 use sys::time::Timestamp;
 
-/// How the last boot ended, as far as the journal can tell.
+/// How the last boot ended, as far as the journal records it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct History {
-    /// This boot has had its notice, and nobody has said since that it goes on.
+    /// This boot had its notice, and the user has not reported since that it goes on.
     pub noticed_in_this_boot: bool,
-    /// And its save did not come to its end, such as when the keeper was killed in it.
+    /// Its save did not complete, for example because the keeper was killed during it.
     pub save_unfinished: bool,
     /// There was a boot before this one.
     pub had_boot: bool,
     /// When the last boot had its notice, if it had one.
     pub noticed_at: Option<Timestamp>,
-    /// Who gave it: `metadata`, `signal`, `command` or `unit`.
+    /// Where that notice came from: `metadata`, `signal`, `command` or `unit`.
     pub noticed_by: Option<String>,
     /// Whether its save ended with everything safe.
     pub safe: bool,
-    /// The last word of that boot.
+    /// The time of that boot's last line.
     pub last_seen: Option<Timestamp>,
     /// There is no journal, although there was a keeper before this one.
     pub is_lost: bool,
 }
 
 impl History {
-    /// What is known where the journal was lost: that there was a boot, which may have ended in any way; and by the last final
-    /// save, whether this one has had its notice.
+    /// Returns what is known without a journal: there was a boot, which may have ended in any way.
+    /// The last final save shows whether this boot had its notice.
     #[must_use]
     pub fn lost(save: Option<&Manifest>, boot_id: &str) -> Self {
         Self {
@@ -37,7 +37,7 @@ impl History {
         }
     }
 
-    /// Reads it from the journal's lines, oldest first.
+    /// Reads the history from the journal's lines, oldest first.
     #[must_use]
     pub fn read(lines: &[JournalEntry], boot_id: &str) -> Self {
         let holds = since_notice(lines, boot_id);
@@ -77,15 +77,15 @@ mod tests {
 
     fn line(seq: u64, boot_id: &str, event: &str, clean: bool) -> JournalEntry {
         let line = serde_json::json!({
-            "version": 1, "seq": seq, "at": format!("2026-11-22T03:00:0{seq}.000Z"), "data_dir_id": "r",
-            "epoch": 1, "boot_id": boot_id, "event": event, "clean": clean, "save": "1", "after_ms": 1,
-            "source": "metadata", "reason": "x",
+            "version": 1, "seq": seq, "at": format!("2026-11-22T03:00:0{seq}.000Z"),
+            "data_dir_id": "r", "epoch": 1, "boot_id": boot_id, "event": event, "clean": clean,
+            "save": "1", "after_ms": 1, "source": "metadata", "reason": "x",
         });
         JournalEntry::parse(&line.to_string()).unwrap()
     }
 
     #[test]
-    fn a_boot_that_had_its_notice_is_closed_until_it_is_said_to_go_on() {
+    fn a_boot_that_had_its_notice_is_closed_until_the_user_reports_that_it_goes_on() {
         let mut lines = vec![
             line(1, "a", "keeper-started", false),
             line(2, "a", "notice", false),
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_is_safe_only_if_its_last_notice_led_there() {
+    fn a_boot_is_safe_only_if_the_save_of_its_last_notice_was() {
         let mut lines = vec![line(1, "a", "notice", false), line(2, "a", "safe", true)];
         assert!(History::read(&lines, "b").safe);
         lines.push(line(3, "a", "survived", false));

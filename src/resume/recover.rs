@@ -1,7 +1,7 @@
-//! Where what is lost on the disk is brought back from, before an agent is started: an ordered list.
+//! Recovery of lost files before an agent's start: from checkpoints and backups, in a fixed order.
 //!
-//! For a workspace: its checkpoints, then a backup (`workspace.rs`). For a transcript: a backup. The first source that
-//! has it wins; where none has, the start is refused as if there were no sources.
+//! A workspace comes from its checkpoints, then from a backup (`workspace.rs`); a transcript from a
+//! backup. The first source that has the file is used. If none has it, the start is refused.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,12 +17,12 @@ use state::{AgentName, AgentRecord};
 use sys::error::{Error, Result, hint_of};
 use sys::files::AppendFile;
 
-/// What an agent needs and the disk does not have any more.
+/// A file or directory that an agent needs and that the disk does not have any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loss {
     /// The transcript of its session, or the end of it.
     Transcript {
-        /// Which session.
+        /// The session's id.
         session_id: String,
         /// Bytes that are left of it.
         left: u64,
@@ -32,7 +32,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// In words.
+    /// Describes the loss for people.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -48,16 +48,16 @@ impl Loss {
     }
 }
 
-/// What came of looking for what is lost.
+/// The result of a recovery.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// What is there again, in words.
+    /// What was recovered, as sentences.
     pub back: Vec<String>,
-    /// Why a source could not be asked, in words.
+    /// Why a source could not be read, as sentences.
     pub failures: Vec<String>,
 }
 
-/// What is lost of an agent, by what is remembered of it.
+/// Returns what is missing on the disk, compared with an agent's record.
 #[must_use]
 pub fn losses(data_dir: &DataDir, record: &AgentRecord) -> Vec<Loss> {
     let mut losses = Vec::new();
@@ -78,7 +78,8 @@ pub fn losses(data_dir: &DataDir, record: &AgentRecord) -> Vec<Loss> {
     losses
 }
 
-/// Bytes that are left of a transcript that was longer once: it only grows, so its end is lost.
+/// Returns the bytes that are left of a transcript that was longer before: a transcript only grows,
+/// so its end is lost.
 fn shrunk(data_dir: &DataDir, record: &AgentRecord, path: &Path) -> Option<u64> {
     let mark = record.transcript.as_ref()?;
     let is_it = mark.session_id == record.session_id && data_dir.claude().join(&mark.path) == path;
@@ -86,8 +87,8 @@ fn shrunk(data_dir: &DataDir, record: &AgentRecord, path: &Path) -> Option<u64> 
     (is_it && length < mark.length).then_some(length)
 }
 
-/// Brings back what is lost of an agent's transcript, as far as a backup has it. What was brought back for it since
-/// its last start, as by root, is told here too.
+/// Recovers an agent's lost transcript from a backup. The result includes what was recovered since
+/// the agent's last start, for example by root.
 #[must_use]
 pub fn bring_back(data_dir: &DataDir, boot_id: &str, record: &AgentRecord) -> Recovery {
     let mut brought = Recovery::default();
@@ -101,7 +102,7 @@ pub fn bring_back(data_dir: &DataDir, boot_id: &str, record: &AgentRecord) -> Re
             continue; // Its checkpoints come first: see `workspace.rs`.
         }
         match from_backups(data_dir, boot_id, &loss) {
-            Ok(Some(words)) => brought.back.push(words),
+            Ok(Some(sentence)) => brought.back.push(sentence),
             Ok(None) => {}
             Err(error) => brought.failures.push(with_hint(&error)),
         }
@@ -109,14 +110,14 @@ pub fn bring_back(data_dir: &DataDir, boot_id: &str, record: &AgentRecord) -> Re
     brought
 }
 
-/// Keeps what an agent has to know of for its next start, where this one comes to nothing.
+/// Stores what an agent has to know for its next start, when this start fails.
 pub(super) fn report_later<'a>(
     data_dir: &DataDir,
     name: &AgentName,
-    untold: impl Iterator<Item = &'a String>,
+    unreported: impl Iterator<Item = &'a String>,
 ) {
-    // What could not be repaired is found again by each try.
-    let lines: BTreeSet<String> = untold.map(|words| words.replace('\n', " ")).collect();
+    // Each try finds the same damage again, so lines may repeat.
+    let lines: BTreeSet<String> = unreported.map(|line| line.replace('\n', " ")).collect();
     if lines.is_empty() {
         return;
     }
@@ -125,11 +126,11 @@ pub(super) fn report_later<'a>(
         Ok(lines.iter().try_for_each(|line| file.append(line))?)
     };
     if let Err(error) = keep() {
-        tracing::error!("{name} will not be told what was brought back: {error:#}");
+        tracing::error!("cannot store what was brought back for {name}: {error:#}");
     }
 }
 
-/// An error in words, with its hint.
+/// Formats an error with its hint.
 pub(super) fn with_hint(error: &Error) -> String {
     match hint_of(error) {
         Some(hint) => format!("{error:#} ({hint})"),
@@ -137,13 +138,13 @@ pub(super) fn with_hint(error: &Error) -> String {
     }
 }
 
-/// Where it is written down what was brought back for an agent and it was not told yet.
+/// Returns the path of the file with what was recovered and not yet reported to an agent.
 fn repaired(data_dir: &DataDir, name: &AgentName) -> PathBuf {
     data_dir.note(name).with_extension("repaired")
 }
 
-/// Whether a workspace that is gone may be made anew from a checkpoint: a repository outside of it is remembered, and
-/// is there. git is not asked, since whoever asks may be root.
+/// Returns whether a lost workspace may be recreated from a checkpoint: its stored repository is
+/// outside of it and exists. git is not run, since this process may be root's.
 #[must_use]
 pub fn may_have_checkpoint(data_dir: &DataDir, config: &Config, record: &AgentRecord) -> bool {
     let place = CheckpointTarget::from_record(data_dir, &config.checkpoint, record);
@@ -151,10 +152,10 @@ pub fn may_have_checkpoint(data_dir: &DataDir, config: &Config, record: &AgentRe
         .is_some_and(|home| home.is_dir() && !home.starts_with(&place.workspace))
 }
 
-/// Brings back what is lost from the backups; in words. `None`: no backup has it.
+/// Recovers a loss from the backups and describes what was recovered. `None`: no backup has it.
 ///
 /// # Errors
-/// The backups cannot be read, as where they are root's.
+/// The backups cannot be read, for example because they are root's.
 pub fn from_backups(data_dir: &DataDir, boot_id: &str, loss: &Loss) -> Result<Option<String>> {
     let settings = Settings::load(data_dir)?;
     let was_never_made = settings.ensure_mine().is_ok() && !settings.has_repository();
@@ -179,7 +180,7 @@ mod tests {
     const USER: &str = r#"{"type":"user","message":{"content":"hello"}}"#;
 
     #[test]
-    fn what_is_lost_is_told_by_what_is_remembered() {
+    fn losses_are_found_by_comparing_the_disk_with_the_record() {
         let dir = tempfile::tempdir().unwrap();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "workspaces/a".into());

@@ -1,4 +1,4 @@
-//! How the last preemption went, in one line for whoever logs in next. Pure.
+//! Summary of the last preemption, in one line for the next login. Pure.
 //!
 //! `preempted 03:12, back 03:15 UTC: 12 of 12 agents, 0 records lost, 5 turns continued`
 
@@ -9,14 +9,14 @@ use super::previous_boot::History;
 use state::{JournalEntry, JournalEvent};
 use sys::time::Timestamp;
 
-/// Later than this it is no news any more.
+/// For how long after the restore the line is shown.
 const NEWS: Duration = Duration::from_secs(24 * 3_600);
 
-/// So many agents that are not back are named.
+/// How many agents that are not back yet are named.
 const NAMED: usize = 3;
 
-/// The line for the boot that is now; `None` where there is nothing to tell: the first boot, one that
-/// began a day ago, one in which no keeper has begun yet.
+/// Returns the line for the current boot. `None`: it is the first boot, it began too long ago, or
+/// no keeper has started in it yet.
 #[must_use]
 pub fn last_preemption_line(
     lines: &[JournalEntry],
@@ -29,7 +29,10 @@ pub fn last_preemption_line(
         .position(|entry| entry.boot_id == boot_id && is_restore(entry))?;
     let restore = &lines[began];
     let JournalEvent::Restore {
-        names, short, torn, ..
+        names,
+        short,
+        torn: damaged,
+        ..
     } = &restore.event
     else {
         return None;
@@ -50,13 +53,13 @@ pub fn last_preemption_line(
         .collect();
     let parts = [
         agents(names, &since),
-        describe_losses(short, torn.len(), history.safe),
+        describe_losses(short, damaged.len(), history.safe),
         counted(continued(&since), "turn", "continued"),
     ];
     Some(format!("{went}, back {back} UTC: {}", parts.join(", ")))
 }
 
-/// Who was to come back, and who has.
+/// Describes how many of the desired agents are back.
 fn agents(desired: &[String], since: &[&JournalEntry]) -> String {
     let total = desired.len();
     if total == 0 {
@@ -89,12 +92,12 @@ fn agents(desired: &[String], since: &[&JournalEntry]) -> String {
     }
 }
 
-/// Only a save that came to its end knows that nothing is missing.
-fn describe_losses(short: &[String], torn: usize, safe: bool) -> String {
-    match (short.is_empty(), torn == 0, safe) {
-        (false, _, _) => format!("words of {} are missing", short.join(", ")),
+/// Describes what was lost. Only after a save that completed it is known that nothing is.
+fn describe_losses(short: &[String], damaged: usize, safe: bool) -> String {
+    match (short.is_empty(), damaged == 0, safe) {
+        (false, _, _) => format!("part of the transcript of {} is missing", short.join(", ")),
         (true, false, _) => {
-            counted(torn, "record", "torn")
+            counted(damaged, "record", "damaged")
                 + if safe {
                     ""
                 } else {
@@ -106,7 +109,7 @@ fn describe_losses(short: &[String], torn: usize, safe: bool) -> String {
     }
 }
 
-/// How many agents went on with a turn that was cut, when they first came back.
+/// Counts the agents that continued a cut turn when they first came back.
 fn continued(since: &[&JournalEntry]) -> usize {
     let mut first: BTreeMap<&str, bool> = BTreeMap::new();
     for entry in since {
@@ -123,7 +126,7 @@ fn counted(count: usize, what: &str, done: &str) -> String {
     format!("{count} {what}{plural} {done}")
 }
 
-/// The time alone where it was today.
+/// Formats a moment: the time alone if it is today.
 fn moment(at: Timestamp, now: Timestamp) -> String {
     match at.day() == now.day() {
         true => at.minute(),
@@ -138,9 +141,10 @@ mod tests {
 
     fn line(minute: u32, boot_id: &str, event: &str, more: Value) -> JournalEntry {
         let mut line = json!({
-            "version": 1, "seq": 1, "at": format!("2026-11-22T03:{minute:02}:00.000Z"), "data_dir_id": "r",
-            "epoch": 1, "boot_id": boot_id, "event": event, "pid": 1, "new_boot": true, "last_end": "safe",
-            "deadline_ms": 25_000, "save": "1", "after_ms": 1, "agents": 2, "unclean": false, "session_id": "s",
+            "version": 1, "seq": 1, "at": format!("2026-11-22T03:{minute:02}:00.000Z"),
+            "data_dir_id": "r", "epoch": 1, "boot_id": boot_id, "event": event, "pid": 1,
+            "new_boot": true, "last_end": "safe", "deadline_ms": 25_000, "save": "1",
+            "after_ms": 1, "agents": 2, "unclean": false, "session_id": "s",
         });
         for (key, value) in more.as_object().unwrap() {
             line[key] = value.clone();
@@ -149,7 +153,7 @@ mod tests {
     }
 
     /// A boot with a notice of this source, saved, then one with two agents to bring back.
-    fn story(source: &str, short: &[&str], torn: &[&str]) -> Vec<JournalEntry> {
+    fn story(source: &str, short: &[&str], damaged: &[&str]) -> Vec<JournalEntry> {
         vec![
             line(10, "a", "keeper-started", json!({})),
             line(12, "a", "notice", json!({ "source": source })),
@@ -159,7 +163,7 @@ mod tests {
                 15,
                 "b",
                 "restore",
-                json!({ "names": ["x", "y"], "short": short, "torn": torn }),
+                json!({ "names": ["x", "y"], "short": short, "torn": damaged }),
             ),
             line(
                 15,
@@ -182,66 +186,67 @@ mod tests {
         ]
     }
 
-    fn at(text: &str) -> Timestamp {
+    fn time(text: &str) -> Timestamp {
         Timestamp::parse(text).unwrap()
     }
 
     #[test]
-    fn a_preemption_that_went_well_is_told_in_one_line() {
-        let now = at("2026-11-22T09:00:00Z");
+    fn a_preemption_that_went_well_gives_one_line() {
+        let now = time("2026-11-22T09:00:00Z");
         assert_eq!(
             last_preemption_line(&story("metadata", &[], &[]), "b", now).unwrap(),
             "preempted 03:12, back 03:15 UTC: 2 of 2 agents, 0 records lost, 1 turn continued"
         );
-        let told = last_preemption_line(&story("unit", &[], &[]), "b", at("2026-11-23T01:00:00Z"))
-            .unwrap();
+        let line =
+            last_preemption_line(&story("unit", &[], &[]), "b", time("2026-11-23T01:00:00Z"))
+                .unwrap();
         assert!(
-            told.starts_with("shut down 2026-11-22 03:12, back 2026-11-22 03:15 UTC"),
-            "{told}"
+            line.starts_with("shut down 2026-11-22 03:12, back 2026-11-22 03:15 UTC"),
+            "{line}"
         );
     }
 
     #[test]
-    fn what_is_not_known_or_not_well_is_not_called_well() {
-        let now = at("2026-11-22T09:00:00Z");
-        let tell = |lines: &[JournalEntry]| last_preemption_line(lines, "b", now).unwrap();
-        assert!(tell(&story("metadata", &["y"], &[])).contains("words of y are missing"));
-        assert!(tell(&story("metadata", &[], &["y"])).contains("1 record torn"));
+    fn the_line_names_losses_agents_that_are_missing_and_an_end_without_a_save() {
+        let now = time("2026-11-22T09:00:00Z");
+        let summary = |lines: &[JournalEntry]| last_preemption_line(lines, "b", now).unwrap();
+        assert!(summary(&story("metadata", &["y"], &[])).contains("transcript of y is missing"));
+        assert!(summary(&story("metadata", &[], &["y"])).contains("1 record damaged"));
         let without: Vec<JournalEntry> = story("metadata", &[], &[])
             .into_iter()
             .filter(|line| !matches!(line.name.as_str(), "notice" | "safe"))
             .collect();
-        let told = tell(&without);
+        let line = summary(&without);
         assert!(
-            told.starts_with("cut off after 03:10") && told.contains("up to 2 s"),
-            "{told}"
+            line.starts_with("cut off after 03:10") && line.contains("up to 2 s"),
+            "{line}"
         );
         let unsafe_end: Vec<JournalEntry> = story("metadata", &[], &[])
             .into_iter()
             .filter(|line| line.name != "safe")
             .collect();
-        assert!(tell(&unsafe_end).contains("up to 2 s of the transcript lost"));
-        let half = tell(&story("metadata", &[], &[])[..6]);
+        assert!(summary(&unsafe_end).contains("up to 2 s of the transcript lost"));
+        let half = summary(&story("metadata", &[], &[])[..6]);
         assert!(half.contains("1 of 2 agents (not yet: y;"), "{half}");
     }
 
     #[test]
-    fn nothing_is_said_where_there_is_nothing_to_say() {
+    fn there_is_no_line_without_a_restore_in_this_boot_or_long_after_it() {
         let lines = story("metadata", &[], &[]);
         assert_eq!(
-            last_preemption_line(&lines, "a", at("2026-11-22T09:00:00Z")),
+            last_preemption_line(&lines, "a", time("2026-11-22T09:00:00Z")),
             None
         );
         assert_eq!(
-            last_preemption_line(&lines, "c", at("2026-11-22T09:00:00Z")),
+            last_preemption_line(&lines, "c", time("2026-11-22T09:00:00Z")),
             None
         );
         assert_eq!(
-            last_preemption_line(&lines, "b", at("2026-11-24T09:00:00Z")),
+            last_preemption_line(&lines, "b", time("2026-11-24T09:00:00Z")),
             None
         );
         assert_eq!(
-            last_preemption_line(&[], "b", at("2026-11-22T09:00:00Z")),
+            last_preemption_line(&[], "b", time("2026-11-22T09:00:00Z")),
             None
         );
     }

@@ -1,5 +1,6 @@
-//! What is left of the words of the last boot, looked at before anything is started: the one moment
-//! at which it can be told from what is said afterwards.
+//! Transcript check: what is left of the last boot's transcripts, before any agent is started.
+//!
+//! Later a loss could not be distinguished from what the agents write after it.
 
 use std::fs;
 use std::path::Path;
@@ -10,44 +11,49 @@ use state::layout::DataDir;
 use state::{AgentRecord, AgentSaved, Manifest, TranscriptMark};
 use sys::files;
 
-/// The agents whose transcripts are not as they were left.
+/// The agents whose transcripts lost something.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Account {
-    /// Shorter than what was durable, or gone.
+pub struct TranscriptCheck {
+    /// Agents whose transcript is gone, or shorter than what was durable.
     pub short: Vec<String>,
-    /// Their last line was cut off in the middle: one record each.
-    pub torn: Vec<String>,
+    /// Agents whose transcript ends in a line that was cut off: one lost record each.
+    pub damaged: Vec<String>,
 }
 
-/// Looks at the transcript of each agent. `save` is the final one of the last boot, if there was one:
-/// its word on what was durable is newer than the record's.
+/// Checks the transcript of each agent. `save` is the final save of the last boot, if there was
+/// one: its figures are newer than the record's.
 #[must_use]
-pub fn account(data_dir: &DataDir, records: &[AgentRecord], save: Option<&Manifest>) -> Account {
-    let mut account = Account::default();
+pub fn check_transcripts(
+    data_dir: &DataDir,
+    records: &[AgentRecord],
+    save: Option<&Manifest>,
+) -> TranscriptCheck {
+    let mut check = TranscriptCheck::default();
     for record in records {
-        let Some(promised) = promised(record, save) else {
-            continue; // It never said anything.
+        let Some(expected_length) = expected_length(record, save) else {
+            continue; // It never had a transcript.
         };
         let name = record.name.to_string();
         match claude::locate(&data_dir.claude(), &record.session_id) {
             TranscriptLookup::Present(path) => {
-                if fs::metadata(&path).map_or(0, |meta| meta.len()) < promised {
-                    account.short.push(name);
-                } else if is_torn(&path) {
-                    account.torn.push(name);
+                if fs::metadata(&path).map_or(0, |meta| meta.len()) < expected_length {
+                    check.short.push(name);
+                } else if is_damaged(&path) {
+                    check.damaged.push(name);
                 }
             }
-            _ => account.short.push(name),
+            _ => check.short.push(name),
         }
     }
-    account
+    check
 }
 
-/// What a save made durable of a session of which its record knows no word yet: those of the last second
-/// before it. Without this it would count as one in which nothing was ever said. `cwd` is where it works.
+/// Returns the transcript mark from a save, for a session whose record has none yet because its
+/// transcript began in the last second before the save. Without the mark, the session would count
+/// as one without a conversation. `cwd` is the agent's working directory.
 #[must_use]
 pub fn saved_unseen(save: &Manifest, record: &AgentRecord, cwd: &Path) -> Option<TranscriptMark> {
-    // After `/clear`, and before a first word, a file may have bytes and no words.
+    // After `/clear` and before the first message, a file may have bytes and no conversation.
     if record.transcript.is_some() || !record.past_sessions.is_empty() {
         return None;
     }
@@ -72,7 +78,7 @@ fn saved(save: &Manifest, session: &str) -> Option<u64> {
         .transcript_bytes
 }
 
-fn promised(record: &AgentRecord, save: Option<&Manifest>) -> Option<u64> {
+fn expected_length(record: &AgentRecord, save: Option<&Manifest>) -> Option<u64> {
     let session = &record.session_id;
     let saved = save.and_then(|save| saved(save, session));
     let known = record.transcript.as_ref();
@@ -80,8 +86,9 @@ fn promised(record: &AgentRecord, save: Option<&Manifest>) -> Option<u64> {
     saved.or(marked.map(|mark| mark.length))
 }
 
-/// Whole lines end with a newline; NULs are what a power cut leaves of one that was being written.
-fn is_torn(path: &Path) -> bool {
+/// Returns whether the last line was cut off: whole lines end with a newline, and a power cut
+/// leaves NULs of a line that was being written.
+fn is_damaged(path: &Path) -> bool {
     files::read_tail(path, 1).is_ok_and(|(_, last)| last.first().is_some_and(|byte| *byte != b'\n'))
 }
 
@@ -91,18 +98,18 @@ mod tests {
     use state::{AgentName, TranscriptMark};
 
     #[test]
-    fn what_is_shorter_gone_or_torn_is_named_and_the_rest_is_not() {
+    fn transcripts_that_are_shorter_gone_or_damaged_are_named_and_the_others_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         let folder = data_dir.claude().join("projects/-srv");
         fs::create_dir_all(&folder).unwrap();
         let line = "{\"type\":\"user\",\"message\":{\"role\":\"user\",\"content\":\"x\"}}\n";
-        let record = |name: &str, text: Option<&str>, promised: Option<usize>| {
+        let record = |name: &str, text: Option<&str>, expected_length: Option<usize>| {
             let mut record = AgentRecord::new(AgentName::new(name).unwrap(), "w".into());
             if let Some(text) = text {
                 fs::write(folder.join(format!("{}.jsonl", record.session_id)), text).unwrap();
             }
-            record.transcript = promised.map(|length| TranscriptMark {
+            record.transcript = expected_length.map(|length| TranscriptMark {
                 session_id: record.session_id.clone(),
                 path: "x".into(),
                 generation: 0,
@@ -111,22 +118,22 @@ mod tests {
             record
         };
         let whole = line.len();
-        let torn = format!("{line}{{\"type\":\"us");
+        let damaged = format!("{line}{{\"type\":\"us");
         let records = [
             record("whole", Some(line), Some(whole)),
             record("grown", Some(&line.repeat(2)), Some(whole)),
             record("short", Some(line), Some(whole * 2)),
             record("gone", None, Some(whole)),
-            record("torn", Some(&torn), Some(whole)),
+            record("damaged", Some(&damaged), Some(whole)),
             record("silent", None, None),
         ];
-        let account = account(&data_dir, &records, None);
-        assert_eq!(account.short, ["short", "gone"]);
-        assert_eq!(account.torn, ["torn"]);
+        let check = check_transcripts(&data_dir, &records, None);
+        assert_eq!(check.short, ["short", "gone"]);
+        assert_eq!(check.damaged, ["damaged"]);
     }
 
     #[test]
-    fn words_that_only_the_save_has_seen_are_known_in_the_next_boot() {
+    fn a_transcript_that_only_the_save_has_seen_is_known_in_the_next_boot() {
         let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
         let mut save = Manifest::begin(
             "s".into(),
@@ -139,8 +146,9 @@ mod tests {
         let cwd = Path::new("/srv/w");
         assert_eq!(saved_unseen(&save, &record, cwd), None);
         save.agents = serde_json::from_value(serde_json::json!([{
-            "name": "a", "agent_id": record.agent_id, "session_id": record.session_id, "end": "ended by itself",
-            "exit_ms": 9, "open": "nothing", "transcript_bytes": 12, "transcript_safe": true,
+            "name": "a", "agent_id": record.agent_id, "session_id": record.session_id,
+            "end": "exited in time", "exit_ms": 9, "open": "nothing", "transcript_bytes": 12,
+            "transcript_safe": true,
             "workspace": {"checkpoint": null, "note": ""},
         }]))
         .unwrap();
@@ -151,7 +159,7 @@ mod tests {
         assert_eq!(
             saved_unseen(&save, &record, cwd),
             None,
-            "the record's own word counts"
+            "the record's own mark counts"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! A workspace that is fit to be worked in, before its agent starts.
+//! Workspace check before an agent's start: recreates a lost workspace and repairs its repository.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,29 +16,29 @@ use sys::error::{Context as _, Result, anyhow};
 use sys::failpoint::{Point, point};
 use sys::time::Timestamp;
 
-/// How long looking over one repository may take; an agent that waits longer starts without.
+/// The timeout of checking one repository; after it the agent starts without the check.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What was found and done, for the journal, and for the agent where it has to know.
+/// What the check found and did.
 #[derive(Debug, Default)]
 pub(super) struct Readied {
-    /// In the order in which it happened.
+    /// The events for the journal, in their order.
     pub what: Vec<JournalEvent>,
     /// A sentence for the agent's note.
-    pub told: Option<String>,
+    pub note: Option<String>,
 }
 
-/// Looks a workspace over: one that is gone is made anew from its newest checkpoint, and after a boot
-/// that ended without *safe*, what the cut left torn is repaired.
+/// Checks a workspace. A lost one is recreated from its newest checkpoint or a backup. After a boot
+/// that ended without *safe*, damage to the repository is repaired.
 ///
 /// # Errors
-/// It is gone, and there is nothing to make it from.
+/// The workspace is lost, and there is no checkpoint and no backup of it.
 pub(super) fn ready(context: &LaunchContext<'_>, record: &AgentRecord) -> Result<Readied, Refused> {
     let place = CheckpointTarget::from_record(context.data_dir, &context.config.checkpoint, record);
     let deadline = Deadline::after(LIMIT);
     match fs::read_dir(&place.workspace) {
         Ok(mut entries) => {
-            // With a checkpoint that has something in it, an empty directory is none of an agent's at work.
+            // If a checkpoint may exist, an empty directory has lost the agent's files.
             let is_emptied = entries.next().is_none()
                 && recover::may_have_checkpoint(context.data_dir, context.config, record);
             let rebuilt = match is_emptied {
@@ -55,11 +55,11 @@ pub(super) fn ready(context: &LaunchContext<'_>, record: &AgentRecord) -> Result
             bring_back(context, &place, "its workspace was gone", deadline)
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Refused::Unfit(anyhow!(
-            "its workspace {} may not be read: {error}",
+            "cannot read its workspace {}: {error}",
             place.workspace.display()
         ))),
         Err(error) => {
-            let why = format!("its workspace could not be read ({error}) and was moved aside");
+            let why = format!("its workspace could not be read ({error}) and was moved away");
             quarantine(&place.workspace)?;
             bring_back(context, &place, &why, deadline)
         }
@@ -76,34 +76,36 @@ fn bring_back(
         Some(readied) => Ok(readied),
         None => from_backup(context, place, why).map_err(|no_backup| {
             Refused::Unfit(anyhow!(
-                "its workspace {} is missing, and no repository is left that has a checkpoint of it, {no_backup}",
+                "its workspace {} is missing, and no repository is left that has a checkpoint of \
+                 it, {no_backup}",
                 place.workspace.display()
             ))
         }),
     }
 }
 
-/// Makes a workspace anew from its newest checkpoint; `None`: there is none.
+/// Recreates a workspace from its newest checkpoint; `None`: there is none.
 fn from_checkpoint(
     context: &LaunchContext<'_>,
     place: &CheckpointTarget,
     why: &str,
     deadline: Deadline,
 ) -> Result<Option<Readied>> {
-    // One on a disk of its own may just not be mounted: what were put there would be hidden by it.
+    // A workspace on another disk may just not be mounted, and a mount would hide what is put
+    // there.
     if !place.workspace.starts_with(context.data_dir.dir()) {
         return Ok(None);
     }
     let brought = checkpoint::bring_back(context.data_dir, place, deadline).with_context(|| {
         let workspace = place.workspace.display();
-        format!("its workspace {workspace} is missing, and cannot be made anew")
+        format!("its workspace {workspace} is missing, and cannot be recreated")
     })?;
     let Some((checkpoint, lacks)) = brought else {
         return Ok(None);
     };
-    let told = format!(
-        "{}{}, and was made anew from a checkpoint of {}: what was changed after that, and files that git ignores, are not there.",
-        "Your",
+    let note = format!(
+        "Your{}, and was recreated from a checkpoint of {}: later changes, and files that git \
+         ignores, are not there.",
         why.strip_prefix("its").unwrap_or(why),
         checkpoint.at.for_people()
     );
@@ -114,7 +116,7 @@ fn from_checkpoint(
     let lacks = lacks.into_iter().map(|what| JournalEvent::Damaged { what });
     Ok(Some(Readied {
         what: std::iter::once(rebuilt).chain(lacks).collect(),
-        told: Some(told),
+        note: Some(note),
     }))
 }
 
@@ -126,19 +128,19 @@ fn from_backup(
 ) -> Result<Readied, String> {
     let loss = Loss::Workspace(context.data_dir.relative(&place.workspace));
     match recover::from_backups(context.data_dir, context.boot_id, &loss) {
-        Ok(Some(words)) => Ok(Readied {
-            told: Some(format!(
-                "Your{}; {words}: what was changed after that is not there.",
+        Ok(Some(done)) => Ok(Readied {
+            note: Some(format!(
+                "Your{}; {done}: later changes are not there.",
                 why.strip_prefix("its").unwrap_or(why),
             )),
-            what: vec![JournalEvent::Repaired { what: words }],
+            what: vec![JournalEvent::Repaired { what: done }],
         }),
         Ok(None) => Err("and no backup".to_owned()),
         Err(error) => Err(format!("and {}", recover::with_hint(&error))),
     }
 }
 
-/// After a boot that ended without *safe*, a repository is looked over before the first start of the next one.
+/// Checks a repository before the first start of a boot, if the boot before ended without *safe*.
 fn after_cut(
     context: &LaunchContext<'_>,
     record: &AgentRecord,
@@ -153,14 +155,14 @@ fn after_cut(
     }
 }
 
-/// No damage in a repository keeps an agent from its session: what cannot be repaired is said.
+/// Repairs a repository. Damage that cannot be repaired is reported and does not stop the agent.
 fn repair(context: &LaunchContext<'_>, place: &CheckpointTarget, deadline: Deadline) -> Readied {
     let mut what = Vec::new();
-    let mut told = None;
+    let mut note = None;
     match checkpoint::repair(context.data_dir, place, deadline) {
         Ok(found) => {
             if !found.damaged.is_empty() {
-                told = Some(format!(
+                note = Some(format!(
                     "Your git repository was damaged: {}.",
                     found.damaged.join("; ")
                 ));
@@ -176,26 +178,26 @@ fn repair(context: &LaunchContext<'_>, place: &CheckpointTarget, deadline: Deadl
             what.extend(repaired.chain(damaged));
         }
         Err(error) => what.push(JournalEvent::Damaged {
-            what: format!("its repository could not be looked over: {error:#}"),
+            what: format!("cannot check its repository: {error:#}"),
         }),
     }
     point(Point::RestoreRepaired);
-    // From what is on the disk now, in which every object is written that is not whole elsewhere.
+    // A checkpoint of the files as they are now writes every object that is not intact elsewhere.
     if let Err(error) = checkpoint::keep(context.data_dir, place, Trigger::Before, deadline) {
         what.push(JournalEvent::CheckpointFailed {
             why: format!("{error:#}"),
         });
     }
-    Readied { what, told }
+    Readied { what, note }
 }
 
 fn quarantine(workspace: &Path) -> Result<()> {
-    let mut aside = workspace.as_os_str().to_owned();
-    aside.push(".damaged");
-    // What was moved away before stays.
-    if fs::symlink_metadata(&aside).is_ok() {
-        aside.push(format!("-{}", Timestamp::now().digits()));
+    let mut target = workspace.as_os_str().to_owned();
+    target.push(".damaged");
+    // A directory that was moved away before stays.
+    if fs::symlink_metadata(&target).is_ok() {
+        target.push(format!("-{}", Timestamp::now().digits()));
     }
-    fs::rename(workspace, &aside)
+    fs::rename(workspace, &target)
         .with_context(|| format!("cannot move {} away", workspace.display()))
 }

@@ -1,10 +1,10 @@
-//! An answer on its way: what the model has said and Claude has not yet written.
+//! Draining of a model's answer that Claude Code has not yet written to the transcript.
 //!
-//! SIGTERM makes Claude write what it has taken in, but not what still lies between it and the
-//! model: on two cores, a message that was sent up to 0.1 s before was gone with three busy agents
+//! At SIGTERM Claude Code writes what it has received, but not what is still on its way from the
+//! model: on two cores, a message that was sent up to 0.1 s before was lost with three busy agents
 //! (measured on 2.1.197 and 2.1.330, in 7 of 25 preemptions of an agent that wrote all the time).
-//! The moment after a message was written is the safe one, since the model is not asked again
-//! before the tool has run.
+//! The safe moment is right after a message was written, since Claude Code does not ask the model
+//! again before the tool has run.
 
 use std::fs;
 use std::path::Path;
@@ -18,34 +18,37 @@ use sys::deadline::Deadline;
 use sys::inotify::Watch;
 use sys::process::ProcessId;
 
-/// A message that has come is written by then, also where eight processes want each core (0.4 s was
-/// seen). One that is still being streamed is not waited for any longer.
+/// How long the save waits for an answer: a message that has come is written by then, even with
+/// eight processes on each core (0.4 s was seen). The save does not wait longer for one that still
+/// streams.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Claude writes some 0.1 s behind (measured), so a call that was just written may have been answered
-/// since, and the model asked again.
+/// How old a tool call has to be to count as running: Claude Code writes some 0.1 s late
+/// (measured), so a call that was just written may already have its result, and the model may have
+/// been asked again.
 const BEHIND: Duration = Duration::from_millis(300);
 
-/// Of the time that is left, this part at most: a notice that came too late leaves none for it.
+/// The part of the remaining time that draining may take at most; after a late notice there is
+/// none.
 const PART: u32 = 20;
 
-/// Files may change without a word; then this often is looked again.
+/// How often the transcript is read without an event: files may change without one.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// When [`hear_out`] is not waited for any longer.
+/// Returns when the save stops waiting for [`drain_response`].
 pub(super) fn limit(deadline: Deadline) -> Deadline {
     Deadline::after(2 * TIMEOUT.min(deadline.remaining() / PART))
 }
 
-/// Where the model is being asked, waits a moment for its answer to be written. An agent at rest
-/// or in a tool is not held up.
+/// Waits a moment for the model's answer to be written, where one is expected. An idle agent, or
+/// one that runs a tool, is not held up.
 pub(super) fn drain_response(
     subject: &Subject,
     process: ProcessId,
     data_dir: &DataDir,
     deadline: Deadline,
 ) {
-    // Nearly free, where a look at the transcript is not.
+    // This is nearly free, while reading the transcript is not.
     let says = claude::session_file::read(&data_dir.claude(), process.pid);
     if says.is_some_and(|file| file.status == Some(Status::Idle)) {
         return;
@@ -58,15 +61,15 @@ pub(super) fn drain_response(
     }
 }
 
-/// Waits until a transcript does not end in a question to the model, at most for `limit`. Returns
-/// whether it does not.
+/// Waits until a transcript does not end in a question to the model, for `limit` at most. Returns
+/// whether that is so.
 fn wait_until_written(transcript: &Path, limit: Duration) -> bool {
     let until = Instant::now() + limit;
     let Ok(watch) = Watch::new() else {
         return false;
     };
     if let Some(dir) = transcript.parent() {
-        // Without it the transcript is looked at every now and then.
+        // Without a watch the transcript is polled.
         watch.add(dir).ok();
     }
     let Ok((mut state, mut reader)) = tail::read(transcript) else {
@@ -93,7 +96,7 @@ fn wait_until_written(transcript: &Path, limit: Duration) -> bool {
 
 fn is_older_than(file: &Path, age: Duration) -> bool {
     let changed = fs::metadata(file).and_then(|meta| meta.modified());
-    // A clock that was set back says nothing; then nobody waits.
+    // After the clock was set back the age is unknown, and counts as old, so that nothing waits.
     changed.map_or(true, |at| at.elapsed().map_or(true, |since| since >= age))
 }
 
@@ -107,7 +110,7 @@ mod tests {
     const ANSWER: &str = r#"{"type":"assistant","uuid":"2","message":{"id":"m","role":"assistant","stop_reason":"tool_use","content":[{"type":"tool_use","id":"t","name":"Bash","input":{}}]}}"#;
 
     #[test]
-    fn an_answer_that_is_written_late_is_waited_for_and_none_for_ever() {
+    fn an_answer_that_is_written_late_is_waited_for_up_to_a_limit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         fs::write(&path, format!("{QUESTION}\n")).unwrap();

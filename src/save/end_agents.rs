@@ -1,4 +1,4 @@
-//! Ending the fleet: all at once, each with its grace, then what outlived them.
+//! Ending of all agents in a save: SIGTERM to all at once, SIGKILL after a timeout, then a sweep.
 
 use std::time::{Duration, Instant};
 
@@ -14,22 +14,22 @@ use sys::process::ProcessId;
 use sys::thread;
 use sys::time_limit::within;
 
-/// While agents may finish their turns, they are looked at at least this often.
+/// How often, at least, agents are polled while they may finish their turns.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What came of ending the fleet.
+/// The result of ending all agents.
 #[derive(Debug)]
 pub(super) struct EndedAgents {
-    /// How each ended, in words.
+    /// The manifest's row of each agent, with how it ended.
     pub(super) rows: Vec<AgentSaved>,
-    /// Whether none of them is there any more.
+    /// Whether all of them have ended.
     pub(super) all: bool,
-    /// How many processes that outlived them were killed.
+    /// How many leftover processes were killed.
     pub(super) stragglers: usize,
 }
 
-/// Ends every agent that runs, all at the same time. Those in a turn may finish it first, as far
-/// as the notice is long enough for that.
+/// Ends all running agents at the same time. An agent in a turn may finish it first, as far as the
+/// notice is long enough.
 pub(super) fn end_all(agents: &[Subject], data_dir: &DataDir, notice: &Notice) -> EndedAgents {
     let mut all = true;
     let rows = thread::for_all("end", agents, |subject| end_one(subject, data_dir, notice))
@@ -49,15 +49,15 @@ pub(super) fn end_all(agents: &[Subject], data_dir: &DataDir, notice: &Notice) -
     }
 }
 
-/// Kills what outlived its agent; returns how many processes there were.
+/// Kills processes that outlived their agent; returns how many there were.
 pub(super) fn sweep_all(agents: &[Subject], deadline: Deadline) -> usize {
     let launch = |subject: &Subject| subject.record.launch.clone();
     let launches: Vec<Launch> = agents.iter().filter_map(launch).collect();
-    // At least one look, however late it is.
+    // The sweep makes at least one round, however late it is.
     sweep(&launches, SWEEP_LIMIT.min(deadline.remaining()))
 }
 
-/// The row of an agent that is left alone.
+/// Returns the row of an agent that is not ended.
 pub(super) fn goes_on(subject: &Subject) -> AgentSaved {
     row(
         subject,
@@ -69,13 +69,13 @@ pub(super) fn goes_on(subject: &Subject) -> AgentSaved {
     )
 }
 
-/// How it ended, and whether it is gone.
+/// Ends one agent; returns its row and whether it has ended.
 fn end_one(subject: &Subject, data_dir: &DataDir, notice: &Notice) -> (AgentSaved, bool) {
     let Some(process) = subject.process else {
         return (row(subject, "was not running"), true);
     };
-    let finished = wait_for_turn(process, data_dir, notice.drain);
-    // It reads from a disk that may hang, and who is not told in time is not saved.
+    let finished = wait_until_turn_ends(process, data_dir, notice.drain);
+    // Draining reads from a disk that may hang; the agent must get SIGTERM in time even then.
     let (of, at, deadline) = (subject.clone(), data_dir.clone(), notice.deadline);
     within(drain::limit(deadline), move || {
         drain::drain_response(&of, process, &at, deadline);
@@ -88,8 +88,8 @@ fn end_one(subject: &Subject, data_dir: &DataDir, notice: &Notice) -> (AgentSave
         match ended {
             Ended::Before => "had ended already",
             Ended::WithTerm if finished => "ended after its turn",
-            Ended::WithTerm => "ended by itself",
-            Ended::Killed => "killed: it did not end by itself",
+            Ended::WithTerm => "exited in time",
+            Ended::Killed => "killed: it did not exit in time",
             Ended::Not => "still there: it hangs in the kernel",
         },
     );
@@ -97,9 +97,9 @@ fn end_one(subject: &Subject, data_dir: &DataDir, notice: &Notice) -> (AgentSave
     (saved, ended != Ended::Not)
 }
 
-/// Waits until an agent is between turns, at most until `drain`. Returns whether it waited and
-/// was not in vain.
-fn wait_for_turn(process: ProcessId, data_dir: &DataDir, drain: Deadline) -> bool {
+/// Waits until an agent is between turns, at most until `drain`. Returns whether it waited and the
+/// turn ended.
+fn wait_until_turn_ends(process: ProcessId, data_dir: &DataDir, drain: Deadline) -> bool {
     if drain.has_passed() {
         return false;
     }

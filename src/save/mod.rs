@@ -1,5 +1,7 @@
-//! The save: what is done between a notice and *safe*, the most valuable first. Cut at any
-//! instant, what is done stays usable.
+//! The save: ends the agents and makes everything durable between a notice and the machine's end.
+//!
+//! The most valuable data come first. If the machine ends at any point of a save, what was saved
+//! until then is usable.
 //!
 //! ```text
 //! notice ─ agents end ─ transcripts durable ─▶ manifest "transcripts safe" ─ syncfs ─▶ "safe" ─ workspaces ─▶ done
@@ -27,10 +29,10 @@ use sys::files;
 use sys::process::ProcessId;
 use sys::time_limit::within;
 
-/// One agent as the save finds it.
+/// One agent as the save needs it.
 #[derive(Debug, Clone)]
 pub struct Subject {
-    /// What is remembered of it.
+    /// Its record.
     pub record: AgentRecord,
     /// Its process, if it runs.
     pub process: Option<ProcessId>,
@@ -39,7 +41,7 @@ pub struct Subject {
 /// Writes a line into the journal and returns when it is durable.
 pub type Note = Arc<dyn Fn(&JournalEvent) -> Result<()> + Send + Sync>;
 
-/// Everything a save needs to know.
+/// What a save needs.
 pub struct Save<'a> {
     /// The data directory.
     pub data_dir: &'a DataDir,
@@ -49,20 +51,20 @@ pub struct Save<'a> {
     pub data_dir_id: &'a str,
     /// The keeper's epoch.
     pub epoch: u64,
-    /// The boot.
+    /// The boot's id.
     pub boot_id: &'a str,
-    /// The journal; none where it cannot be opened, which stops no save.
+    /// Writes to the journal; `None` where it cannot be opened, which does not stop a save.
     pub journal: Option<Note>,
     /// Every agent, running or not.
     pub agents: Vec<Subject>,
 }
 
 impl Save<'_> {
-    /// The end of a boot: ends every agent and makes everything durable before the deadline.
-    /// That the notice has come is in the journal already.
+    /// Runs the save at the end of a boot: ends every agent and makes everything durable before the
+    /// deadline. The notice is in the journal already.
     ///
-    /// It always comes to its end. What did not work is in the manifest, and what could be made
-    /// durable is, even where the manifest itself cannot be written.
+    /// The save always completes. Failures are in the manifest. Everything that can be made durable
+    /// is, even if the manifest itself cannot be written.
     #[must_use]
     pub fn run_final(self, notice: &Notice) -> Manifest {
         point(Point::SaveNoticed);
@@ -85,14 +87,15 @@ impl Save<'_> {
         };
         self.note(safe, notice.deadline);
         point(Point::SaveSafe);
-        // What forks faster than it was found before has more time now that the transcripts are safe.
+        // Processes that forked faster than the first sweep get a second one, now that transcripts
+        // are safe.
         manifest.stragglers += end_agents::sweep_all(&self.agents, notice.deadline);
 
         self.finish(&mut manifest, began, notice.deadline);
         manifest
     }
 
-    /// A save while the agents go on: everything durable now, and the agents go on.
+    /// Runs a save while the agents go on: makes everything durable now.
     #[must_use]
     pub fn run_in_passing(self, deadline: Deadline) -> Manifest {
         let began = Instant::now();
@@ -104,7 +107,8 @@ impl Save<'_> {
         manifest
     }
 
-    /// Words first, then everything on the filesystem. Returns whether all of it is durable.
+    /// Makes transcripts durable first, then the whole filesystem. Returns whether all of it is
+    /// durable.
     fn make_safe(&self, manifest: &mut Manifest, began: Instant, deadline: Deadline) -> bool {
         let transcripts = transcripts::make_durable(self.data_dir, &self.agents, deadline);
         transcripts::enter(transcripts, &mut manifest.agents);
@@ -131,7 +135,8 @@ impl Save<'_> {
         )
     }
 
-    /// Everything on the data directory's filesystem: workspaces, and what Claude wrote beside transcripts.
+    /// Syncs the data directory's filesystem: workspaces, and Claude Code's files beside the
+    /// transcripts.
     fn sync_filesystem(&self, deadline: Deadline) -> bool {
         let dir = self.data_dir.dir().to_path_buf();
         matches!(
@@ -140,14 +145,14 @@ impl Save<'_> {
         )
     }
 
-    /// What comes after *safe*, as far as there is time.
+    /// Makes checkpoints and pushes them after *safe*, as far as there is time.
     fn finish(&self, manifest: &mut Manifest, began: Instant, deadline: Deadline) {
         let saved = workspaces::keep(self.data_dir, self.settings, &self.agents, deadline);
         for (agent, workspace) in manifest.agents.iter_mut().zip(saved) {
             agent.workspace = workspace;
         }
         point(Point::SaveWorkspaces);
-        // git syncs each object and each ref itself; what it wrote besides is synced here.
+        // git syncs each object and each ref itself; its other files are synced here.
         if !deadline.has_passed() {
             self.sync_filesystem(deadline);
         }
@@ -182,10 +187,10 @@ impl Save<'_> {
         }
     }
 
-    /// The manifest tells of the save; that it cannot be written stops nothing.
+    /// Writes the manifest; a failure does not stop the save.
     fn keep_manifest(&self, manifest: &mut Manifest, deadline: Deadline) {
         let (data_dir, copy) = (self.data_dir.clone(), manifest.clone());
-        // A little time always, since a save that ran late is worth telling of too.
+        // It always gets a little time, so that a late save has a manifest too.
         let until = deadline.max(Deadline::after(MANIFEST_LIMIT));
         let store = move || {
             data_dir.ensure_there()?;
@@ -202,7 +207,7 @@ impl Save<'_> {
         }
     }
 
-    /// The journal is second to the save too.
+    /// Writes to the journal; a failure does not stop the save.
     fn note(&self, what: JournalEvent, deadline: Deadline) {
         what.log(None);
         let Some(journal) = self.journal.clone() else {
@@ -215,10 +220,10 @@ impl Save<'_> {
     }
 }
 
-/// How long a manifest may take although the deadline has passed.
+/// How long writing the manifest may take after the deadline has passed.
 const MANIFEST_LIMIT: Duration = Duration::from_millis(500);
 
-/// What an agent's row says before its workspace has been looked at.
+/// Returns an agent's row before its transcript and workspace are saved.
 fn row(subject: &Subject, end: impl Into<String>) -> AgentSaved {
     AgentSaved {
         name: subject.record.name.clone(),

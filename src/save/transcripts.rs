@@ -1,4 +1,4 @@
-//! Making what was said durable: Claude never syncs a transcript (measured), so we do.
+//! Syncing of transcripts in a save: Claude Code never syncs them (measured), so spotkeep does.
 
 use std::sync::mpsc;
 
@@ -11,18 +11,18 @@ use sys::deadline::Deadline;
 use sys::files;
 use sys::thread;
 
-/// What became of one agent's transcript.
+/// The result for one agent's transcript.
 #[derive(Debug)]
 pub(super) struct SavedTranscript {
-    /// Durable bytes; `None`: there is no transcript.
+    /// How many bytes are durable; `None`: there is no transcript.
     bytes: Option<u64>,
-    /// What its tail says.
+    /// What its tail shows: what the agent was doing.
     open: String,
     trouble: Option<String>,
 }
 
-/// Syncs every transcript at the same time and reads its tail, until the deadline. An agent that
-/// was not done by then is `None`.
+/// Syncs all transcripts at the same time and reads their tails, until the deadline. The result of
+/// one that was not done by then is `None`.
 pub(super) fn make_durable(
     data_dir: &DataDir,
     agents: &[Subject],
@@ -32,7 +32,7 @@ pub(super) fn make_durable(
     let mut without_thread = Vec::new();
     for (index, subject) in agents.iter().enumerate() {
         let (data_dir, record, done) = (data_dir.clone(), subject.record.clone(), done.clone());
-        // Not scoped: a disk that hangs must not hold up those that do not.
+        // The threads are not scoped: a disk that hangs must not hold up the other transcripts.
         let sync = move || done.send((index, save_transcript(&data_dir, &record))).ok();
         if thread::spawn("save-transcripts", sync).is_err() {
             without_thread.push(index);
@@ -44,8 +44,8 @@ pub(super) fn make_durable(
     }
     drop(done);
     let mut all: Vec<Option<SavedTranscript>> = agents.iter().map(|_| None).collect();
-    while let Ok((index, words)) = results.recv_timeout(deadline.remaining()) {
-        all[index] = Some(words);
+    while let Ok((index, saved)) = results.recv_timeout(deadline.remaining()) {
+        all[index] = Some(saved);
     }
     all
 }
@@ -92,7 +92,7 @@ fn save_transcript(data_dir: &DataDir, record: &AgentRecord) -> SavedTranscript 
     match synced {
         Ok(bytes) => SavedTranscript {
             bytes,
-            open: tail_in_words(&path),
+            open: describe_tail(&path),
             trouble: None,
         },
         Err(error) => SavedTranscript {
@@ -103,22 +103,22 @@ fn save_transcript(data_dir: &DataDir, record: &AgentRecord) -> SavedTranscript 
     }
 }
 
-fn tail_in_words(path: &std::path::Path) -> String {
+fn describe_tail(path: &std::path::Path) -> String {
     match tail::read(path) {
         Ok((state, _)) => state.tail().to_string(),
         Err(error) => format!("unknown: {error}"),
     }
 }
 
-/// Writes what became of the transcripts into the manifest's rows.
-pub(super) fn enter(words: Vec<Option<SavedTranscript>>, rows: &mut [AgentSaved]) {
-    for (row, words) in rows.iter_mut().zip(words) {
-        match words {
-            Some(words) => {
-                row.transcript_safe = words.trouble.is_none();
-                row.transcript_bytes = words.bytes;
-                row.open = words.open;
-                row.trouble = words.trouble;
+/// Writes the results into the manifest's rows.
+pub(super) fn enter(saved: Vec<Option<SavedTranscript>>, rows: &mut [AgentSaved]) {
+    for (row, saved) in rows.iter_mut().zip(saved) {
+        match saved {
+            Some(saved) => {
+                row.transcript_safe = saved.trouble.is_none();
+                row.transcript_bytes = saved.bytes;
+                row.open = saved.open;
+                row.trouble = saved.trouble;
             }
             None => row.trouble = Some("its transcript was not synced in time".into()),
         }

@@ -1,5 +1,7 @@
-//! Workspaces in a save, after *safe*: their files are on the disk already, and now their uncommitted
-//! work is kept as checkpoints too, the most recently active agent first, until the deadline.
+//! Checkpoints of workspaces in a save, after *safe* and until the deadline.
+//!
+//! The files are on the disk already. Now the uncommitted work becomes checkpoints too, that of the
+//! most recently active agent first.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,10 +19,10 @@ use sys::deadline::Deadline;
 use sys::thread;
 use sys::time_limit::within;
 
-/// What may still be put down when the deadline has passed.
+/// How long the last steps may take after the deadline has passed.
 const PASSED: Duration = Duration::from_millis(500);
 
-/// Keeps the uncommitted work of every workspace; answers in the order of `agents`.
+/// Makes a checkpoint of every workspace; returns the results in the order of `agents`.
 pub(super) fn keep(
     data_dir: &DataDir,
     settings: &config::Checkpoint,
@@ -39,17 +41,17 @@ pub(super) fn keep(
             }
             let place = CheckpointTarget::from_record(&data_dir, &settings, &agents[index].record);
             let result = checkpoint::keep(&data_dir, &place, Trigger::Save, deadline);
-            let row = in_words(result);
+            let row = describe(result);
             done.lock().unwrap_or_else(PoisonError::into_inner)[index] = row;
         });
     };
-    // git keeps to the deadline by itself; what reads a disk that hangs is left behind a moment later.
+    // git gets the deadline; a thread that reads a disk that hangs is left behind a moment later.
     within(deadline.max(Deadline::after(PASSED)), work);
     let rows = saved.lock().unwrap_or_else(PoisonError::into_inner);
     rows.clone()
 }
 
-/// Brings the checkpoints elsewhere, while time is left.
+/// Pushes the checkpoints, while time is left.
 pub(super) fn push(
     data_dir: &DataDir,
     settings: &config::Checkpoint,
@@ -82,8 +84,8 @@ pub(super) fn push(
     }
 }
 
-/// One thread a core, each taking the next of `order`. git is given what is left until the
-/// deadline, so every thread comes back.
+/// Runs `work` on one thread per core, each taking the next index of `order`. git gets the time
+/// left until the deadline, so every thread returns.
 fn in_parallel(order: &[usize], work: impl Fn(usize) + Sync) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
@@ -95,9 +97,9 @@ fn in_parallel(order: &[usize], work: impl Fn(usize) + Sync) {
     });
 }
 
-/// Whoever spoke last has most to lose.
+/// Returns the indices of the agents, the most recently active one first.
 fn most_recently_active_first(config_dir: &Path, agents: &[Subject]) -> Vec<usize> {
-    let spoke_at = |subject: &Subject| match claude::locate(config_dir, &subject.record.session_id)
+    let active_at = |subject: &Subject| match claude::locate(config_dir, &subject.record.session_id)
     {
         TranscriptLookup::Present(path) => std::fs::metadata(path)
             .and_then(|meta| meta.modified())
@@ -107,13 +109,13 @@ fn most_recently_active_first(config_dir: &Path, agents: &[Subject]) -> Vec<usiz
     let mut order: Vec<(Option<SystemTime>, usize)> = agents
         .iter()
         .enumerate()
-        .map(|(index, subject)| (spoke_at(subject), index))
+        .map(|(index, subject)| (active_at(subject), index))
         .collect();
     order.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
     order.into_iter().map(|(_, index)| index).collect()
 }
 
-fn in_words(result: sys::error::Result<CheckpointOutcome>) -> WorkspaceSaved {
+fn describe(result: sys::error::Result<CheckpointOutcome>) -> WorkspaceSaved {
     let (checkpoint, note) = match result {
         Ok(CheckpointOutcome::Taken(taken)) => {
             let note = match taken.left_out.len() {
@@ -131,7 +133,7 @@ fn in_words(result: sys::error::Result<CheckpointOutcome>) -> WorkspaceSaved {
         Ok(CheckpointOutcome::Unchanged(None)) => (None, "there is nothing to keep yet".into()),
         Ok(CheckpointOutcome::NotGit) => (
             None,
-            "no git workspace, so no checkpoint; its files are on the disk".into(),
+            "not in a git repository, so no checkpoint; its files are on the disk".into(),
         ),
         Err(error) => (
             None,
@@ -141,7 +143,7 @@ fn in_words(result: sys::error::Result<CheckpointOutcome>) -> WorkspaceSaved {
     WorkspaceSaved { checkpoint, note }
 }
 
-/// What the manifest says of a workspace that nothing was done to yet.
+/// Returns the manifest's entry of a workspace without a checkpoint so far.
 pub(super) fn untouched() -> WorkspaceSaved {
     WorkspaceSaved {
         checkpoint: None,
@@ -162,7 +164,7 @@ mod tests {
     use state::{AgentName, AgentRecord};
 
     #[test]
-    fn whoever_spoke_last_comes_first_and_the_silent_last() {
+    fn the_most_recently_active_agent_comes_first_and_one_without_a_transcript_last() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("projects/-w");
         std::fs::create_dir_all(&folder).unwrap();

@@ -1,8 +1,7 @@
-//! Whose agents these are: the account, remembered on the disk by root, made again on a new machine
-//! under the same number.
+//! The user account that owns the agents, created again with the same user id on a new machine.
 //!
-//! What root believes of it lies in `bin/owner.json`, which only root can write. `root.json` says the
-//! same for people; an agent could write anything there.
+//! Root records it in `bin/owner.json`, which only root can write, and trusts only that file.
+//! `root.json` says the same for people; an agent could write anything there.
 
 use std::fs;
 use std::path::PathBuf;
@@ -50,7 +49,7 @@ pub struct Owner {
     pub gid: u32,
     /// Login shell.
     pub shell: String,
-    /// Further groups that it has been in.
+    /// Further groups that the account has been in.
     pub groups: Vec<String>,
     /// What a newer version wrote.
     #[serde(flatten)]
@@ -58,7 +57,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// What to remember of an account, together with what was remembered before.
+    /// The record of an account, merged with the previous record.
     #[must_use]
     pub fn from_account(account: &Account, before: Option<&Self>) -> Self {
         let mut groups = before.map_or_else(Vec::new, |owner| owner.groups.clone());
@@ -77,44 +76,44 @@ impl Owner {
     }
 }
 
-/// What is known when the account is decided on.
+/// The facts from which the account is chosen.
 #[derive(Debug, Clone, Default)]
 pub struct Known<'a> {
     /// `--user`.
     pub asked: Option<&'a str>,
-    /// What the disk says.
+    /// The owner that the disk records.
     pub remembered: Option<&'a Owner>,
-    /// Who owns the state on the disk, where it says nothing: somebody ran `init` there.
+    /// The owner of the state on a disk without a record: a user ran `init` there.
     pub state_uid: Option<u32>,
-    /// Who typed `sudo`.
+    /// The user who ran `sudo`.
     pub sudo_user: Option<&'a str>,
 }
 
-/// The account that is wanted, by name, and its numbers where they are fixed.
+/// The requested account, by name, and its ids where they are fixed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestedAccount {
-    /// Its name; empty where only the number is known.
+    /// Its name; empty where only the user id is known.
     pub name: String,
-    /// Its number, where files on the disk have it.
+    /// Its user id, where files on the disk have it.
     pub uid: Option<u32>,
-    /// As it was on the last machine.
+    /// The record from the last machine.
     pub as_before: Option<Owner>,
 }
 
-/// Whose agents these shall be.
+/// Chooses the account that owns the agents.
 ///
 /// # Errors
-/// Nobody says, the disk is somebody else's, or it would be root.
-pub fn whose(known: &Known) -> Result<RequestedAccount> {
+/// No account is named, the disk belongs to another user, or it would be root.
+pub fn choose(known: &Known) -> Result<RequestedAccount> {
     let requested = if let Some(owner) = known.remembered {
         if let Some(asked) = known.asked
             && asked != owner.user
         {
             return Err(anyhow!(
-                "this disk holds the agents of {}, and not of {asked}",
+                "this disk holds the agents of {}, not of {asked}",
                 owner.user
             ))
-            .hint(format!("leave --user out, or say --user {}", owner.user));
+            .hint(format!("omit --user, or use --user {}", owner.user));
         }
         RequestedAccount {
             name: owner.user.clone(),
@@ -126,8 +125,8 @@ pub fn whose(known: &Known) -> Result<RequestedAccount> {
             .asked
             .or(known.sudo_user.filter(|_| known.state_uid.is_none()));
         if name.is_none() && known.state_uid.is_none() {
-            return Err(anyhow!("whose agents shall these be?"))
-                .hint("--user NAME: an account that is there, or one to be made")
+            return Err(anyhow!("no user was named as the owner of the agents"))
+                .hint("--user NAME: an account that exists, or one to create")
                 .kind(ErrorKind::Usage);
         }
         RequestedAccount {
@@ -149,68 +148,68 @@ fn ensure_good(name: &str) -> Result<()> {
     let good = |c: char| first(c) || matches!(c, '-' | '.');
     ensure!(
         name.is_empty() || name.len() <= 32 && name.starts_with(first) && name.chars().all(good),
-        "{name:?} is no name of an account"
+        "{name:?} is not a valid account name"
     );
     Ok(())
 }
 
-/// Whether the account has to be made.
+/// The decision on the account.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is there.
+pub enum AccountDecision {
+    /// It exists.
     There(Account),
-    /// It has to be made.
+    /// It has to be created.
     Make(RequestedAccount),
 }
 
-/// Compares what is wanted with what this machine has under that name and under that number.
+/// Compares the requested account with those of this machine with the same name or user id.
 ///
 /// # Errors
-/// The name or the number belongs to another account.
+/// The name or the user id belongs to another account.
 pub fn evaluate(
     requested: &RequestedAccount,
     by_name: Option<Account>,
     by_uid: Option<Account>,
-) -> Result<Verdict> {
+) -> Result<AccountDecision> {
     match (requested.uid, by_name, by_uid) {
         (Some(uid), Some(account), _) if account.uid != uid => Err(anyhow!(
-            "the disk belongs to the user id {uid}, and {} has the id {} here",
+            "the disk belongs to user id {uid}, and {} has user id {} on this machine",
             account.name,
             account.uid
         ))
         .hint(format!("sudo usermod -u {uid} {}", account.name)),
         (Some(uid), None, Some(other)) if !requested.name.is_empty() => Err(anyhow!(
-            "{} had the user id {uid}, which {} has on this machine",
+            "{} had user id {uid}, which {} has on this machine",
             requested.name,
             other.name
         ))
         .hint(format!(
-            "give {0} another id: sudo usermod -u NEW {0}",
+            "sudo usermod -u NEW {0}    # NEW: a free user id",
             other.name
         )),
         (_, Some(account), _) | (Some(_), None, Some(account)) => {
             if account.uid == 0 {
                 return Err(anyhow!("agents do not run as root")).hint("--user agents");
             }
-            Ok(Verdict::There(account))
+            Ok(AccountDecision::There(account))
         }
         (Some(uid), None, None) if requested.name.is_empty() => Err(anyhow!(
-            "the data directory belongs to the user id {uid}, which has no name here"
+            "the data directory belongs to user id {uid}, which has no account on this machine"
         ))
         .hint("--user NAME"),
-        (_, None, _) => Ok(Verdict::Make(requested.clone())),
+        (_, None, _) => Ok(AccountDecision::Make(requested.clone())),
     }
 }
 
-/// Looks an account up, by name or by number.
+/// Finds an account by name or user id.
 ///
 /// # Errors
-/// The directory of accounts cannot be read.
+/// The accounts cannot be read.
 pub fn find(place: &Prefix, key: &str) -> Result<Option<Account>> {
     if key.is_empty() {
         return Ok(None);
     }
-    // On Google Cloud with OS Login, accounts are in no file.
+    // On Google Cloud with OS Login, accounts are not in a file.
     let line = if place.is_real() {
         let mut command = Command::new("getent");
         command.args(["passwd", "--", key]);
@@ -233,7 +232,7 @@ fn account(place: &Prefix, line: &str) -> Result<Account> {
     let [name, _, uid, gid, _, home, shell] = fields[..] else {
         bail!("not an account: {line}");
     };
-    let number = |text: &str| text.parse::<u32>().context("an account without a number");
+    let number = |text: &str| text.parse::<u32>().context("an account without a user id");
     Ok(Account {
         name: name.to_owned(),
         uid: number(uid)?,
@@ -259,7 +258,7 @@ fn groups(place: &Prefix, user: &str) -> Vec<String> {
     groups
 }
 
-/// Makes an account, with its home. Further groups are joined where they exist.
+/// Creates an account with its home, and adds it to its further groups where they exist.
 ///
 /// # Errors
 /// The tools are missing, or refuse.
@@ -306,7 +305,7 @@ pub fn make(place: &Prefix, requested: &RequestedAccount) -> Result<Account> {
         add.args(["--uid", &uid.to_string()]);
     }
     checked(add.arg(name))?;
-    find(place, name)?.with_context(|| format!("{name} was made and is not there"))
+    find(place, name)?.with_context(|| format!("useradd created {name}, and it does not exist"))
 }
 
 fn checked(command: &mut Command) -> Result<()> {
@@ -335,25 +334,25 @@ mod tests {
     }
 
     #[test]
-    fn the_disk_knows_whose_it_is_and_is_not_given_to_another() {
+    fn a_disk_keeps_the_owner_that_it_records() {
         let owner = Owner::from_account(&person("ann", 1001), None);
         let known = Known {
             remembered: Some(&owner),
             sudo_user: Some("bob"),
             ..Known::default()
         };
-        assert_eq!(whose(&known).unwrap().name, "ann");
+        assert_eq!(choose(&known).unwrap().name, "ann");
         let known = Known {
             asked: Some("bob"),
             ..known
         };
-        assert!(whose(&known).unwrap_err().to_string().contains("of ann"));
+        assert!(choose(&known).unwrap_err().to_string().contains("of ann"));
     }
 
     #[test]
-    fn a_new_disk_belongs_to_who_was_named_or_typed_sudo_and_never_to_root() {
+    fn a_new_disk_belongs_to_the_named_user_or_the_user_of_sudo_and_never_to_root() {
         let name = |asked, sudo_user| {
-            whose(&Known {
+            choose(&Known {
                 asked,
                 sudo_user,
                 ..Known::default()
@@ -373,9 +372,9 @@ mod tests {
     }
 
     #[test]
-    fn a_name_or_a_number_that_is_taken_is_told_and_an_absent_account_is_made() {
+    fn a_taken_name_or_user_id_is_an_error_and_an_absent_account_is_created() {
         let owner = Owner::from_account(&person("ann", 1001), None);
-        let requested = whose(&Known {
+        let requested = choose(&Known {
             remembered: Some(&owner),
             ..Known::default()
         })
@@ -386,22 +385,22 @@ mod tests {
             Some(person("ann", 1001)),
         )
         .unwrap();
-        assert_eq!(there, Verdict::There(person("ann", 1001)));
+        assert_eq!(there, AccountDecision::There(person("ann", 1001)));
         let error = evaluate(&requested, Some(person("ann", 1000)), None).unwrap_err();
         assert_eq!(hint_of(&error), Some("sudo usermod -u 1001 ann"));
         assert!(evaluate(&requested, None, Some(person("bob", 1001))).is_err());
         assert!(matches!(
             evaluate(&requested, None, None).unwrap(),
-            Verdict::Make(_)
+            AccountDecision::Make(_)
         ));
-        // A data directory that somebody made with `init`, and moved here.
+        // A data directory that a user made with `init` and moved here.
         let moved = RequestedAccount {
             name: String::new(),
             uid: Some(1001),
             as_before: None,
         };
         let there = evaluate(&moved, None, Some(person("eve", 1001))).unwrap();
-        assert_eq!(there, Verdict::There(person("eve", 1001)));
+        assert_eq!(there, AccountDecision::There(person("eve", 1001)));
         assert!(evaluate(&moved, None, None).is_err());
     }
 

@@ -1,4 +1,4 @@
-//! The hands of a set-up: one step, done.
+//! Execution of one step of a set-up.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,7 +15,7 @@ use super::{Ask, first_boot_script, layout, login_line, packages};
 use crate::storage::blank_check::{self, Content};
 use crate::storage::device::Device;
 use crate::storage::filesystem::{self, FilesystemKind};
-use crate::storage::links::{Link, State, aside};
+use crate::storage::links::{Link, State, quarantine_path};
 use crate::systemd::install;
 use sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
 use sys::failpoint::{Point, point};
@@ -25,13 +25,13 @@ use sys::{command, files};
 
 /// systemd answers at once; udev may have a queue on a machine that has just booted.
 const LIMIT: Duration = Duration::from_secs(30);
-/// A mount may replay a journal, and be looked over first.
+/// A mount may replay a journal, and run fsck first.
 const MOUNT_LIMIT: Duration = Duration::from_secs(300);
 
-/// Does one step; returns what is worth a line.
+/// Does one step; returns lines for the user.
 ///
 /// # Errors
-/// It cannot be done. What was done before stays, and the next set-up goes on from there.
+/// The step fails. What was done before stays, and the next set-up continues from there.
 pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<String>> {
     let place = &ask.place;
     let data_dir = place.join(&ask.data_dir);
@@ -113,12 +113,12 @@ pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<St
     Ok(Vec::new())
 }
 
-/// Looks once more, immediately before; then formats.
+/// Checks again that the device is blank, immediately before formatting it.
 fn format(device: &Device, uuid: &str) -> Result<()> {
     let now = Device::open(&device.name)?;
     ensure!(
         now == *device,
-        "{} has changed since it was looked at",
+        "{} has changed since it was checked",
         device.name.display()
     );
     match blank_check::scan(&now)? {
@@ -160,7 +160,8 @@ fn mount(device: &Path, kind: FilesystemKind, at: &Path, unit: Option<&str>) -> 
         filesystem::mount(device, kind, kind.options(), at)?;
         return mounted(at);
     };
-    // udev names a new file system a moment after it was made. A machine without udev has nothing to settle.
+    // udev creates the names of a new file system with a delay. Without udev there is nothing to
+    // wait for.
     run(
         Command::new("udevadm").args(["settle", "--timeout=20"]),
         LIMIT,
@@ -170,7 +171,7 @@ fn mount(device: &Path, kind: FilesystemKind, at: &Path, unit: Option<&str>) -> 
     run(Command::new("systemctl").args(["start", unit]), MOUNT_LIMIT)
         .with_context(|| {
             format!(
-                "{unit} does not start, after {} s",
+                "{unit} did not start, after {} s",
                 started.elapsed().as_secs()
             )
         })
@@ -195,19 +196,19 @@ fn run(command: &mut Command, limit: Duration) -> Result<()> {
     Ok(())
 }
 
-/// The directory that holds what root runs.
+/// The directory `bin`, whose programs root runs.
 fn bin(data_dir: &Path) -> Result<Dir> {
     let dir = Dir::open(data_dir)?.child("bin")?;
     let ownership = dir.ownership()?;
     ensure!(
         ownership.uid == 0 && ownership.mode & 0o022 == 0,
-        "others than root can write to {}",
+        "users other than root can write to {}",
         dir.path().display()
     );
     Ok(dir)
 }
 
-/// By rename: a keeper that runs keeps the file that it was started from.
+/// Replaces the program by rename: a running keeper keeps the file from which it was started.
 fn program(data_dir: &Path, replaces: bool) -> Result<()> {
     let bin = bin(data_dir)?;
     let copy = |from: &Path, to: &str| {
@@ -218,7 +219,7 @@ fn program(data_dir: &Path, replaces: bool) -> Result<()> {
             Ok(())
         })
     };
-    // One that others than root could have written has been set aside with its directory.
+    // A program that others than root could have written was quarantined with its directory.
     if replaces && bin.entry("spotkeep")? != Entry::Absent {
         copy(&bin.path().join("spotkeep"), "spotkeep.prev")?;
         point(Point::SetupPrevious);
@@ -234,8 +235,9 @@ fn command(at: &Path, data_dir: &Path) -> Result<()> {
         .with_context(|| format!("cannot make the link {}", at.display()))
 }
 
-/// A file that root was told to take for a claude. The copy is for everybody to read, and a path of the user's may lead
-/// to anything of root's; so it is a program that everybody may run, and nothing else.
+/// Opens the file that root named as a claude. Every user can read the copy, and a path in the
+/// user's directories may lead to any file of root's; so only a program that every user may run is
+/// accepted.
 fn program_of_root(from: &Path) -> Result<impl io::Read> {
     let opening = || format!("cannot open {}", from.display());
     let place = fs::canonicalize(from).with_context(opening)?;
@@ -248,7 +250,11 @@ fn program_of_root(from: &Path) -> Result<impl io::Read> {
         && io::Read::read_exact(&mut file, &mut magic).is_ok()
         && (magic == *b"\x7fELF" || magic.starts_with(b"#!"));
     if !is_program {
-        return Err(anyhow!("{} is no program for everybody", from.display())).hint(format!(
+        return Err(anyhow!(
+            "{} is not a program that every user can run",
+            from.display()
+        ))
+        .hint(format!(
             "if it is one: sudo chmod a+rx {}",
             sys::user::in_quotes(&from.display().to_string())
         ));
@@ -259,7 +265,8 @@ fn program_of_root(from: &Path) -> Result<impl io::Read> {
     ))
 }
 
-/// Copies a claude, asks it for its version as the user, and gives it its place.
+/// Copies a claude, runs its `--version` as the user, and puts it into the directory of that
+/// version.
 fn claude(data_dir: &Path, from: &Path, by_root: bool, user: &User) -> Result<Vec<String>> {
     const DRAFT: &str = ".new";
     let bin = bin(data_dir)?;
@@ -275,7 +282,7 @@ fn claude(data_dir: &Path, from: &Path, by_root: bool, user: &User) -> Result<Ve
         }
         _ => bin.child("claude")?,
     };
-    // Everything in here is root's own; plain paths do.
+    // Only root can change anything in here, so plain paths are safe.
     let draft = dir.path().join(DRAFT);
     if draft.exists() {
         fs::remove_dir_all(&draft)?;
@@ -311,8 +318,8 @@ fn claude(data_dir: &Path, from: &Path, by_root: bool, user: &User) -> Result<Ve
     Ok(vec![said])
 }
 
-/// `/workspaces` lies in a directory of root's, and what is in it belongs to the user: who copies is
-/// the user, who renames is root.
+/// Makes the link `/workspaces`. It is in a directory of root's, and its content belongs to the
+/// user: the user's process copies, root renames.
 fn workspaces(
     link: &Link,
     state: &State,
@@ -324,22 +331,22 @@ fn workspaces(
     if let State::Content { .. } = state {
         link.refuse_in_use()?;
         said = as_user(Request::CopyIn(link.clone())).hint(format!(
-            "sudo chown -R USER {} where files of it are somebody else's",
+            "sudo chown -R USER {}    # if files in it belong to another user",
             link.at.display()
         ))?;
-        let aside = aside(&link.at);
-        let aside = aside
+        let old = quarantine_path(&link.at);
+        let old = old
             .file_name()
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
         let from = name
             .to_str()
-            .ok_or_else(|| anyhow!("a path that is no text"))?;
-        parent.rename(from, &aside)?;
+            .ok_or_else(|| anyhow!("{} is not valid UTF-8", link.at.display()))?;
+        parent.rename(from, &old)?;
         said.push(format!(
-            "as it was, it is kept as {}",
-            parent.path().join(aside).display()
+            "the original is kept as {}",
+            parent.path().join(old).display()
         ));
     }
     parent.link(name, &link.to)?;

@@ -1,4 +1,4 @@
-//! The first part of a set-up: from the name of a disk to a file system that is mounted.
+//! Planning of the disk: format, grow and mount a named disk, or refuse it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,42 +16,42 @@ use sys::files;
 use sys::prefix::Prefix;
 use sys::secure_dir::{Dir, Entry};
 
-/// What is known before anything is decided.
+/// The facts from which the steps are planned.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The device.
     pub device: Device,
     /// What is on it.
     pub content: Content,
-    /// What its file system holds; nothing where it has none.
+    /// What its file system holds; `None` without a file system.
     pub inside: Option<Inside>,
-    /// The directory that it shall be mounted on.
+    /// The mount point.
     pub point: Point,
     /// The mount unit as it should be: files, and links that enable it.
     pub unit: Unit,
-    /// The id that a new file system would get.
+    /// The id of a new file system.
     pub uuid: String,
     /// Packages that are missing.
     pub missing: Vec<&'static str>,
 }
 
-/// A mount point.
+/// The state of a mount point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Point {
     /// There is no such directory.
     Absent,
     /// It is empty.
     Empty,
-    /// Something lies in it, which a mount would hide.
+    /// It holds files, which a mount would hide.
     Full(Vec<String>),
     /// A device is mounted on it.
     Mounted(Number),
 }
 
-/// The mount unit, as it is wanted and as it is.
+/// The differences between the mount unit as requested and as installed.
 #[derive(Debug, Clone, Default)]
 pub struct Unit {
-    /// Its name, where systemd is there to start it.
+    /// Its name, if systemd can start it.
     pub start: Option<String>,
     /// Files that are missing or differ.
     pub files: Vec<(PathBuf, String)>,
@@ -59,10 +59,10 @@ pub struct Unit {
     pub links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Looks. Nothing is changed.
+/// Gathers the facts. Changes nothing.
 ///
 /// # Errors
-/// The disk does not come, or cannot be read.
+/// The disk does not appear, or cannot be read.
 pub fn gather_facts(ask: &Ask, disk: &str) -> Result<Facts> {
     let place = &ask.place;
     let at = place.join(&ask.data_dir);
@@ -75,8 +75,8 @@ pub fn gather_facts(ask: &Ask, disk: &str) -> Result<Facts> {
             Some(Inside::inspect(&at)?),
         )
     } else if let Some(why) = device.in_use() {
-        return Err(anyhow!("{} is left alone: {why}", device.name.display()))
-            .hint("name another disk; `lsblk -o NAME,SIZE,FSTYPE,MOUNTPOINTS` shows them");
+        return Err(anyhow!("{} cannot be used: {why}", device.name.display()))
+            .hint("name another disk; to list them: lsblk -o NAME,SIZE,FSTYPE,MOUNTPOINTS");
     } else {
         match blank_check::scan(&device)? {
             Content::Filesystem(filesystem) => {
@@ -113,7 +113,8 @@ pub fn gather_facts(ask: &Ask, disk: &str) -> Result<Facts> {
     })
 }
 
-/// The file system that is mounted. What XFS has on the disk lags behind, so it is asked itself.
+/// The mounted file system. The superblock of a mounted XFS lags behind, so `xfs_growfs` reports
+/// its size.
 fn mounted(device: &Device, at: &Path) -> Result<Filesystem> {
     let on_disk = Filesystem::on(&device.path)?;
     match on_disk.kind {
@@ -128,20 +129,20 @@ fn mounted(device: &Device, at: &Path) -> Result<Filesystem> {
 
 fn point(at: &Path) -> Result<Point> {
     let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else {
-        return Err(anyhow!("{} cannot be mounted on", at.display()));
+        return Err(anyhow!("{} cannot be a mount point", at.display()));
     };
     let mut existing = parent;
     while !existing.exists() {
         existing = existing.parent().unwrap_or(Path::new("/"));
     }
-    let dir = Dir::open(existing).context("the way to the mount point")?;
+    let dir = Dir::open(existing).context("the path to the mount point")?;
     if existing != parent {
         return Ok(Point::Absent);
     }
     match dir.entry(name)? {
         Entry::Absent => Ok(Point::Absent),
         Entry::Link | Entry::Other(_) => {
-            Err(anyhow!("{} is a link, or no directory", at.display()))
+            Err(anyhow!("{} is a link or not a directory", at.display()))
                 .hint(format!("sudo mv {0} {0}.old", at.display()))
         }
         Entry::Directory(_) if files::is_mount_point(at)? => {
@@ -154,7 +155,7 @@ fn point(at: &Path) -> Result<Point> {
     }
 }
 
-/// The mount unit of this machine; empty where there is no systemd that would read it.
+/// The mount unit of this machine; empty without systemd.
 fn unit(place: &Prefix, mount: &Mount) -> Unit {
     let dir = place.join("/etc/systemd/system");
     if !dir.is_dir() {
@@ -181,10 +182,10 @@ fn unit(place: &Prefix, mount: &Mount) -> Unit {
     }
 }
 
-/// What has to be done, or why nothing is.
+/// Plans the steps.
 ///
 /// # Errors
-/// The disk holds what is not ours, is too small, or something is in the way. With a hint.
+/// The disk holds other data, is too small, or something is in the way. With a hint.
 pub fn plan(facts: &Facts, ask: &Ask) -> Result<Vec<Step>> {
     let Facts {
         device,
@@ -207,11 +208,11 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<Vec<Step>> {
         Content::Blank => {
             if device.bytes < SMALLEST {
                 return Err(anyhow!(
-                    "{name} has {}; a data directory needs {} at least",
+                    "{name} has {}; a data directory needs at least {}",
                     size(device.bytes),
                     size(SMALLEST)
                 ))
-                .hint("is it the right disk? lsblk");
+                .hint("check that it is the right disk: lsblk");
             }
             if device.read_only {
                 return Err(anyhow!("{name} is attached read-only")).hint("attach it with mode rw");
@@ -223,7 +224,7 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<Vec<Step>> {
             (FilesystemKind::Ext4, device.bytes)
         }
         Content::Filesystem(filesystem) => {
-            refuse_strangers(facts, ask)?;
+            refuse_other_files(facts, ask)?;
             (filesystem.kind, filesystem.bytes)
         }
         Content::Known(found) => {
@@ -234,15 +235,16 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<Vec<Step>> {
                 .collect();
             let hint = match &parts[..] {
                 [] => format!(
-                    "look at it: sudo wipefs {name}; if nothing on it is needed: sudo wipefs --all {name} && sudo blkdiscard -z {name}"
+                    "to see what is on it: sudo wipefs {name}; to erase all of it: \
+                     sudo wipefs --all {name} && sudo blkdiscard -z {name}"
                 ),
                 parts => format!(
-                    "name a part of it that holds ext4 or xfs: --disk {}",
+                    "name a partition that holds ext4 or xfs: --disk {}",
                     parts.join(" or --disk ")
                 ),
             };
             return Err(anyhow!(
-                "{name} ({}) is not blank: {}; it is left alone",
+                "{name} ({}) is not blank and was not changed: {}",
                 size(device.bytes),
                 blank_check::in_words(found)
             ))
@@ -250,10 +252,11 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<Vec<Step>> {
         }
         Content::Unknown(byte) => {
             return Err(anyhow!(
-                "{name} ({}) is not blank: nothing that is known, but byte {byte} is not zero; it is left alone",
+                "{name} ({}) is not blank and was not changed: \
+                 no known signature, but byte {byte} is not zero",
                 size(device.bytes)
             ))
-            .hint(format!("if nothing on it is needed: sudo blkdiscard -z {name}"));
+            .hint(format!("to erase all of it: sudo blkdiscard -z {name}"));
         }
     };
     let filesystem = Filesystem {
@@ -261,7 +264,7 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<Vec<Step>> {
         uuid: String::new(),
         bytes,
     };
-    // XFS grows while it is mounted, ext4 either way; unmounted, it needs the least of the kernel.
+    // XFS grows only while it is mounted, ext4 either way; unmounted, ext4 needs no kernel support.
     let grows_mounted = is_here || kind == FilesystemKind::Xfs;
     let grow = (filesystem.can_grow(device.bytes) && !device.read_only).then(|| Step::Grow {
         device: device.path.clone(),
@@ -300,33 +303,31 @@ fn refuse_point(point: &Point, at: &Path) -> Result<()> {
     match point {
         Point::Absent | Point::Empty => Ok(()),
         Point::Mounted(_) => Err(anyhow!("another file system is mounted at {display}")).hint(
-            format!("choose another place: --data-dir DIR; or: sudo umount {display}"),
+            format!("use another directory: --data-dir DIR; or: sudo umount {display}"),
         ),
         Point::Full(names) => Err(anyhow!(
             "{display} is a directory with content ({}), which the disk would hide",
-            some(names)
+            list_names(names)
         ))
         .hint(format!(
-            "sudo mv {display} {display}.old, set up, then move what you need onto the disk"
+            "sudo mv {display} {display}.old    # then set up, and move what you need onto the disk"
         )),
     }
 }
 
-fn refuse_strangers(facts: &Facts, ask: &Ask) -> Result<()> {
+fn refuse_other_files(facts: &Facts, ask: &Ask) -> Result<()> {
     match &facts.inside {
         Some(Inside::Other(names)) if !ask.beside => Err(anyhow!(
-            "{} holds files that are not a data directory's: {}",
+            "{} holds files that do not belong to a data directory: {}",
             facts.device.name.display(),
-            some(names)
+            list_names(names)
         ))
-        .hint(
-            "to make the data directory beside them, and change none of them: --beside-other-files",
-        ),
+        .hint("to keep them and make the data directory beside them: --beside-other-files"),
         _ => Ok(()),
     }
 }
 
-fn some(names: &[String]) -> String {
+fn list_names(names: &[String]) -> String {
     let mut list = names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > 5 {
         list.push_str(&format!(" and {} more", names.len() - 5));
@@ -334,7 +335,7 @@ fn some(names: &[String]) -> String {
     list
 }
 
-/// Whether the partition could be larger: the disk below it has room behind its end.
+/// Returns a note if the disk of the partition has space that no partition uses.
 #[must_use]
 pub fn partition_note(device: &Device) -> Option<String> {
     let disk = Device::open(device.partition_of.as_deref()?).ok()?;
@@ -349,12 +350,13 @@ pub fn partition_note(device: &Device) -> Option<String> {
         .filter_map(|part| Device::open(part).ok())
         .map(|part| part.bytes)
         .sum();
-    let room = disk.bytes.saturating_sub(others);
-    (room > 256 << 20).then(|| {
+    let unused = disk.bytes.saturating_sub(others);
+    (unused > 256 << 20).then(|| {
         format!(
-            "{} is a partition, and its disk has {} that no partition uses; to have it: sudo growpart {} {number}, then this again",
+            "{} is a partition, and its disk has {} that no partition uses; to use it: \
+             sudo growpart {} {number}, then run this command again",
             device.path.display(),
-            size(room),
+            size(unused),
             disk.path.display()
         )
     })
@@ -409,7 +411,7 @@ mod tests {
         })
     }
 
-    fn words(facts: &Facts) -> Vec<String> {
+    fn descriptions(facts: &Facts) -> Vec<String> {
         plan(facts, &ask())
             .unwrap()
             .iter()
@@ -420,7 +422,7 @@ mod tests {
     #[test]
     fn a_blank_disk_is_formatted_and_mounted() {
         assert_eq!(
-            words(&facts(Content::Blank)),
+            descriptions(&facts(Content::Blank)),
             [
                 "install tmux",
                 "format /dev/disk/by-id/google-d (/dev/sdb, 50 GiB, blank) as ext4",
@@ -434,27 +436,27 @@ mod tests {
     #[test]
     fn a_disk_that_is_as_it_should_be_needs_nothing() {
         let mut ready = facts(ext4(50 << 30));
-        ready.inside = Some(Inside::Root);
+        ready.inside = Some(Inside::DataDir);
         ready.point = Point::Mounted((8, 16));
         ready.unit = Unit::default();
         ready.missing = vec![];
         assert_eq!(plan(&ready, &ask()).unwrap(), []);
         ready.device.bytes = 60 << 30;
         assert_eq!(
-            words(&ready),
+            descriptions(&ready),
             ["grow the file system at /mnt/persist from 50 GiB to 60 GiB"]
         );
     }
 
     #[test]
-    fn what_holds_anything_is_never_formatted() {
+    fn a_disk_that_holds_anything_is_never_formatted() {
         let known = Content::Known(vec![Signature {
             offset: 510,
             kind: "dos".into(),
         }]);
         for content in [known, Content::Unknown(7)] {
             let error = plan(&facts(content), &ask()).unwrap_err();
-            assert!(error.to_string().contains("left alone"), "{error}");
+            assert!(error.to_string().contains("not changed"), "{error}");
             assert!(hint_of(&error).is_some());
         }
         let mut other = facts(ext4(50 << 30));
@@ -468,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_one_a_read_only_one_and_an_occupied_place_are_refused() {
+    fn a_small_disk_a_read_only_one_and_an_occupied_mount_point_are_refused() {
         let mut small = facts(Content::Blank);
         small.device.bytes = 100 << 20;
         assert!(

@@ -1,7 +1,7 @@
-//! A boot disk that has not been seen before, and the user's script for it.
+//! The user's `on_new_machine` script, run once on each new boot disk.
 //!
-//! The script is the user's own, on a disk that agents write to. So it runs as the user, never as
-//! root; it may use `sudo` where the user may.
+//! The script is on a disk that agents write to. So it runs as the user, never as root; it may use
+//! `sudo` if the user may.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -21,16 +21,17 @@ use sys::process::{self, Signal, with_marker};
 use sys::time::Timestamp;
 use sys::uuid;
 
-/// Where a boot disk says who it is. Not `/etc/machine-id`: images are made with one in them.
+/// The file with the id of the boot disk. Not `/etc/machine-id`: images can contain one.
 const STAMP: &str = "/var/lib/spotkeep/machine-id";
 
 /// The state file, in `session-state/`, and the script's output beside it.
 const FILE: &str = "machine.json";
 const LOG: &str = "on-new-machine.log";
 
-/// A script that installs compilers takes its time; one that waits for a human is ended.
+/// Time limit of the script: installing compilers takes long; a script that waits for a human is
+/// ended.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(30 * 60);
-/// What it left running gets so long to be gone.
+/// Time limit for processes that it left behind to end after SIGKILL.
 const SWEEP_LIMIT: Duration = Duration::from_secs(3);
 
 /// `session-state/machine.json`.
@@ -44,28 +45,28 @@ pub struct Machine {
     pub script: String,
     /// When it began.
     pub at: Timestamp,
-    /// How it went.
+    /// Its result.
     pub result: Ran,
-    /// What went wrong, in words.
+    /// Why it failed.
     pub why: Option<String>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
 }
 
-/// How the script went.
+/// The result of the script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ran {
-    /// It runs, or was cut off.
+    /// It runs, or was interrupted.
     Running,
     /// It ended with 0.
     Done,
-    /// It did not.
+    /// It failed.
     Failed,
 }
 
-/// The id of this boot disk; `None` where it has none yet.
+/// The id of this boot disk; `None` if it has none yet.
 #[must_use]
 pub fn id(place: &Prefix) -> Option<String> {
     let text = fs::read_to_string(place.join(STAMP)).ok()?;
@@ -84,7 +85,7 @@ pub fn stamp(place: &Prefix) -> Result<String> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     sys::files::write_atomic(&path, format!("{id}\n").as_bytes())?;
-    // Whoever asks for the status may read it.
+    // Any user who runs `spotkeep status` may read it.
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     Ok(id)
 }
@@ -103,13 +104,13 @@ pub fn pending(data_dir: &DataDir, config: &Config, id: Option<&str>) -> Result<
     Ok((!is_done).then(|| script.display().to_string()))
 }
 
-/// Runs the script, as the user who runs this, and writes down how it went.
+/// Runs the script as the user of this process, and records its result.
 ///
 /// # Errors
-/// It failed. The state file and the log say why, too.
+/// The script failed. The state file and the log say why, too.
 pub fn run(data_dir: &DataDir, config: &Config, id: &str) -> Result<String> {
     let Some(script) = &config.machine.on_new_machine else {
-        bail!("no script is declared");
+        bail!("no on_new_machine script is declared");
     };
     let file = data_dir.session_state().join(FILE);
     let mut machine = Machine {
@@ -148,7 +149,7 @@ pub fn run(data_dir: &DataDir, config: &Config, id: &str) -> Result<String> {
 fn execute(data_dir: &DataDir, script: &Path) -> Result<()> {
     ensure!(
         !script.components().any(|part| part == Component::ParentDir),
-        "{} leads out of the data directory",
+        "{} is outside the data directory",
         script.display()
     );
     let path = data_dir.absolute(script);
@@ -168,7 +169,7 @@ fn execute(data_dir: &DataDir, script: &Path) -> Result<()> {
         .with_context(|| format!("cannot run {}", path.display()))?;
     let pid = i32::try_from(child.id()).context("pid out of range")?;
     let until = Instant::now() + SCRIPT_LIMIT;
-    // A process that has ended and is not waited for has no handle, and needs none.
+    // A process that has ended and was not reaped has no handle, and needs none.
     let in_time = process::ProcessId::from_pid(pid)
         .and_then(process::ProcessId::open)
         .is_none_or(|handle| handle.wait(Some(until)));
@@ -179,7 +180,7 @@ fn execute(data_dir: &DataDir, script: &Path) -> Result<()> {
         {
             left.signal(Signal::Kill);
             if !left.wait(Some(Instant::now() + SWEEP_LIMIT)) {
-                tracing::warn!("a process of {} does not end", path.display());
+                tracing::warn!("a process of {} does not end after SIGKILL", path.display());
             }
         }
         child.kill().ok();
@@ -196,7 +197,7 @@ fn execute(data_dir: &DataDir, script: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What `status` has to say of it: a script that failed on this very boot disk.
+/// The message of `status` if the script failed on this boot disk.
 #[must_use]
 pub fn trouble(data_dir: &DataDir) -> Option<String> {
     let id = id(&Prefix::new(None))?;
@@ -213,7 +214,8 @@ fn failure(data_dir: &DataDir, id: &str) -> Option<String> {
     };
     (machine.machine_id == id).then(|| {
         format!(
-            "on_new_machine failed on this machine: {why} (its output is in {}; `sudo spotkeep setup` tries it again)",
+            "on_new_machine failed on this machine: {why} (its output is in {}; to run it again: \
+             sudo spotkeep setup)",
             data_dir.session_state().join(LOG).display()
         )
     })
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_that_failed_is_told_and_tried_again() {
+    fn a_script_that_failed_is_shown_and_run_again() {
         let (_dir, data_dir, config) = place("#!/bin/sh\nexit 3\n");
         let error = run(&data_dir, &config, "one").unwrap_err();
         assert!(format!("{error:#}").contains("exit status: 3"), "{error:#}");
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_disk_is_stamped_once() {
+    fn a_boot_disk_gets_an_id_once() {
         let dir = tempfile::tempdir().unwrap();
         let place = Prefix::new(Some(dir.path()));
         assert_eq!(id(&place), None);

@@ -1,26 +1,28 @@
-//! What belongs to root in a data directory, and what to the user. Root makes three directories and gives
-//! nothing away that has content; everything else the user makes.
+//! Owners and modes of the directories in a data directory.
+//!
+//! Root makes three directories and changes the owner of none that has content; the user makes
+//! everything else.
 
-use crate::storage::links::aside;
+use crate::storage::links::quarantine_path;
 use sys::error::{Hint as _, Result, anyhow};
 use sys::secure_dir::{Dir, Entry, Ownership};
 
 /// Directories that the user makes and owns.
 const OF_THE_USER: [&str; 4] = [".claude", "home", "workspaces", "session-state"];
 
-/// A change of one directory.
+/// A change to one directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fix {
-    /// It is made.
+    /// It is created.
     Make(&'static str, Ownership),
-    /// It is given its owner and mode; what is in it stays as it is.
+    /// It gets its owner and mode; its content stays as it is.
     Give(&'static str, Ownership),
-    /// It is renamed aside, and made anew.
-    Anew(&'static str, Ownership),
+    /// It is renamed (quarantined) and created again.
+    Replace(&'static str, Ownership),
 }
 
 impl Fix {
-    /// What would be done, in words, for a data directory of `user`.
+    /// Describes the change for people, for a data directory of `user`.
     #[must_use]
     pub fn describe(&self, user: &str) -> String {
         let name = |name: &str| {
@@ -42,20 +44,20 @@ impl Fix {
                 },
                 to.mode
             ),
-            Self::Anew(dir, _) => format!(
-                "rename {dir} aside, since others than root could write there, and make it anew"
+            Self::Replace(dir, _) => format!(
+                "rename {dir}, since users other than root could write there, and make a new one"
             ),
         }
     }
 }
 
-/// The directories as they are: the data directory itself under the empty name.
+/// The directories as they are; the data directory itself has the empty name.
 pub type LayoutFacts = Vec<(&'static str, Entry)>;
 
-/// Looks at the directories of a data directory.
+/// Reads owners and modes of the directories of a data directory.
 ///
 /// # Errors
-/// They cannot be looked at.
+/// They cannot be read.
 pub fn gather_facts(data_dir: &Dir) -> Result<LayoutFacts> {
     let mut found = vec![("", Entry::Directory(data_dir.ownership()?))];
     for name in ["bin", "backups"].into_iter().chain(OF_THE_USER) {
@@ -64,10 +66,10 @@ pub fn gather_facts(data_dir: &Dir) -> Result<LayoutFacts> {
     Ok(found)
 }
 
-/// What has to be changed, in this order. `is_empty` says whether a directory has nothing in it.
+/// Returns the necessary changes, in order. `is_empty` returns whether a directory is empty.
 ///
 /// # Errors
-/// Something is no directory, or belongs to a third party.
+/// Something is not a directory, or belongs to a third user.
 pub fn fixes(
     found: &LayoutFacts,
     uid: u32,
@@ -106,12 +108,12 @@ pub fn fixes(
         let is_roots = to.uid == 0;
         match entry {
             Entry::Absent if is_roots => fixes.push(Fix::Make(name, to)),
-            // The user makes them.
+            // The user creates it.
             Entry::Absent => {}
             Entry::Directory(now) if is_roots && now == to => {}
-            // Programs that root runs are in it, so nothing that somebody else put there stays.
+            // Root runs the programs in it, so nothing that another user put there stays.
             Entry::Directory(now) if name == "bin" && (now.uid != 0 || now.mode & 0o022 != 0) => {
-                fixes.push(Fix::Anew(name, to));
+                fixes.push(Fix::Replace(name, to));
             }
             Entry::Directory(_) if is_roots => fixes.push(Fix::Give(name, to)),
             Entry::Directory(now) if now.uid == uid => {}
@@ -120,7 +122,7 @@ pub fn fixes(
             }
             Entry::Directory(now) => {
                 return Err(anyhow!(
-                    "{name} on the disk belongs to the user id {}, and not to {uid}",
+                    "{name} on the disk belongs to user id {}, not to {uid}",
                     now.uid
                 ))
                 .hint(format!(
@@ -128,10 +130,8 @@ pub fn fixes(
                 ));
             }
             Entry::Link | Entry::Other(_) => {
-                return Err(anyhow!("{name} on the disk is a link, or no directory")).hint(
-                    format!(
-                        "look at it, then move it away: sudo mv <data-dir>/{name} <data-dir>/{name}.old"
-                    ),
+                return Err(anyhow!("{name} on the disk is a link or not a directory")).hint(
+                    format!("move it away: sudo mv <data-dir>/{name} <data-dir>/{name}.old"),
                 );
             }
         }
@@ -139,12 +139,12 @@ pub fn fixes(
     Ok(fixes)
 }
 
-/// Does what is needed, each directory looked at again through the handle that is then changed.
+/// Applies the changes. Reads each directory again through the handle by which it is changed.
 ///
 /// # Errors
 /// As [`fixes`], or the disk refused.
 pub fn apply(data_dir: &Dir, uid: u32, gid: u32) -> Result<()> {
-    // The data directory itself first: from then on nobody else can rename what root owns in it.
+    // The data directory itself first: from then on only root can rename what root owns in it.
     for _ in 0..2 {
         let empty = |name: &str| {
             data_dir
@@ -157,8 +157,8 @@ pub fn apply(data_dir: &Dir, uid: u32, gid: u32) -> Result<()> {
                 Fix::Make(name, to) => data_dir.make(name)?.chown(to)?,
                 Fix::Give("", to) => data_dir.chown(to)?,
                 Fix::Give(name, to) => data_dir.child(name)?.chown(to)?,
-                Fix::Anew(name, to) => {
-                    let old = aside(&data_dir.path().join(name));
+                Fix::Replace(name, to) => {
+                    let old = quarantine_path(&data_dir.path().join(name));
                     let old = old
                         .file_name()
                         .unwrap_or_default()
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_disk_gets_three_directories_of_roots_and_the_user_makes_the_rest() {
+    fn a_new_disk_gets_three_directories_of_root_and_the_user_makes_the_rest() {
         let mut found: LayoutFacts = vec![("", dir(0, 0o755))];
         found.extend(["bin", "backups", ".claude", "home"].map(|name| (name, Entry::Absent)));
         let fixes = fixes(&found, 1001, 1002, |_| true).unwrap();
@@ -209,12 +209,12 @@ mod tests {
         for entry in [dir(1001, 0o755), dir(0, 0o775)] {
             let found = vec![("bin", entry)];
             let fixes = fixes(&found, 1001, 1001, |_| true).unwrap();
-            assert!(matches!(fixes[..], [Fix::Anew("bin", _)]), "{fixes:?}");
+            assert!(matches!(fixes[..], [Fix::Replace("bin", _)]), "{fixes:?}");
         }
     }
 
     #[test]
-    fn content_of_a_third_party_is_never_given_away() {
+    fn content_of_a_third_user_keeps_its_owner() {
         let found = vec![("workspaces", dir(0, 0o755))];
         assert_eq!(fixes(&found, 1001, 1001, |_| true).unwrap().len(), 1);
         assert!(fixes(&found, 1001, 1001, |_| false).is_err());

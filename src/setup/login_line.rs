@@ -1,8 +1,8 @@
-//! The line at the next login: a snippet in `/etc/profile.d`.
+//! Login message about the last preemption: a snippet in `/etc/profile.d`.
 //!
-//! Not in `update-motd.d`, which runs as root while somebody waits to be let in: this runs in the
-//! owner's own shell, a second at most, and in nobody else's. In root's it would put a process of
-//! the agents' user on root's terminal.
+//! Not in `update-motd.d`, which runs as root while the user waits for the login: the snippet runs
+//! in the owner's shell only, for a second at most. In root's shell it would put a process of the
+//! agents' user on root's terminal.
 
 use std::fs;
 use std::path::Path;
@@ -10,21 +10,22 @@ use std::path::Path;
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::files;
 
-/// Where it is, below the root of the file system.
+/// The path of the snippet, below `/`.
 pub const PATH: &str = "etc/profile.d/spotkeep.sh";
 
-/// The snippet for one data directory, whose owner is the user `uid`. It says nothing in a shell that
-/// nobody sees, in a pane of tmux, to other users and where nothing was preempted; and it can end no
-/// login, with `set -e` and `set -u` neither.
+/// The snippet for one data directory, whose owner is the user `uid`. It prints nothing in a shell
+/// without a terminal, in a pane of tmux, for other users and if nothing was preempted; and it
+/// cannot make a login fail, not even with `set -e` and `set -u`.
 ///
 /// # Errors
-/// A path that cannot stand between quotes.
+/// A path contains a quote or a newline.
 pub fn snippet(program: &Path, data_dir: &Path, uid: u32) -> Result<String> {
     let (program, data_dir) = (quoted(program)?, quoted(data_dir)?);
     Ok(format!(
         "# Installed by spotkeep setup: one line on how the last preemption went, for a day.\n\
          case $- in\n\
-         *i*) [ -t 1 ] && [ -z \"${{TMUX-}}\" ] && [ \"$(id -u)\" = {uid} ] && [ -x {program} ] && \\\n    \
+         *i*) [ -t 1 ] && [ -z \"${{TMUX-}}\" ] && [ \"$(id -u)\" = {uid} ] && [ -x {program} ] \
+         && \\\n    \
          timeout 1 {program} --data-dir {data_dir} status --login-line 2>/dev/null || : ;;\n\
          esac\n"
     ))
@@ -34,11 +35,11 @@ fn quoted(path: &Path) -> Result<String> {
     path.to_str()
         .filter(|text| !text.contains(['\'', '\n']))
         .map(|text| format!("'{text}'"))
-        .ok_or_else(|| anyhow!("{} cannot stand in a shell script", path.display()))
-        .hint("choose a path of letters, digits and . _ -")
+        .ok_or_else(|| anyhow!("{} contains a quote or a newline", path.display()))
+        .hint("use a path of letters, digits and . _ -")
 }
 
-/// Writes the snippet below `prefix`; returns whether anything had to be changed.
+/// Writes the snippet below `prefix`; returns whether it changed anything.
 ///
 /// # Errors
 /// It cannot be written.
@@ -57,7 +58,7 @@ pub fn install(prefix: &Path, program: &Path, data_dir: &Path, uid: u32) -> Resu
     Ok(true)
 }
 
-/// Takes it out again; returns whether it was there.
+/// Removes the snippet; returns whether it existed.
 ///
 /// # Errors
 /// It cannot be removed.
@@ -79,7 +80,7 @@ mod tests {
     use testing::wait::FOREVER;
 
     #[test]
-    fn it_is_put_in_once_and_taken_out_again() {
+    fn the_snippet_is_installed_once_and_removed() {
         let dir = tempfile::tempdir().unwrap();
         let put = || {
             install(
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn no_shell_minds_it_whatever_the_program_does() {
+    fn the_snippet_never_makes_a_shell_fail() {
         let dir = tempfile::tempdir().unwrap();
         for program in ["/bin/false", "/nonexistent"] {
             let path = dir.path().join("spotkeep.sh");

@@ -1,4 +1,4 @@
-//! The programs that spotkeep itself needs, from the distribution's packages.
+//! Installation of the distribution's packages that spotkeep needs.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use sys::error::{Hint as _, Result, anyhow};
 /// A mirror may be slow, and another package manager may be at work on a new machine.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Each program with the package that holds it on Debian and Ubuntu.
+/// Each program with its package on Debian and Ubuntu.
 const NEEDED: [(&str, &str); 5] = [
     ("tmux", "tmux"),
     ("git", "git"),
@@ -19,7 +19,7 @@ const NEEDED: [(&str, &str); 5] = [
     ("resize2fs", "e2fsprogs"),
 ];
 
-/// The packages that are missing for a data directory on that kind of file system.
+/// Returns the packages that are missing for a data directory on that kind of file system.
 #[must_use]
 pub fn missing(kind: FilesystemKind, has: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let mut packages: Vec<&str> = NEEDED
@@ -32,7 +32,7 @@ pub fn missing(kind: FilesystemKind, has: impl Fn(&str) -> bool) -> Vec<&'static
     packages
 }
 
-/// Whether a program is anywhere that root looks.
+/// Whether a program is in `PATH` or a system directory.
 #[must_use]
 pub fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -42,10 +42,10 @@ pub fn has(program: &str) -> bool {
         .any(|dir| dir.join(program).is_file())
 }
 
-/// Installs packages, without asking anything.
+/// Installs packages without asking.
 ///
 /// # Errors
-/// There is no `apt-get`, or it cannot. The hint is the command to run by hand.
+/// There is no `apt-get`, or it fails. The hint is the command to run by hand.
 pub fn install(packages: &[&str]) -> Result<()> {
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
@@ -53,7 +53,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
             .args(["-q", "-y", "-o", "DPkg::Lock::Timeout=120"])
             .args(args)
             .env("DEBIAN_FRONTEND", "noninteractive")
-            // Restarting services is not ours to decide while a machine is set up.
+            // Setup does not decide which services are restarted.
             .env("NEEDRESTART_SUSPEND", "1");
         command::run(&mut command, LIMIT)
     };
@@ -63,7 +63,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
         return Err(anyhow!("{names} is missing, and there is no apt-get"))
             .hint("install it with this distribution's own package manager");
     }
-    // Old lists may do; installing decides.
+    // Old lists may be enough; the installation decides.
     let updated = apt(&["update"]);
     let mut args = vec!["install", "--no-install-recommends"];
     args.extend(packages);

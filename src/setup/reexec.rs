@@ -1,8 +1,9 @@
-//! Two programs: the one of a package, in `/usr/bin`, and the one on the disk.
+//! Handing over from the packaged program in `/usr/bin` to the one on the disk.
 //!
-//! A fleet runs the one on its disk, which travels with it, and its units are of the same version. So a
-//! package on the machine, older or newer, does not replace it by the way: it sees to the disk and the
-//! mount, and lets the one on the disk do the rest. A person replaces it, with `setup --upgrade`.
+//! A fleet runs the program on its disk, which moves with it, and its units are of the same
+//! version. So a package on the machine, older or newer, does not replace it: the packaged program
+//! mounts the disk and lets the program on the disk do the rest. The user replaces that one with
+//! `setup --upgrade`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,19 +11,20 @@ use crate::storage::merge_tree;
 use sys::error::{Context as _, Result};
 use sys::secure_dir::{Dir, Entry};
 
-/// Where a package puts its program.
+/// The path of the packaged program.
 const PACKAGED: &str = "/usr/bin/spotkeep";
 
-/// Who goes on instead of this very program, for a data directory whose files are at `tree`; `None`: this one does.
+/// The program that continues instead of this one, for a data directory whose files are at `tree`;
+/// `None` if this one continues.
 ///
 /// # Errors
-/// It cannot be told.
-pub fn to(tree: &Path) -> Result<Option<PathBuf>> {
-    let this = std::env::current_exe().context("cannot find the program itself")?;
-    from(&this, tree)
+/// The programs cannot be compared.
+pub fn successor(tree: &Path) -> Result<Option<PathBuf>> {
+    let this = std::env::current_exe().context("cannot find the path of this program")?;
+    successor_of(&this, tree)
 }
 
-fn from(this: &Path, tree: &Path) -> Result<Option<PathBuf>> {
+fn successor_of(this: &Path, tree: &Path) -> Result<Option<PathBuf>> {
     let theirs = tree.join("bin/spotkeep");
     if this != Path::new(PACKAGED) || !is_roots_alone(tree)? || !theirs.is_file() {
         return Ok(None);
@@ -30,7 +32,7 @@ fn from(this: &Path, tree: &Path) -> Result<Option<PathBuf>> {
     Ok((!merge_tree::same_bytes(this, &theirs)?).then_some(theirs))
 }
 
-/// Root executes nothing that somebody else could have put there.
+/// Whether only root could have put the program there: root executes nothing else.
 fn is_roots_alone(tree: &Path) -> Result<bool> {
     let is_roots = |owner: u32, mode: u32| owner == 0 && mode & 0o022 == 0;
     let data_dir = Dir::open(tree)?;
@@ -68,7 +70,10 @@ mod tests {
         set(&program, 0o755);
         let is_root = sys::user::id() == 0;
         assert_eq!(is_roots_alone(tree).unwrap(), is_root);
-        assert_eq!(from(Path::new("/tmp/spotkeep"), tree).unwrap(), None);
+        assert_eq!(
+            successor_of(Path::new("/tmp/spotkeep"), tree).unwrap(),
+            None
+        );
         set(&program, 0o775);
         assert!(!is_roots_alone(tree).unwrap());
         fs::remove_file(&program).unwrap();

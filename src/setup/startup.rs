@@ -1,10 +1,10 @@
-//! The start-up script of a VM that is made anew: it brings everything back from the disk alone.
+//! Start-up script for a new VM: restores everything from the disk.
 
 use std::path::Path;
 
-/// One line of shell. It waits for the disk at most two minutes, mounts it, and runs the spotkeep
-/// that is on it, if that is root's own and nobody else can write to it. `disk` is what `setup` was
-/// told, `device` the name that stays under which it was found.
+/// Returns one line of shell. It waits for the disk for at most two minutes, mounts it, and runs
+/// the spotkeep on it, if only root can write to that program. `disk` is the argument of
+/// `setup --disk`, `device` the stable name under which it was found.
 #[must_use]
 pub fn script(disk: &str, device: &Path, mount: &Path) -> String {
     let device = quoted(&device.to_string_lossy());
@@ -12,10 +12,13 @@ pub fn script(disk: &str, device: &Path, mount: &Path) -> String {
     format!(
         "#!/bin/sh\n\
          d={device} m={at} n=0; \
-         until [ -b \"$d\" ]; do n=$((n+1)); [ $n -le 120 ] || {{ echo \"spotkeep: no disk $d\" >&2; exit 1; }}; sleep 1; done; \
-         mkdir -p \"$m\"; mountpoint -q \"$m\" || mount -o noatime,nodev,nosuid \"$d\" \"$m\" || exit 1; \
-         [ \"$(stat -c %u:%a \"$m/bin\" \"$m/bin/spotkeep\" 2>&1 | tr '\\n' ' ')\" = '0:755 0:755 ' ] || {{ echo \"spotkeep: $d holds no root\" >&2; exit 1; }}; \
-         exec \"$m/bin/spotkeep\" --root \"$m\" setup --disk {disk} --yes",
+         until [ -b \"$d\" ]; do n=$((n+1)); [ $n -le 120 ] || {{ echo \"spotkeep: no disk $d\" \
+         >&2; exit 1; }}; sleep 1; done; \
+         mkdir -p \"$m\"; mountpoint -q \"$m\" || mount -o noatime,nodev,nosuid \"$d\" \"$m\" || \
+         exit 1; \
+         [ \"$(stat -c %u:%a \"$m/bin\" \"$m/bin/spotkeep\" 2>&1 | tr '\\n' ' ')\" = '0:755 0:755 \
+         ' ] || {{ echo \"spotkeep: $d holds no data directory\" >&2; exit 1; }}; \
+         exec \"$m/bin/spotkeep\" --data-dir \"$m\" setup --disk {disk} --yes",
         disk = quoted(disk),
     )
 }

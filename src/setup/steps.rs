@@ -1,4 +1,4 @@
-//! The steps of a set-up. Each is worth a line, and looks by itself whether it is still needed.
+//! The steps of a set-up, each with its one-line description.
 
 use std::path::PathBuf;
 
@@ -9,98 +9,98 @@ use crate::storage::device::{Device, size};
 use crate::storage::filesystem::FilesystemKind;
 use crate::storage::links::{Link, State};
 
-/// A step.
+/// A step of a set-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Packages of the distribution.
+    /// Install packages of the distribution.
     Install(Vec<&'static str>),
-    /// A file system on a blank disk.
+    /// Make a file system on a blank disk.
     Format {
         /// The disk.
         device: Box<Device>,
         /// The id of the new file system.
         uuid: String,
     },
-    /// The directory that is mounted on.
+    /// Make the mount point.
     MountPoint(PathBuf),
-    /// The mount unit, enabled: files with their texts, and links with their targets.
+    /// Write and enable the mount unit: files with their texts, and links with their targets.
     MountUnit {
         /// Files.
         files: Vec<(PathBuf, String)>,
         /// Links that have it start at boot.
         links: Vec<(PathBuf, PathBuf)>,
     },
-    /// The mount itself.
+    /// Mount the file system.
     Mount {
         /// The device.
         device: PathBuf,
-        /// What is on it.
+        /// Its file system.
         kind: FilesystemKind,
-        /// Where.
+        /// The mount point.
         at: PathBuf,
-        /// By systemd: the name of the unit.
+        /// The name of the unit, if systemd mounts it.
         unit: Option<String>,
     },
-    /// The file system, made as large as its device.
+    /// Grow the file system to the size of its device.
     Grow {
         /// The device.
         device: PathBuf,
-        /// What is on it.
+        /// Its file system.
         kind: FilesystemKind,
-        /// Where it is, or will be, mounted.
+        /// The mount point.
         at: PathBuf,
-        /// Whether it is mounted by then.
+        /// Whether it is mounted at that time.
         is_mounted: bool,
-        /// How large it is.
+        /// Size of the file system, in bytes.
         from: u64,
-        /// How large the device is.
+        /// Size of the device, in bytes.
         to: u64,
     },
-    /// The account.
+    /// Create the account.
     Account(RequestedAccount),
-    /// Directories of the data directory, with their owners.
+    /// Make the directories of the data directory and set their owners.
     Layout(Vec<Fix>, String),
-    /// The user's part of the data directory.
+    /// Make the user's part of the data directory.
     Inhabit,
-    /// Whose it is, written down for the next machine.
+    /// Record the owner for the next machine.
     Remember(Owner),
-    /// This program, on the disk.
+    /// Copy this program to the disk.
     Program {
-        /// Whether there is another version.
+        /// Whether the disk has another version.
         replaces: bool,
     },
-    /// `spotkeep` on everybody's `PATH`.
+    /// Link `spotkeep` into a directory of every user's `PATH`.
     Command(PathBuf),
-    /// A claude that travels with the disk.
+    /// Keep a claude on the disk.
     Claude {
-        /// Its version; none where it is not known before it was copied.
+        /// Its version; `None` if it is known only after the copy.
         version: Option<String>,
-        /// Where it is now.
+        /// The file to copy.
         from: PathBuf,
         /// Whether root named it; otherwise the user's process reads it.
         by_root: bool,
     },
-    /// A link in the home.
+    /// Make a link in the home directory.
     Link(Link, State),
-    /// `/workspaces`.
+    /// Make the link `/workspaces`.
     Workspaces(Link, State),
-    /// A longer boot for transcripts.
+    /// Raise the retention of transcripts.
     Retain,
-    /// The units.
+    /// Write and enable the units; their number.
     Units(usize),
-    /// The line at the next login.
+    /// Install the line at login.
     LoginLine,
-    /// The user's script for a new boot disk.
+    /// Run the user's script for a new boot disk.
     Script(String),
-    /// The fleet.
+    /// Start the keeper.
     Start {
-        /// Whether a keeper runs that has to be replaced.
+        /// Whether a running keeper has to be restarted.
         restart: bool,
     },
 }
 
 impl Step {
-    /// What it does, in words.
+    /// Describes the step for people.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -151,16 +151,17 @@ impl Step {
                 "replace the spotkeep on the disk by this one; the old one stays as spotkeep.prev"
                     .to_owned()
             }
-            Self::Program { replaces: false } => "put this spotkeep onto the disk".to_owned(),
+            Self::Program { replaces: false } => "copy this spotkeep to the disk".to_owned(),
             Self::Command(at) => format!("link {} to it", at.display()),
             Self::Claude { version, from, .. } => format!(
                 "keep the claude {} of {} on the disk",
-                version.as_deref().unwrap_or("(its version is asked then)"),
+                version.as_deref().unwrap_or("(version not known yet)"),
                 from.display()
             ),
             Self::Link(link, State::Content { files, bytes })
             | Self::Workspaces(link, State::Content { files, bytes }) => format!(
-                "move {} ({files} files, {bytes} bytes) to {}, keep the original aside, and link it",
+                "move {} ({files} files, {bytes} bytes) to {}, keep the original beside it, and \
+                 link it",
                 link.at.display(),
                 link.to.display()
             ),
@@ -174,7 +175,7 @@ impl Step {
             Self::Units(files) => format!("write and enable the units of spotkeep ({files} files)"),
             Self::LoginLine => {
                 format!(
-                    "tell at each login how the last preemption went (/{})",
+                    "show at each login how the last preemption went (/{})",
                     login_line::PATH
                 )
             }
@@ -186,7 +187,7 @@ impl Step {
         }
     }
 
-    /// Whether the machine can do without it: its failure is told, and the rest goes on.
+    /// Whether the machine can do without it: a failure is reported, and the other steps go on.
     #[must_use]
     pub fn is_optional(&self) -> bool {
         matches!(

@@ -1,10 +1,10 @@
-//! The second part of a set-up: from a mounted disk to a VM whose agents run.
+//! Planning of the account, layout, links, programs and units on a mounted disk.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::account::{self, Account, Known, Owner, RequestedAccount, Verdict};
+use super::account::{self, Account, AccountDecision, Known, Owner, RequestedAccount};
 use super::steps::Step;
 use super::user_helper::{Report, Request, User};
 use super::{Ask, first_boot_script, layout, login_line, packages};
@@ -18,14 +18,14 @@ use sys::files;
 use sys::secure_dir::{Dir, Entry, Ownership};
 use sys::user;
 
-/// Where a record of the owner lies, below `bin/`.
+/// The record of the owner, below `bin/`.
 pub(super) const OWNER: &str = "owner.json";
 
-/// Whose agents these are, and whether the account has to be made.
+/// Decides on the account that owns the agents, and whether it has to be created.
 ///
 /// # Errors
-/// Nobody says, or the name or number is taken by somebody else.
-pub fn account(ask: &Ask, tree: Option<&Path>) -> Result<Verdict> {
+/// No account is named, or its name or user id belongs to another one.
+pub fn account(ask: &Ask, tree: Option<&Path>) -> Result<AccountDecision> {
     let remembered = tree.map(remembered).transpose()?.flatten();
     let sudo_user = std::env::var("SUDO_USER")
         .ok()
@@ -36,7 +36,7 @@ pub fn account(ask: &Ask, tree: Option<&Path>) -> Result<Verdict> {
         state_uid: tree.and_then(state_uid),
         sudo_user: sudo_user.as_deref(),
     };
-    let requested = account::whose(&known)?;
+    let requested = account::choose(&known)?;
     let by_name = account::find(&ask.place, &requested.name)?;
     let by_uid = match requested.uid {
         Some(uid) => account::find(&ask.place, &uid.to_string())?,
@@ -45,10 +45,13 @@ pub fn account(ask: &Ask, tree: Option<&Path>) -> Result<Verdict> {
     account::evaluate(&requested, by_name, by_uid)
 }
 
-/// What the disk says, if only root could have written it.
+/// The owner that the disk records, if only root could have written the record.
 pub(super) fn remembered(tree: &Path) -> Result<Option<Owner>> {
     let data_dir = Dir::open(tree)?;
-    let is_roots = |entry| matches!(entry, Entry::Directory(Ownership { uid: 0, mode, .. }) if mode & 0o022 == 0);
+    let is_roots = |entry| match entry {
+        Entry::Directory(Ownership { uid: 0, mode, .. }) => mode & 0o022 == 0,
+        _ => false,
+    };
     if !is_roots(data_dir.entry("bin")?) {
         return Ok(None);
     }
@@ -60,12 +63,12 @@ pub(super) fn remembered(tree: &Path) -> Result<Option<Owner>> {
         .map(Some)
         .with_context(|| format!("{} is damaged", path.display()))
         .hint(format!(
-            "sudo mv {0} {0}.damaged, then again with --user NAME",
+            "sudo mv {0} {0}.damaged    # then set up again with --user NAME",
             path.display()
         ))
 }
 
-/// Who owns the state of a data directory; nobody can give a directory away but root.
+/// The owner of the state of a data directory. Only root can change a directory's owner.
 fn state_uid(tree: &Path) -> Option<u32> {
     match Dir::open(tree).ok()?.entry("session-state").ok()? {
         Entry::Directory(ownership) if ownership.uid != 0 => Some(ownership.uid),
@@ -73,9 +76,9 @@ fn state_uid(tree: &Path) -> Option<u32> {
     }
 }
 
-/// An account that is to be made, as far as it is known.
+/// An account that is to be created, as far as it is known.
 #[must_use]
-pub fn imagined(requested: &RequestedAccount) -> Account {
+pub fn planned_account(requested: &RequestedAccount) -> Account {
     let before = requested.as_before.as_ref();
     Account {
         name: requested.name.clone(),
@@ -87,41 +90,41 @@ pub fn imagined(requested: &RequestedAccount) -> Account {
     }
 }
 
-/// What is known before the rest is decided.
+/// The facts from which the steps are planned.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// Whose agents these are.
+    /// The account that owns the agents.
     pub account: Account,
-    /// What the disk remembers.
+    /// The owner that the disk records.
     pub remembered: Option<Owner>,
     /// The directories of the data directory.
     pub layout: layout::LayoutFacts,
-    /// Those of them that have nothing in them.
+    /// The empty ones among them.
     pub empty: BTreeSet<String>,
-    /// The word of the user's part.
+    /// The report of the user's process.
     pub report: Report,
     /// `/workspaces`.
     pub workspaces: (Link, State),
-    /// The spotkeep on the disk: `None` is none, `Some(true)` this one.
+    /// The spotkeep on the disk: `None` if there is none, `Some(true)` if it is this program.
     pub program: Option<bool>,
-    /// Where `spotkeep` would be linked; `None` where something is already.
+    /// Where `spotkeep` would be linked; `None` where something exists.
     pub command: Option<PathBuf>,
-    /// The claudes that are kept.
+    /// The versions of claude that are kept.
     pub kept: Vec<String>,
-    /// Whether the one that root named is among them.
+    /// Whether the claude that root named is among them.
     pub named_is_kept: bool,
-    /// Units that are missing or differ; `None` where nobody would read them.
+    /// Number of units that are missing or differ; `None` without systemd.
     pub units: Option<usize>,
-    /// Whether the line at the login has to be written.
+    /// Whether the login snippet has to be written.
     pub login_line: bool,
     /// Whether the keeper's unit runs; `None` where there is no systemd to ask.
     pub active: Option<bool>,
 }
 
-/// Looks, at a data directory whose files are at `tree` now. Nothing is changed.
+/// Gathers the facts of a data directory whose files are at `tree` now. Changes nothing.
 ///
 /// # Errors
-/// Something cannot be looked at.
+/// Something cannot be read.
 pub fn gather_facts(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> {
     let place = &ask.place;
     let data_dir = place.join(&ask.data_dir);
@@ -162,8 +165,8 @@ pub fn gather_facts(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result
         };
         User::new(account, place)?.inspect(&request)?
     } else {
-        // A home that is made by us is empty.
-        let links = crate::storage::links::of_home(&account.home, &data_dir, &[])?;
+        // A home that setup creates is empty.
+        let links = crate::storage::links::home_links(&account.home, &data_dir, &[])?;
         let links = links
             .into_iter()
             .map(|link| (link, State::Absent))
@@ -180,7 +183,7 @@ pub fn gather_facts(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result
     let state = workspaces.state()?;
     let command = place.join("/usr/local/bin/spotkeep");
     let is_ours = fs::read_link(&command).is_ok_and(|to| to == data_dir.join("bin/spotkeep"));
-    // A program that somebody has put there stays; a link that leads nowhere does not.
+    // A program that another user has put there stays; a dangling link does not.
     let is_free = !is_ours && !command.exists() && command.parent().is_some_and(Path::is_dir);
     let units = unit_paths(ask, account)
         .map(|paths| -> Result<usize> {
@@ -216,7 +219,7 @@ pub fn gather_facts(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result
     })
 }
 
-/// What the units of this machine would be filled with; `None` where there is no systemd.
+/// The values for the units of this machine; `None` without systemd.
 pub(super) fn unit_paths(ask: &Ask, account: &Account) -> Option<UnitPaths> {
     let data_dir = ask.place.join(&ask.data_dir);
     let has_systemd = ask.place.join("/etc/systemd/system").is_dir() && packages::has("systemctl");
@@ -250,7 +253,7 @@ fn program(tree: &Path) -> Result<Option<bool>> {
     if !there.is_file() {
         return Ok(None);
     }
-    let this = std::env::current_exe().context("cannot find the program itself")?;
+    let this = std::env::current_exe().context("cannot find the path of this program")?;
     is_same(&this, &there).map(Some)
 }
 
@@ -260,7 +263,7 @@ fn is_same(one: &Path, other: &Path) -> Result<bool> {
     Ok((a.dev(), a.ino()) == (b.dev(), b.ino()) || merge_tree::same_bytes(one, other)?)
 }
 
-/// What has to be done, and what cannot be and is no reason to stop.
+/// Plans the steps, and returns the problems that do not stop the set-up.
 ///
 /// # Errors
 /// Something is in the way that only a human can decide on. With a hint.
@@ -298,7 +301,8 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<(Vec<Step>, Vec<String>)> {
             State::Right => {}
             // A disk that is ready has no such file until Claude has been started once.
             State::Elsewhere(target) => problems.push(format!(
-                "{} is a link to {} and was left as it is; move what it leads to into {}, remove it, and run this again",
+                "{} is a link to {} and was left as it is; move its target into {}, remove it, \
+                 and run this again",
                 link.at.display(),
                 target.display(),
                 link.to.display()
@@ -333,7 +337,8 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<(Vec<Step>, Vec<String>)> {
             steps.push(Step::Start { restart: true });
         } else if !active && report.keeper {
             problems.push(
-                "a keeper runs that systemd did not start; end it (spotkeep down), then run this again".to_owned(),
+                "a keeper runs that systemd did not start; run spotkeep down, then run this again"
+                    .to_owned(),
             );
         } else if !active {
             steps.push(Step::Start { restart: false });
@@ -342,7 +347,8 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<(Vec<Step>, Vec<String>)> {
     Ok((steps, problems))
 }
 
-/// The claude that travels with the disk: what root named, or where none is kept yet what the user has.
+/// The step that keeps a claude on the disk: the one that root named, or the user's if none is kept
+/// yet.
 fn claude(facts: &Facts, ask: &Ask, problems: &mut Vec<String>) -> Option<Step> {
     if let Some(from) = &ask.claude {
         return (!facts.named_is_kept).then(|| Step::Claude {
@@ -356,7 +362,9 @@ fn claude(facts: &Facts, ask: &Ask, problems: &mut Vec<String>) -> Option<Step> 
     }
     let Some((version, from)) = &facts.report.claude else {
         problems.push(
-            "no claude is kept on the disk, so that a new machine has none: install Claude Code for the user, or give its program with --claude FILE".to_owned(),
+            "no claude is kept on the disk, so a new machine has none: install Claude Code for \
+             the user, or name its program with --claude FILE"
+                .to_owned(),
         );
         return None;
     };
@@ -367,11 +375,11 @@ fn claude(facts: &Facts, ask: &Ask, problems: &mut Vec<String>) -> Option<Step> 
     })
 }
 
-/// Whether somebody who is root asks.
+/// Checks that this process runs as root.
 ///
 /// # Errors
-/// Somebody else does.
-pub fn ensure_root() -> Result<()> {
+/// It runs as another user.
+pub fn ensure_is_root() -> Result<()> {
     if user::id() == 0 {
         return Ok(());
     }
@@ -438,7 +446,7 @@ mod tests {
         }
     }
 
-    fn words(facts: &Facts) -> Vec<String> {
+    fn descriptions(facts: &Facts) -> Vec<String> {
         plan(facts, &ask())
             .unwrap()
             .0
@@ -460,7 +468,7 @@ mod tests {
         facts.units = Some(4);
         facts.active = Some(false);
         assert_eq!(
-            words(&facts),
+            descriptions(&facts),
             [
                 "link /home/ann/.claude to /mnt/persist/.claude",
                 "write and enable the units of spotkeep (4 files)",
@@ -474,13 +482,13 @@ mod tests {
     fn another_version_replaces_the_one_on_the_disk_and_agents_go_on() {
         let mut facts = ready();
         facts.program = Some(false);
-        let words = words(&facts);
-        assert!(words[0].contains("spotkeep.prev"), "{words:?}");
-        assert_eq!(words[1], "restart the keeper; agents go on");
+        let steps = descriptions(&facts);
+        assert!(steps[0].contains("spotkeep.prev"), "{steps:?}");
+        assert_eq!(steps[1], "restart the keeper; agents go on");
     }
 
     #[test]
-    fn a_link_of_somebody_else_is_told_and_the_rest_goes_on() {
+    fn a_link_of_another_user_is_a_problem_and_the_rest_goes_on() {
         let mut facts = ready();
         facts.report.links = vec![link(State::Elsewhere("/srv/dotfiles".into()))];
         let (steps, problems) = plan(&facts, &ask()).unwrap();
@@ -488,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn content_that_somebody_uses_stops_everything() {
+    fn content_that_a_process_uses_stops_everything() {
         let mut facts = ready();
         facts.report.busy = Some(("it is in use by 7".into(), "kill 7".into()));
         let error = plan(&facts, &ask()).unwrap_err();
@@ -503,7 +511,7 @@ mod tests {
         assert!(steps.is_empty() && problems[0].contains("--claude FILE"));
         facts.report.claude = Some(("2.1.330".into(), "/home/ann/.local/bin/claude".into()));
         assert_eq!(
-            words(&facts),
+            descriptions(&facts),
             ["keep the claude 2.1.330 of /home/ann/.local/bin/claude on the disk"]
         );
     }

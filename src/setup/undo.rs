@@ -1,13 +1,13 @@
-//! Taking out what a set-up put in: links, units, the mount. Never the data.
+//! `spotkeep setup --undo`: removes links, units and the mount, never data.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::account::Verdict;
+use super::account::AccountDecision;
 use super::user_helper::{Request, User};
-use super::{Ask, SetupSummary, Told, login_line, system_plan};
+use super::{Ask, Progress, SetupSummary, login_line, system_plan};
 use crate::storage::filesystem;
 use crate::storage::links::{Link, State};
 use crate::systemd::install;
@@ -18,30 +18,30 @@ use sys::failpoint::{Point, point};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Takes it out, or with `dry` tells what would be.
+/// Removes what a set-up installed, or with `dry` reports what would be removed.
 ///
 /// # Errors
-/// Something of it cannot be taken out.
-pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
-    system_plan::ensure_root()?;
+/// Something cannot be removed.
+pub fn run(ask: &Ask, dry: bool, progress: &mut dyn FnMut(Progress)) -> Result<SetupSummary> {
+    system_plan::ensure_is_root()?;
     let mut outcome = SetupSummary::default();
     let place = &ask.place;
     let data_dir = place.join(&ask.data_dir);
     let is_mounted = sys::files::is_mount_point(&data_dir).unwrap_or(false);
     let account = match system_plan::account(ask, is_mounted.then_some(data_dir.as_path())) {
-        Ok(Verdict::There(account)) => Some(account),
+        Ok(AccountDecision::There(account)) => Some(account),
         _ => None,
     };
     let mut each = |what: String, act: &mut dyn FnMut() -> Result<Vec<String>>| -> Result<()> {
         outcome.steps += 1;
         if dry {
-            tell(Told::Would(what));
+            progress(Progress::Would(what));
             return Ok(());
         }
-        tell(Told::Doing(what));
+        progress(Progress::Doing(what));
         point(Point::UndoStep);
         for line in act()? {
-            tell(Told::Did(line));
+            progress(Progress::Did(line));
         }
         Ok(())
     };
@@ -51,7 +51,7 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
                 < crate::systemd::units::render(&paths)?.len()
         {
             each(
-                "save and end the agents, and take out the units".into(),
+                "save and end the agents, and remove the units".into(),
                 &mut || {
                     if place.has_systemd() {
                         install::stop()?;
@@ -63,7 +63,7 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
                     }
                     // The save of the shutdown has run, so this counts as the end of a boot.
                     Ok(vec![
-                        "until the next boot nothing starts in this data directory, unless you say: spotkeep restore".into(),
+                        "agents resume at the next boot (or now: spotkeep restore)".into(),
                     ])
                 },
             )?;
@@ -78,7 +78,7 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
         };
         for (link, state) in user.inspect(&request)?.links {
             if state == State::Right {
-                each(format!("take out {}", link.at.display()), &mut || {
+                each(format!("remove {}", link.at.display()), &mut || {
                     user.act(&Request::Unlink(link.clone()))
                 })?;
             }
@@ -95,13 +95,13 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
         },
     ] {
         if fs::read_link(&link.at).is_ok_and(|target| target == link.to) {
-            each(format!("take out {}", link.at.display()), &mut || {
+            each(format!("remove {}", link.at.display()), &mut || {
                 Ok(link.undo()?.into_iter().collect())
             })?;
         }
     }
     if place.join(login_line::PATH).exists() {
-        each("take out the line at the login".into(), &mut || {
+        each("remove the line at the login".into(), &mut || {
             login_line::remove(place.prefix())?;
             Ok(Vec::new())
         })?;
@@ -111,16 +111,16 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
     if units.join(&unit).exists() {
         each(
             format!(
-                "unmount {} and take out {unit}; its data stay",
+                "unmount {} and remove {unit}; the data stay",
                 data_dir.display()
             ),
-            &mut || take_out_mount(&units, &unit, place.has_systemd(), &data_dir, is_mounted),
+            &mut || remove_mount(&units, &unit, place.has_systemd(), &data_dir, is_mounted),
         )?;
     }
     Ok(outcome)
 }
 
-fn take_out_mount(
+fn remove_mount(
     units: &Path,
     unit: &str,
     has_systemd: bool,
@@ -135,16 +135,16 @@ fn take_out_mount(
         let device = name.trim_end_matches(".mount");
         for (dir, file) in [("d", "spotkeep.conf"), ("wants", unit)] {
             let dir = units.join(format!("{device}.device.{dir}"));
-            gone(fs::remove_file(dir.join(file)), &dir)?;
-            // Something of somebody else's may be beside ours.
+            ignore_missing(fs::remove_file(dir.join(file)), &dir)?;
+            // Files of another program may be in it.
             fs::remove_dir(&dir).ok();
         }
     }
-    gone(
+    ignore_missing(
         fs::remove_file(units.join("multi-user.target.wants").join(unit)),
         units,
     )?;
-    gone(fs::remove_file(units.join(unit)), units)?;
+    ignore_missing(fs::remove_file(units.join(unit)), units)?;
     if is_mounted && let Err(error) = filesystem::unmount(data_dir) {
         said.push(format!("{error:#}; it is unmounted at the next boot"));
     }
@@ -154,7 +154,7 @@ fn take_out_mount(
     Ok(said)
 }
 
-fn gone(removed: std::io::Result<()>, at: &Path) -> Result<()> {
+fn ignore_missing(removed: std::io::Result<()>, at: &Path) -> Result<()> {
     match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove something in {}", at.display()))

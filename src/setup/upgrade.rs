@@ -1,11 +1,11 @@
-//! `setup --upgrade FILE`: another program in the place of this one, under a working fleet.
+//! `spotkeep setup --upgrade FILE`: replaces the program on the disk under a running fleet.
 //!
 //! ```text
-//! copy ─ ask it for its version, as the user ─ rename ─ its units ─ restart the keeper ─ READY
-//!                                                            └───────────┴─▶ otherwise: back
+//! copy ─ run --version as the user ─ rename ─ write units ─ restart the keeper ─ READY
+//!                                                  └──────────────┴─▶ otherwise: roll back
 //! ```
 //!
-//! Root executes the file only once it is a copy that nobody but root can change.
+//! Root executes the file only as a copy that only root can change.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -26,21 +26,21 @@ use sys::process::{self, Signal};
 use sys::run_as::{Groups, run_as};
 use sys::{command, files, user};
 
-/// A program says its version at once, and writes its units within the time of a reload.
+/// A program prints its version at once, and writes its units within the time of a reload.
 const LIMIT: Duration = Duration::from_secs(40);
 
-/// What an upgrade came to.
+/// The result of an upgrade.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upgraded {
-    /// The file is the program that is there.
+    /// The file is the installed program.
     Already(String),
-    /// From one version to another.
+    /// The program was replaced.
     Done {
-        /// What was there.
+        /// The version before.
         from: String,
-        /// What is there now.
+        /// The version now.
         to: String,
-        /// Whether a keeper ran, and was restarted with it.
+        /// Whether a running keeper was restarted with it.
         restarted: bool,
     },
 }
@@ -48,29 +48,29 @@ pub enum Upgraded {
 impl fmt::Display for Upgraded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Already(version) => write!(f, "it is {version} already; nothing was changed"),
+            Self::Already(version) => write!(f, "already version {version}; nothing was changed"),
             Self::Done {
                 from,
                 to,
                 restarted: true,
             } => write!(
                 f,
-                "{to} in place of {from}; its keeper is ready, and no agent was touched"
+                "replaced {from} by {to}; its keeper is ready, and no agent was touched"
             ),
-            Self::Done { from, to, .. } => write!(f, "{to} in place of {from}; no keeper ran"),
+            Self::Done { from, to, .. } => write!(f, "replaced {from} by {to}; no keeper ran"),
         }
     }
 }
 
-/// Puts `file` in the place of the data directory's program and restarts the keeper with it. Agents go on.
+/// Replaces the data directory's program by `file` and restarts the keeper with it. Agents go on.
 ///
 /// # Errors
-/// Not root; the place is not safe from others; the file is no spotkeep; the new keeper was not
-/// ready in time, and the old one is back.
+/// This process is not root; users other than root can write to the directory; the file is not a
+/// spotkeep; the new keeper was not ready in time, and the old one is back.
 pub fn upgrade(data_dir: &DataDir, file: &Path) -> Result<Upgraded> {
     if user::id() != 0 {
         let (data_dir, file) = (data_dir.dir().display(), file.display());
-        return Err(anyhow!("an upgrade takes root")).hint(format!(
+        return Err(anyhow!("an upgrade needs root")).hint(format!(
             "sudo spotkeep --data-dir {data_dir} setup --upgrade {file}"
         ));
     }
@@ -84,15 +84,15 @@ pub fn upgrade(data_dir: &DataDir, file: &Path) -> Result<Upgraded> {
         spare: bin.join(".spotkeep.spare"),
         program,
     };
-    place.take_copy(file)?;
+    place.copy_in(file)?;
     let to = match version(&place.new, &user) {
         Ok(to) => to,
         Err(error) => {
             fs::remove_file(&place.new).ok();
-            return Err(error.context(format!("{} is no spotkeep", file.display())));
+            return Err(error.context(format!("{} is not a spotkeep program", file.display())));
         }
     };
-    let from = version(&place.program, &user).unwrap_or_else(|_| "nothing that runs".into());
+    let from = version(&place.program, &user).unwrap_or_else(|_| "(unknown version)".into());
     if same(&place.new, &place.program)? {
         fs::remove_file(&place.new).ok();
         return Ok(Upgraded::Already(to));
@@ -121,11 +121,15 @@ struct UpgradeFiles {
 
 impl UpgradeFiles {
     /// Copies the file to where only root can change it.
-    fn take_copy(&self, file: &Path) -> Result<()> {
+    fn copy_in(&self, file: &Path) -> Result<()> {
         let mut from =
             File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
-        ensure!(from.metadata()?.is_file(), "{} is no file", file.display());
-        // What an upgrade that was cut left behind.
+        ensure!(
+            from.metadata()?.is_file(),
+            "{} is not a file",
+            file.display()
+        );
+        // A leftover of an interrupted upgrade.
         fs::remove_file(&self.new).ok();
         let mut copy = || -> io::Result<()> {
             let mut to = OpenOptions::new()
@@ -140,7 +144,7 @@ impl UpgradeFiles {
         copy_or_remove(copy(), &self.new)
     }
 
-    /// The new one in, and the old one kept; there is a program at every moment.
+    /// Replaces the program and keeps the old one; there is a program at every moment.
     fn swap(&self) -> Result<()> {
         let swap = || -> io::Result<()> {
             if self.program.exists() {
@@ -154,7 +158,7 @@ impl UpgradeFiles {
         swap().with_context(|| format!("cannot replace {}", self.program.display()))
     }
 
-    /// The old one back in its place, with its units and its keeper. Returns what to tell.
+    /// Rolls back to the old program, with its units and its keeper. Returns the error to report.
     fn back(&self, data_dir: &DataDir, restart: bool, why: Error, to: &str) -> Error {
         let back = || -> Result<()> {
             fs::remove_file(&self.spare).or_else(absent)?;
@@ -190,26 +194,27 @@ fn absent(error: io::Error) -> io::Result<()> {
     }
 }
 
-/// Has a program put its own units into place, and the keeper run it.
+/// Has a program write its units, and restarts the keeper with it.
 fn begin(data_dir: &DataDir, program: &Path, restart: bool) -> Result<()> {
     if !restart {
         return Ok(());
     }
+    // The old name of --data-dir, which every version reads.
+    let alias = "--root";
     let mut units = Command::new(program);
-    // Every version knows the option by this name.
-    units.arg("--root").arg(data_dir.dir()).arg("units");
+    units.arg(alias).arg(data_dir.dir()).arg("units");
     let output = command::run(&mut units, LIMIT)?;
     if !output.status.success() {
-        bail!("it does not write its units: {}", output.stderr);
+        bail!("it cannot write its units: {}", output.stderr);
     }
     install::restart_keeper().context("its keeper was not ready in time")
 }
 
-/// What a program says of itself, asked as the user: whatever it is, it is not run as root for that.
+/// Returns the version that a program prints. It is run as the user, since it may be any program.
 fn version(program: &Path, user: &str) -> Result<String> {
     let account = account::find(&Prefix::new(None), user)?
         .with_context(|| format!("there is no account {user}"))?;
-    process::keep_descriptors_to_ourselves();
+    process::close_descriptors_on_exec();
     let (uid, gid) = (account.uid, account.gid);
     let mut command = run_as(uid, gid, Groups::OfAccount, Signal::Kill, program);
     command.arg("--version");
@@ -217,7 +222,7 @@ fn version(program: &Path, user: &str) -> Result<String> {
     let said = output.stdout.trim();
     match said.strip_prefix("spotkeep ") {
         Some(version) if output.status.success() && is_version(version) => Ok(version.to_owned()),
-        _ => bail!("asked for its version, it says {said:?} {}", output.stderr),
+        _ => bail!("its --version prints {said:?} {}", output.stderr),
     }
 }
 
@@ -232,20 +237,20 @@ fn same(one: &Path, other: &Path) -> Result<bool> {
     Ok(files::read_optional(one)? == files::read_optional(other)?)
 }
 
-/// The user owns what is in the data directory, but neither `bin` nor the way there.
+/// Refuses if users other than root can change `bin` or the data directory itself.
 fn refuse_where_others_write(data_dir: &Path, bin: &Path) -> Result<()> {
     for dir in [data_dir, bin] {
-        let meta = fs::symlink_metadata(dir)
-            .with_context(|| format!("cannot look at {}", dir.display()))?;
+        let meta =
+            fs::symlink_metadata(dir).with_context(|| format!("cannot read {}", dir.display()))?;
         let mode = meta.permissions().mode();
-        // In a sticky directory nobody can rename what is root's.
+        // In a sticky directory only root can rename what root owns.
         let closed = mode & 0o022 == 0 || (mode & 0o1000 != 0 && dir == data_dir);
         if !meta.is_dir() || meta.uid() != 0 || !closed {
             return Err(anyhow!(
-                "{} can be changed by others than root, who would execute what is in it",
+                "{} can be changed by users other than root, and root executes what is in it",
                 dir.display()
             ))
-            .hint("sudo spotkeep setup, which sets the owners right");
+            .hint("sudo spotkeep setup    # corrects the owners");
         }
     }
     Ok(())
@@ -256,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_told_from_anything_else() {
+    fn a_version_is_recognised() {
         for good in ["0.1.0", "1.2.3-rc.1+deb12"] {
             assert!(is_version(good), "{good}");
         }
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_others_can_change_is_refused() {
+    fn a_directory_that_others_can_change_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
@@ -289,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_keeps_the_old_one() {
+    fn a_swap_keeps_the_old_program() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let place = UpgradeFiles {
@@ -300,7 +305,7 @@ mod tests {
         };
         for (content, previous) in [("one", None), ("two", Some("one")), ("three", Some("two"))] {
             fs::write(at("file"), content).unwrap();
-            place.take_copy(&at("file")).unwrap();
+            place.copy_in(&at("file")).unwrap();
             place.swap().unwrap();
             assert_eq!(fs::read_to_string(&place.program).unwrap(), content);
             assert_eq!(

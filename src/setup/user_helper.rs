@@ -1,6 +1,7 @@
-//! The user's part: everything in the home and in the user's directories of the data directory is looked at
-//! and changed by a process of that user, so that root follows nothing there. Root starts it, tells
-//! it what to do in one argument, and takes its answer for what it is: the word of somebody else.
+//! Unprivileged helper process of a set-up, which reads and changes the user's files.
+//!
+//! It works in the home and in the user's directories of the data directory, so that root follows
+//! nothing there. Root starts it, passes a request in one argument, and does not trust its answer.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -27,31 +28,31 @@ use sys::process::{self, Signal};
 use sys::run_as::{Groups, run_as};
 use sys::user;
 
-/// The hidden verb.
+/// The hidden verb of the helper process.
 pub const VERB: &str = "setup-user";
 
-/// A look takes milliseconds; a cold disk and `claude --version` may take some seconds.
-const LOOK_LIMIT: Duration = Duration::from_secs(60);
+/// Reading takes milliseconds; a cold disk and `claude --version` may take some seconds.
+const INSPECT_LIMIT: Duration = Duration::from_secs(60);
 /// Copying a large home, or the user's own script with its own limit.
 const WORK_LIMIT: Duration = Duration::from_secs(3600);
 /// A program larger than this is not Claude.
 pub(super) const PROGRAM_LIMIT: u64 = 2 << 30;
 
-/// What shall be done as the user.
+/// A request to the helper process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// Tell how things stand.
+    /// Report the state of the user's files.
     Look {
-        /// Where the data directory's files are now; none where there are none yet.
+        /// Where the data directory's files are now; `None` if there are none yet.
         tree: Option<PathBuf>,
         /// Where the data directory will be.
         data_dir: PathBuf,
-        /// The home.
+        /// The home directory.
         home: PathBuf,
         /// The id of the boot disk.
         machine: Option<String>,
-        /// Whether a claude is looked for.
+        /// Whether to search for a claude.
         claude: bool,
     },
     /// Make the user's part of the data directory.
@@ -65,11 +66,11 @@ pub enum Request {
     },
     /// Make a link.
     Link(Link),
-    /// Copy what is in a link's way, and leave it there.
+    /// Copy the content at a link's path, and leave it there.
     CopyIn(Link),
-    /// Take a link out.
+    /// Remove a link.
     Unlink(Link),
-    /// Keep transcripts longer.
+    /// Raise the retention of transcripts.
     Retain {
         /// The data directory.
         data_dir: PathBuf,
@@ -83,38 +84,38 @@ pub enum Request {
     },
     /// Write a program to standard output.
     Send(PathBuf),
-    /// The version of a claude.
+    /// Return the version of a claude.
     Version(PathBuf),
 }
 
-/// How the user's things stand.
+/// The state of the user's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Whether the user's part of the data directory is whole.
+    /// Whether the user's part of the data directory is complete.
     pub inhabited: bool,
-    /// Each link of the home and how it stands.
+    /// Each link of the home and its state.
     pub links: Vec<(Link, State)>,
     /// A script that has yet to run here.
     pub pending: Option<String>,
-    /// The days for which transcripts are kept.
+    /// For how many days transcripts are kept.
     pub retention: Option<u64>,
     /// A claude that could be kept: its version and where it is.
     pub claude: Option<(String, PathBuf)>,
-    /// Why a link cannot be made now, with what to do: somebody uses what is in its way.
+    /// Why a link cannot be made now, with a hint: a process uses the content at its path.
     pub busy: Option<(String, String)>,
     /// Whether a keeper holds the data directory.
     pub keeper: bool,
-    /// What could not be told, in sentences.
+    /// What could not be read, in sentences.
     pub problems: Vec<String>,
 }
 
-/// Does as it was told, as the user that this process runs as. For the hidden verb.
+/// Serves a request as the user of this process. For the hidden verb.
 ///
 /// # Errors
-/// It cannot, or this process is root.
+/// The request fails, or this process is root.
 pub fn serve(request: &str) -> Result<Value> {
-    ensure!(user::id() != 0, "this part is not for root");
-    let request: Request = serde_json::from_str(request).context("not a request")?;
+    ensure!(user::id() != 0, "{VERB} does not run as root");
+    let request: Request = serde_json::from_str(request).context("invalid request")?;
     let value = match request {
         Request::Look {
             tree,
@@ -183,11 +184,11 @@ fn inspect(
         let lost = Config::is_lost(&here.config());
         report.inhabited = DataDir::is_complete(tree) && !lost;
         report.retention = retention::days(&here.claude());
-        // On a disk that is mounted for a look nobody can hold it.
+        // On a disk that is mounted read-only no keeper can hold the lock.
         report.keeper = tree == data_dir && LockFile::try_take(&here.lock())?.is_none();
         match Config::load_or_last_good(&here.config(), &here.config_copy()) {
             Ok((config, wrong)) => {
-                // A file that is lost is laid down again by this very run.
+                // This run restores a lost file.
                 let wrong = wrong.filter(|_| !lost);
                 report
                     .problems
@@ -196,12 +197,12 @@ fn inspect(
                 pieces = config.machine.home;
             }
             Err(_) if lost => {}
-            // A machine has to come back; what the file asks for is done when it is repaired.
+            // The machine has to be set up; the file's settings apply when it is repaired.
             Err(error) => report.problems.push(format!("{error:#}")),
         }
     }
-    let mut requested = links::of_home(home, data_dir, &[])?;
-    match links::of_home(home, data_dir, &pieces) {
+    let mut requested = links::home_links(home, data_dir, &[])?;
+    match links::home_links(home, data_dir, &pieces) {
         Ok(all) => requested = all,
         Err(error) => report.problems.push(format!("{error:#}")),
     }
@@ -221,7 +222,7 @@ fn inspect(
     Ok(report)
 }
 
-/// A claude of this user that is one file and can be kept.
+/// A claude of this user that is a single file and can be kept.
 fn find_claude(home: &Path, problems: &mut Vec<String>) -> Option<(String, PathBuf)> {
     let path = std::env::var_os("PATH");
     let search = binary::Search {
@@ -232,7 +233,8 @@ fn find_claude(home: &Path, problems: &mut Vec<String>) -> Option<(String, PathB
     let found = binary::find(&search).ok()?;
     if !binary::is_native(&found) {
         problems.push(format!(
-            "{} is a script and not the native build, and cannot be kept on the disk; give one with --claude FILE",
+            "{} is a script, not the native build, and cannot be kept on the disk; name one with \
+             --claude FILE",
             found.display()
         ));
         return None;
@@ -255,8 +257,8 @@ fn inhabit(data_dir: &Path, user: &str, unattended: bool) -> Result<Vec<String>>
     said.extend(
         match Config::lay_down(&data_dir.config(), &data_dir.config_copy(), unattended)? {
             LaidDown::Nothing => None,
-            LaidDown::LastGood => Some("its spotkeep.toml was gone, and is as it last was"),
-            LaidDown::Template => Some("a spotkeep.toml with everything explained is in it"),
+            LaidDown::LastGood => Some("spotkeep.toml was missing: restored its last version"),
+            LaidDown::Template => Some("wrote a spotkeep.toml in which every setting is explained"),
         }
         .map(str::to_owned),
     );
@@ -283,7 +285,7 @@ fn send(path: &Path) -> Result<()> {
     let meta = file.metadata()?;
     ensure!(
         meta.is_file() && meta.len() < PROGRAM_LIMIT,
-        "{} is no program",
+        "{} is not a program",
         path.display()
     );
     let mut out = io::stdout().lock();
@@ -291,7 +293,7 @@ fn send(path: &Path) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// A way to act as a user.
+/// Acts as a user by means of the helper process.
 #[derive(Debug)]
 pub struct User<'a> {
     account: &'a Account,
@@ -300,13 +302,13 @@ pub struct User<'a> {
 }
 
 impl<'a> User<'a> {
-    /// As this account.
+    /// Creates one for an account.
     ///
     /// # Errors
     /// It is root, or this program cannot be passed on.
     pub fn new(account: &'a Account, place: &'a Prefix) -> Result<Self> {
         ensure!(account.uid != 0, "agents do not run as root");
-        process::keep_descriptors_to_ourselves();
+        process::close_descriptors_on_exec();
         Ok(Self {
             account,
             place,
@@ -314,18 +316,18 @@ impl<'a> User<'a> {
         })
     }
 
-    /// How the user's things stand.
+    /// Returns the state of the user's files.
     ///
     /// # Errors
-    /// They cannot be looked at.
+    /// They cannot be read.
     pub fn inspect(&self, request: &Request) -> Result<Report> {
-        self.ask(request, LOOK_LIMIT)
+        self.ask(request, INSPECT_LIMIT)
     }
 
-    /// Has something done; returns what was done, in sentences.
+    /// Carries out a request; returns what was done, in sentences.
     ///
     /// # Errors
-    /// It could not be done, with the user's process's own hint.
+    /// The request failed; the hint is the helper process's own.
     pub fn act(&self, request: &Request) -> Result<Vec<String>> {
         self.ask(request, WORK_LIMIT)
     }
@@ -333,20 +335,20 @@ impl<'a> User<'a> {
     /// The version of a claude that the user may run.
     ///
     /// # Errors
-    /// It does not run, or says something that is no version.
+    /// It does not run, or its output is not a version.
     pub fn version(&self, program: &Path) -> Result<String> {
-        let version: String = self.ask(&Request::Version(program.to_owned()), LOOK_LIMIT)?;
+        let version: String = self.ask(&Request::Version(program.to_owned()), INSPECT_LIMIT)?;
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
         let starts = version.starts_with(|c: char| c.is_ascii_digit());
         ensure!(
             starts && version.len() < 64 && version.chars().all(good),
-            "{} says no version",
+            "{} prints no version",
             program.display()
         );
         Ok(version)
     }
 
-    /// Has the user's process read a file, and writes that into ours. Root opens nothing by a name
+    /// Has the helper process read a file, and writes it into `into`. Root opens nothing by a name
     /// that the user chose.
     ///
     /// # Errors
@@ -367,18 +369,18 @@ impl<'a> User<'a> {
             return Err(self.failure(&output));
         }
         let answer: Value =
-            serde_json::from_str(&output.stdout).context("the user's part gave no answer")?;
-        serde_json::from_value(cleaned(answer)).context("the user's part gave another answer")
+            serde_json::from_str(&output.stdout).context("the helper process gave no answer")?;
+        serde_json::from_value(cleaned(answer)).context("the helper process gave a wrong answer")
     }
 
-    /// What the process said, with its hint.
+    /// The error that the helper process printed, with its hint.
     fn failure(&self, output: &Output) -> sys::error::Error {
         let mut lines = output.stderr.lines();
         let error = lines.next().unwrap_or_default();
         let error = printable(error.strip_prefix("error: ").unwrap_or(error));
         let name = &self.account.name;
         let error = match error.as_str() {
-            "" => anyhow!("the part of {name} ended with {}", output.status),
+            "" => anyhow!("the helper process of {name} ended with {}", output.status),
             said => anyhow!("as {name}: {said}"),
         };
         match lines.find_map(|line| line.strip_prefix("hint: ")) {
@@ -387,15 +389,15 @@ impl<'a> User<'a> {
         }
     }
 
-    /// With the user's groups, and the environment of a login.
+    /// The command of the helper process, with the user's groups and the environment of a login.
     fn command(&self, request: &Request) -> Result<Command> {
         let account = self.account;
-        // Accounts of a prefix are no accounts of this machine.
+        // The accounts of a prefix do not exist on this machine.
         let groups = match self.place.is_real() {
             true => Groups::OfAccount,
             false => Groups::None,
         };
-        // Killed: a set-up that is interrupted leaves nobody at work in the way of the next one.
+        // Killed with its parent: no helper of an interrupted set-up runs beside the next one.
         let mut command = run_as(
             account.uid,
             account.gid,
@@ -420,14 +422,14 @@ impl<'a> User<'a> {
     }
 }
 
-/// The words of somebody else, without anything that a terminal would obey.
+/// Untrusted text, without control characters that a terminal would obey.
 fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
 }
 
-/// An answer of which every text is printable.
+/// An answer in which every text is printable.
 fn cleaned(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(printable(&text)),
@@ -440,7 +442,7 @@ fn cleaned(value: Value) -> Value {
     }
 }
 
-/// The answer of the hidden verb as it is printed; errors go the way of all errors.
+/// Returns the answer of the hidden verb as it is printed; errors are returned as errors.
 ///
 /// # Errors
 /// As [`serve`].
@@ -449,7 +451,7 @@ pub fn answer(request: &str) -> Result<Option<String>> {
         Ok(Value::Null) => Ok(None),
         Ok(value) => Ok(Some(value.to_string())),
         Err(error) => {
-            // One line, so that nothing of it is lost on the way up.
+            // One line, since the parent process reads one.
             let line = printable(&format!("{error:#}"));
             match hint_of(&error) {
                 Some(hint) => Err(anyhow!(line)).hint(hint.to_owned()),
@@ -464,14 +466,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_the_user_cannot_steer_a_terminal() {
+    fn the_answer_of_the_helper_cannot_control_a_terminal() {
         assert_eq!(printable("a\x1b]0;x\x07b\nc"), "a ]0;x b c");
         let answer = serde_json::json!({"links": [["\u{1b}[2J", 1]]});
         assert_eq!(cleaned(answer)["links"][0][0], " [2J");
     }
 
     #[test]
-    fn requests_survive_the_way_down() {
+    fn requests_are_read_as_they_were_written() {
         let link = Link {
             at: "/home/a/.x".into(),
             to: "/r/home/.x".into(),

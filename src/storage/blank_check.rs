@@ -1,5 +1,7 @@
-//! Whether a device is provably blank. It is not enough that nobody knows a signature on it: an
-//! encrypted disk without a header has none. A disk that a cloud has just made reads as zeros.
+//! Check whether a block device is blank.
+//!
+//! A device without a known signature is not enough: an encrypted disk without a header has none. A
+//! disk that a cloud has just created reads as zeros.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -14,43 +16,43 @@ use sys::{block, command};
 
 /// Up to this size every byte is read.
 const READ_WHOLE: u64 = 1 << 30;
-/// Of a larger device, so much of its beginning and of its end.
+/// Bytes that are read at the beginning and at the end of a larger device.
 const ENDS: u64 = 16 << 20;
-/// And so many samples in between, evenly spaced.
+/// Number of samples in between, evenly spaced.
 const SAMPLES: u64 = 4096;
 /// Bytes of a sample.
 const SAMPLE: usize = 4096;
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 20;
-/// The tools of the system only look at a few sectors; a disk that answers slower than this is ill.
+/// The system's tools read only a few sectors; a slower disk is broken.
 const TOOL_LIMIT: Duration = Duration::from_secs(30);
 
-/// A signature, as `wipefs` knows it.
+/// A signature that `wipefs` has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
     /// Byte offset.
     pub offset: u64,
-    /// Such as `swap`, `LVM2_member`, `gpt`.
+    /// Its type, like `swap`, `LVM2_member`, `gpt`.
     pub kind: String,
 }
 
-/// What is on a device.
+/// The content of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// No signature, and zeros wherever we looked.
+    /// No signature, and only zeros in what was read.
     Blank,
     /// A file system that can hold a data directory.
     Filesystem(Filesystem),
-    /// Something else with a name.
+    /// Other known signatures.
     Known(Vec<Signature>),
-    /// Something without a name: the first byte that is not zero.
+    /// No known signature; the position of the first byte that is not zero.
     Unknown(u64),
 }
 
-/// What is on a device that nobody uses.
+/// Returns the content of a device that is not in use.
 ///
 /// # Errors
-/// Somebody uses it, or it cannot be read.
+/// The kernel uses it, or it cannot be read.
 pub fn scan(device: &Device) -> Result<Content> {
     let path = device.path.as_path();
     let Some(mut file) =
@@ -73,7 +75,7 @@ pub fn scan(device: &Device) -> Result<Content> {
     Ok(first.map_or(Content::Blank, Content::Unknown))
 }
 
-/// The signatures on a device; nothing is changed.
+/// Returns the signatures on a device; changes nothing.
 ///
 /// # Errors
 /// `wipefs` is missing or cannot read it.
@@ -96,9 +98,9 @@ fn parse(text: &str) -> Result<Vec<Signature>> {
         .filter(|line| !line.starts_with('#') && !line.is_empty());
     lines
         .map(|line| {
-            let (offset, kind) = line.split_once(',').context("wipefs said something new")?;
+            let (offset, kind) = line.split_once(',').context("unknown output of wipefs")?;
             let offset = u64::from_str_radix(offset.trim_start_matches("0x"), 16)
-                .context("wipefs gave no offset")?;
+                .context("no offset in the output of wipefs")?;
             Ok(Signature {
                 offset,
                 kind: kind.trim_matches(',').to_owned(),
@@ -107,22 +109,22 @@ fn parse(text: &str) -> Result<Vec<Signature>> {
         .collect()
 }
 
-/// Signatures in words, each kind once with its first place.
+/// Describes signatures for people, each kind once with its first offset.
 #[must_use]
 pub fn in_words(found: &[Signature]) -> String {
     let mut kinds: Vec<&str> = Vec::new();
-    let mut words = Vec::new();
+    let mut described = Vec::new();
     for signature in found {
         if !kinds.contains(&signature.kind.as_str()) {
             kinds.push(&signature.kind);
-            words.push(format!(
+            described.push(format!(
                 "{} at byte {}",
                 name(&signature.kind),
                 signature.offset
             ));
         }
     }
-    words.join(", ")
+    described.join(", ")
 }
 
 fn name(kind: &str) -> String {
@@ -136,7 +138,7 @@ fn name(kind: &str) -> String {
     }
 }
 
-/// Where the first byte is that is not zero, as far as we look.
+/// Returns the position of the first byte that is not zero, in what is read.
 fn first_byte(file: &File, bytes: u64) -> std::io::Result<Option<u64>> {
     if bytes <= READ_WHOLE {
         return first_in(file, 0, bytes, CHUNK);
@@ -150,7 +152,7 @@ fn first_byte(file: &File, bytes: u64) -> std::io::Result<Option<u64>> {
     }
     let step = (tail - ENDS) / SAMPLES;
     for sample in 0..SAMPLES {
-        // On a page's boundary, so that a sample costs one read.
+        // At a page boundary, so that a sample takes one read.
         let at = (ENDS + sample * step) / SAMPLE as u64 * SAMPLE as u64;
         if let Some(at) = first_in(file, at, at + SAMPLE as u64, SAMPLE)? {
             return Ok(Some(at));
@@ -168,7 +170,7 @@ fn first_in(file: &File, from: u64, to: u64, chunk: usize) -> std::io::Result<Op
             break;
         };
         file.read_exact_at(piece, at)?;
-        // Compared whole, which is many times faster than byte by byte.
+        // Compared as a whole, which is many times faster than byte by byte.
         if zeros.get(..desired) != Some(&*piece) {
             let found = piece.iter().position(|byte| *byte != 0).unwrap_or_default();
             return Ok(Some(at + found as u64));
@@ -184,7 +186,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_wipefs_says_is_read_and_put_into_words() {
+    fn the_output_of_wipefs_is_read_and_described() {
         let text = "# offset,type\n0x218,LVM2_member\n0x1fe,dos\n0x1fe,dos\n";
         let found = parse(text).unwrap();
         assert_eq!(found.len(), 3);

@@ -1,5 +1,7 @@
-//! A disk or a partition by the name that the user gave it, and everything that is known of it
-//! without reading it. Never "the first one": what `/dev/sdb` is changes from boot to boot.
+//! Block devices by their stable names, and their properties from `/sys` and `/proc`.
+//!
+//! The user names the disk or partition; setup never takes "the first one", since `/dev/sdb` can be
+//! another disk at the next boot.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,34 +12,34 @@ use sys::block::{self, Number};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::prefix::Prefix;
 
-/// Bytes in a sector as `/sys` counts them, whatever the disk's own are.
+/// Size of a sector in `/sys`, independent of the disk's own sectors.
 const SECTOR: u64 = 512;
 
-/// How often a disk that is not there yet is looked for.
+/// How often to check for a disk that is missing.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// The name that stays: under `/dev/disk/by-id`, or as it was given.
+    /// Its stable name: under `/dev/disk/by-id`, or as it was given.
     pub name: PathBuf,
-    /// What that name leads to now.
+    /// The device node of that name now.
     pub path: PathBuf,
-    /// Its number.
+    /// Its device number.
     pub number: Number,
-    /// Its size.
+    /// Its size, in bytes.
     pub bytes: u64,
     /// Whether it is attached read-only.
     pub read_only: bool,
-    /// The disk that it is a part of.
+    /// The disk of which it is a partition.
     pub partition_of: Option<PathBuf>,
-    /// Its own parts.
+    /// Its partitions.
     pub partitions: Vec<PathBuf>,
-    /// What stands on it or on a part of it: volumes, arrays, mappings.
+    /// What uses it or a partition of it: volumes, arrays, mappings.
     pub holders: Vec<String>,
-    /// Where it or a part of it is mounted, in whatever namespace.
+    /// Where it or a partition of it is mounted, in any mount namespace.
     pub mounts: Vec<Mounted>,
-    /// Whether it or a part of it is swapped to.
+    /// Whether it or a partition of it is swap space.
     pub is_swap: bool,
     /// The directory of the running system that lies on the same disk.
     pub holds_system: Option<PathBuf>,
@@ -46,17 +48,17 @@ pub struct Device {
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mounted {
-    /// Which device.
+    /// Its device number.
     pub number: Number,
-    /// Where.
+    /// The mount point.
     pub at: PathBuf,
-    /// Whether in our own mount namespace.
+    /// Whether it is in this process's mount namespace.
     pub is_ours: bool,
     /// Whether it can be written to.
     pub is_writable: bool,
 }
 
-/// The names under which the clouds' udev rules show a disk that somebody called `name`.
+/// The names under which the clouds' udev rules show a disk that the user named `name`.
 fn names(name: &str) -> Vec<String> {
     vec![
         format!("google-{name}"),
@@ -71,14 +73,14 @@ fn names(name: &str) -> Vec<String> {
     ]
 }
 
-/// Waits until the disk of that name, or path, is there.
+/// Waits until the disk of that name, or path, exists.
 ///
 /// # Errors
-/// It does not come, or the name means several disks. The error lists the disks that are there.
+/// It does not appear, or the name matches several disks. The error lists the disks that exist.
 pub fn wait_for(place: &Prefix, name: &str, limit: Duration) -> Result<Device> {
     let until = Instant::now() + limit;
     loop {
-        if let Some(path) = look_for(place, name)? {
+        if let Some(path) = find_by_name(place, name)? {
             return Device::open(&path);
         }
         if Instant::now() >= until {
@@ -88,15 +90,22 @@ pub fn wait_for(place: &Prefix, name: &str, limit: Duration) -> Result<Device> {
             } else {
                 format!("there are: {}", found.join("; "))
             };
-            return Err(anyhow!("there is no disk {name}, also after {} s; {list}", limit.as_secs()))
-                .hint("attach it under that name (on Google Cloud: gcloud compute instances attach-disk VM --disk DISK --device-name NAME), or give its path: --disk /dev/disk/by-id/...")
-                .kind(ErrorKind::Failed);
+            return Err(anyhow!(
+                "there is no disk {name} after {} s; {list}",
+                limit.as_secs()
+            ))
+            .hint(
+                "attach it under that name (on Google Cloud: gcloud compute instances \
+                       attach-disk VM --disk DISK --device-name NAME), or give its path: --disk \
+                       /dev/disk/by-id/...",
+            )
+            .kind(ErrorKind::Failed);
         }
         std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-fn look_for(place: &Prefix, name: &str) -> Result<Option<PathBuf>> {
+fn find_by_name(place: &Prefix, name: &str) -> Result<Option<PathBuf>> {
     if name.contains('/') {
         return Ok(Path::new(name).exists().then(|| PathBuf::from(name)));
     }
@@ -113,7 +122,7 @@ fn look_for(place: &Prefix, name: &str) -> Result<Option<PathBuf>> {
     if targets.len() > 1 {
         let list: Vec<String> = found.iter().map(|p| p.display().to_string()).collect();
         return Err(anyhow!(
-            "the name {name} means several disks: {}",
+            "the name {name} matches several disks: {}",
             list.join(", ")
         ))
         .hint(format!(
@@ -125,14 +134,14 @@ fn look_for(place: &Prefix, name: &str) -> Result<Option<PathBuf>> {
 }
 
 impl Device {
-    /// All that is known of the device at a path.
+    /// Reads the properties of the device at a path.
     ///
     /// # Errors
-    /// It is no block device.
+    /// It is not a block device.
     pub fn open(name: &Path) -> Result<Self> {
         let path = fs::canonicalize(name).with_context(|| format!("no {}", name.display()))?;
         let Some(number) = block::number(&path)? else {
-            return Err(anyhow!("{} is no block device", path.display())).hint("lsblk");
+            return Err(anyhow!("{} is not a block device", path.display())).hint("lsblk");
         };
         let sys = sys(number)?;
         let partition_of = sys
@@ -171,31 +180,34 @@ impl Device {
         })
     }
 
-    /// What speaks against changing anything on it.
+    /// Why nothing may be changed on it; `None` if it is not in use.
     #[must_use]
     pub fn in_use(&self) -> Option<String> {
         if let Some(dir) = &self.holds_system {
             return Some(format!(
-                "it is the disk that this machine runs from, or a part of it ({} lies there)",
+                "it is the disk that this machine runs from, or a partition of it (with {})",
                 dir.display()
             ));
         }
         if let Some(mount) = self.mounts.first() {
-            let whose = if mount.is_ours {
+            let namespace = if mount.is_ours {
                 ""
             } else {
                 " in another mount namespace"
             };
-            return Some(format!("it is mounted at {}{whose}", mount.at.display()));
+            return Some(format!(
+                "it is mounted at {}{namespace}",
+                mount.at.display()
+            ));
         }
         if self.is_swap {
-            return Some("the machine swaps to it".to_owned());
+            return Some("it is in use as swap space".to_owned());
         }
-        (!self.holders.is_empty()).then(|| format!("{} stands on it", self.holders.join(", ")))
+        (!self.holders.is_empty()).then(|| format!("{} uses it", self.holders.join(", ")))
     }
 }
 
-/// A size as people say it; disks are sold in GB and made in GiB.
+/// Formats a size for people, in GiB, in which disks are made.
 #[must_use]
 pub fn size(bytes: u64) -> String {
     let units = [(1_u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")];
@@ -212,7 +224,7 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// The disks of this machine, in words: name, size, use.
+/// Describes the disks of this machine: name, size, use.
 fn candidates(place: &Prefix) -> Vec<String> {
     let by_id = place.join("/dev/disk/by-id");
     names_in(Path::new("/sys/block"))
@@ -227,7 +239,7 @@ fn candidates(place: &Prefix) -> Vec<String> {
             let stable = stable.map_or_else(String::new, |id| format!(" ({id})"));
             let used = device.in_use().unwrap_or_else(|| {
                 match super::blank_check::signatures(&device.path).as_deref() {
-                    Ok([]) => "nothing known on it".to_owned(),
+                    Ok([]) => "no known signature on it".to_owned(),
                     Ok(found) => super::blank_check::in_words(found),
                     Err(_) => "cannot be read".to_owned(),
                 }
@@ -262,8 +274,8 @@ fn all_mounts() -> Vec<Mounted> {
     all
 }
 
-/// `mountinfo`: field 3 is the device, 5 where (octal escapes), 6 the options of the mount, and the
-/// last one those of the file system.
+/// Parses `mountinfo`: field 3 is the device, field 5 the mount point (octal escapes), field 6 the
+/// options of the mount, and the last field those of the file system.
 fn parse_mounts(text: &str) -> impl Iterator<Item = Mounted> {
     text.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(' ').collect();
@@ -294,7 +306,7 @@ fn unescape(text: &str) -> String {
     plain
 }
 
-/// The directory of the system that lies on the same disk as the device at `sys`.
+/// The directory of the running system that is on the same disk as the device at `sys`.
 fn system_on(sys: &Path) -> Option<PathBuf> {
     let mut disks = BTreeSet::new();
     base_disks(sys, &mut disks, 0);
@@ -310,8 +322,8 @@ fn system_on(sys: &Path) -> Option<PathBuf> {
     })
 }
 
-/// The devices behind a directory: the one that the kernel says, and the source of its mount, since
-/// some file systems (btrfs, overlay) show a number that no device has.
+/// The devices of a directory: the one that the kernel reports, and the source of its mount, since
+/// some file systems (btrfs, overlay) report a number that no device has.
 fn numbers_under(dir: &Path) -> Vec<Number> {
     let mut numbers: Vec<Number> = block::number_under(dir).into_iter().collect();
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -324,7 +336,7 @@ fn numbers_under(dir: &Path) -> Vec<Number> {
     numbers
 }
 
-/// The whole disks below a device: the disk of a partition, the disks of a mapping.
+/// Collects the whole disks below a device: the disk of a partition, the disks of a mapping.
 fn base_disks(sys: &Path, found: &mut BTreeSet<PathBuf>, depth: usize) {
     let disk = if sys.join("partition").exists() {
         sys.parent().unwrap_or(sys)
@@ -341,7 +353,7 @@ fn base_disks(sys: &Path, found: &mut BTreeSet<PathBuf>, depth: usize) {
         );
     }
     found.insert(disk.to_path_buf());
-    // Mappings on mappings end somewhere; a loop in /sys would not.
+    // A limit, in case of a loop in /sys.
     if depth < 16 {
         for next in below {
             base_disks(&next, found, depth + 1);
@@ -394,8 +406,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_disk_that_this_machine_runs_from_says_so() {
-        // Where the data directory is no disk (a container), there is nothing to refuse.
+    fn the_disk_that_this_machine_runs_from_is_in_use() {
+        // If / is not on a disk (a container), there is nothing to refuse.
         let Some(number) = numbers_under(Path::new("/"))
             .into_iter()
             .find(|number| sys(*number).is_ok())
@@ -412,30 +424,33 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_looked_for_in_the_forms_of_the_clouds_and_must_mean_one_disk() {
+    fn a_disk_is_found_by_the_names_of_the_clouds_and_the_name_must_match_one() {
         let dir = tempfile::tempdir().unwrap();
         let place = Prefix::new(Some(dir.path()));
         let by_id = place.join("/dev/disk/by-id");
         fs::create_dir_all(&by_id).unwrap();
-        assert_eq!(look_for(&place, "d").unwrap(), None);
+        assert_eq!(find_by_name(&place, "d").unwrap(), None);
         let link = |name: &str, to: &str| std::os::unix::fs::symlink(to, by_id.join(name)).unwrap();
         link("scsi-0Google_PersistentDisk_d", "/dev/null");
         link("google-d", "/dev/null");
         link("google-d-part1", "/dev/zero");
-        assert_eq!(look_for(&place, "d").unwrap(), Some(by_id.join("google-d")));
+        assert_eq!(
+            find_by_name(&place, "d").unwrap(),
+            Some(by_id.join("google-d"))
+        );
         link("virtio-d", "/dev/zero");
         assert!(
-            look_for(&place, "d")
+            find_by_name(&place, "d")
                 .unwrap_err()
                 .to_string()
                 .contains("several")
         );
         link("nvme-Amazon_Elastic_Block_Store_vol0ab", "/dev/null");
-        assert!(look_for(&place, "vol-0ab").unwrap().is_some());
+        assert!(find_by_name(&place, "vol-0ab").unwrap().is_some());
     }
 
     #[test]
-    fn whatever_stands_on_a_disk_or_on_a_part_of_it_speaks_against_taking_it() {
+    fn a_disk_is_in_use_if_it_or_a_partition_of_it_is() {
         let free = Device {
             name: "/dev/sdb".into(),
             path: "/dev/sdb".into(),
@@ -455,20 +470,19 @@ mod tests {
             change(&mut device);
             device.in_use().unwrap()
         };
-        assert!(why(|device| device.is_swap = true).contains("swaps to it"));
-        assert!(why(|device| device.holders = vec!["dm-0".into()]).contains("dm-0 stands on it"));
+        assert!(why(|device| device.is_swap = true).contains("swap space"));
+        assert!(why(|device| device.holders = vec!["dm-0".into()]).contains("dm-0 uses it"));
         let mounted = |device: &mut Device| {
             device.mounts = parse_mounts("36 35 8:17 / /srv rw - ext4 /dev/sdb1 rw\n").collect();
         };
         assert!(why(mounted).contains("mounted at /srv"));
-        assert!(
-            why(|device| device.holds_system = Some("/usr".into())).contains("/usr lies there")
-        );
+        assert!(why(|device| device.holds_system = Some("/usr".into())).contains("with /usr"));
     }
 
     #[test]
-    fn mounts_are_read_with_their_spaces_and_their_state() {
-        let text = "36 35 8:1 / /mnt/a\\040b rw,noatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro\n\
+    fn mounts_are_read_with_spaces_and_options() {
+        let text = "36 35 8:1 / /mnt/a\\040b rw,noatime shared:1 - ext4 /dev/sda1 \
+                    rw,errors=remount-ro\n\
                     37 35 8:2 / /x rw - ext4 /dev/sda2 ro,relatime\n";
         let mounts: Vec<Mounted> = parse_mounts(text).collect();
         assert_eq!(mounts[0].at, Path::new("/mnt/a b"));
@@ -477,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_said_as_people_say_them() {
+    fn sizes_are_formatted_for_people() {
         assert_eq!(size(50 << 30), "50 GiB");
         assert_eq!(size(1536 << 20), "1.5 GiB");
         assert_eq!(size(512), "512 bytes");

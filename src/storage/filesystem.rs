@@ -1,4 +1,4 @@
-//! The two file systems that a data directory can be on: made, looked into, grown.
+//! ext4 and XFS: superblocks, mkfs, mount, growing, read-only inspection.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -16,22 +16,22 @@ use sys::secure_dir::{Dir, Entry};
 const MAKE_LIMIT: Duration = Duration::from_secs(900);
 /// Mounting may have to replay a journal first.
 const MOUNT_LIMIT: Duration = Duration::from_secs(120);
-/// A difference between file system and device that rounding makes is not worth a change.
+/// Smallest difference between device and file system that is used; less comes from rounding.
 const GROW_FROM: u64 = 16 << 20;
-/// A disk below this is no place for agents, and probably the wrong one.
+/// A smaller disk is refused: too small for agents, and probably the wrong one.
 pub const SMALLEST: u64 = 512 << 20;
 
 /// A kind of file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FilesystemKind {
-    /// What we make.
+    /// The one that setup makes.
     Ext4,
-    /// What we also take.
+    /// The one that setup also accepts.
     Xfs,
 }
 
 impl FilesystemKind {
-    /// As `mount` and `blkid` call it.
+    /// Its name for `mount` and `blkid`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -40,12 +40,13 @@ impl FilesystemKind {
         }
     }
 
-    /// How a data directory is mounted.
+    /// The mount options of a data directory.
     ///
-    /// `noatime`: reading a transcript is no reason to write. `nodev`, `nosuid`: agents write here, and
-    /// a disk travels between machines. `discard`: a cloud's disk is prune, and its snapshots are as
-    /// large as what was once written. `nofail`: a machine whose disk is missing boots, and can be
-    /// looked at. After an error ext4 is read-only rather than wrong; XFS shuts itself down.
+    /// `noatime`: reading a transcript should not write. `nodev`, `nosuid`: agents write here, and
+    /// a disk moves between machines. `discard`: a cloud's disk is thinly provisioned, and its
+    /// snapshots are as large as what was ever written. `nofail`: a machine without its disk boots,
+    /// and can be inspected. After an error ext4 becomes read-only, which keeps it consistent; XFS
+    /// shuts itself down.
     #[must_use]
     pub fn options(self) -> &'static str {
         match self {
@@ -58,15 +59,15 @@ impl FilesystemKind {
 /// A file system on a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filesystem {
-    /// Which.
+    /// Its kind.
     pub kind: FilesystemKind,
     /// Its id.
     pub uuid: String,
-    /// How large it believes to be.
+    /// Its size, in bytes.
     pub bytes: u64,
 }
 
-/// What the first sectors of a device say.
+/// The superblock in the first sectors of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superblock {
     /// The file system that they describe.
@@ -74,7 +75,7 @@ pub struct Superblock {
 }
 
 impl Superblock {
-    /// Reads it; `None` where it is of neither kind.
+    /// Reads the superblock; `None` if it is of neither kind.
     ///
     /// # Errors
     /// The device cannot be read.
@@ -132,16 +133,16 @@ fn uuid(bytes: &[u8]) -> String {
 }
 
 impl Filesystem {
-    /// Whether the device has room that the file system does not use yet.
+    /// Whether the device is larger than the file system.
     #[must_use]
     pub fn can_grow(&self, device_bytes: u64) -> bool {
         device_bytes > self.bytes.saturating_add(GROW_FROM)
     }
 
-    /// The file system on a device that may be in use.
+    /// Reads the file system on a device that may be in use.
     ///
     /// # Errors
-    /// It cannot be read, or holds none that we know.
+    /// It cannot be read, or holds neither ext4 nor XFS.
     pub fn on(device: &Path) -> Result<Self> {
         let mut file =
             File::open(device).with_context(|| format!("cannot open {}", device.display()))?;
@@ -151,11 +152,11 @@ impl Filesystem {
     }
 }
 
-/// Makes an ext4 with that id. The caller has just seen that the device is blank.
+/// Makes an ext4 file system with that id. The caller has just checked that the device is blank.
 ///
-/// All tables are written now (`lazy_*=0`), so that no background work competes with the first saves;
-/// 1 % instead of 5 % is kept back for root, which is enough to act on a full disk. Without `-F`,
-/// `mkfs.ext4` looks for itself whether the device is mounted.
+/// `mkfs.ext4` writes all tables now (`lazy_*=0`), so that no background work competes with the
+/// first saves, and reserves 1 % instead of 5 % for root, which is enough to act on a full disk.
+/// Without `-F` it also checks that the device is not mounted.
 ///
 /// # Errors
 /// `mkfs.ext4` is missing or fails.
@@ -191,10 +192,10 @@ pub fn mount(device: &Path, kind: FilesystemKind, options: &str, at: &Path) -> R
     done(command::run(&mut command, MOUNT_LIMIT)?, "mount")
 }
 
-/// Unmounts.
+/// Unmounts a file system.
 ///
 /// # Errors
-/// Somebody still uses it.
+/// A process still uses it.
 pub fn unmount(at: &Path) -> Result<()> {
     let mut command = Command::new("umount");
     command.arg(at);
@@ -211,10 +212,11 @@ pub fn grow(kind: FilesystemKind, device: &Path, mounted: Option<&PathBuf>) -> R
         (FilesystemKind::Xfs, None) => bail!("XFS grows only while it is mounted"),
         (FilesystemKind::Ext4, Some(_)) => with("resize2fs", device),
         (FilesystemKind::Ext4, None) => {
-            // What is not mounted has to be looked over before it may grow. 1: something was repaired.
-            let looked = command::run(with("e2fsck", device).args(["-f", "-p"]), MAKE_LIMIT)?;
-            if looked.status.code().is_none_or(|code| code > 1) {
-                bail!("e2fsck failed: {}{}", looked.stdout, looked.stderr);
+            // An unmounted ext4 must be checked before it can grow. Exit status 1: something was
+            // repaired.
+            let checked = command::run(with("e2fsck", device).args(["-f", "-p"]), MAKE_LIMIT)?;
+            if checked.status.code().is_none_or(|code| code > 1) {
+                bail!("e2fsck failed: {}{}", checked.stdout, checked.stderr);
             }
             with("resize2fs", device)
         }
@@ -238,17 +240,17 @@ fn with(tool: &str, argument: &Path) -> Command {
 /// The size of a mounted XFS, in bytes.
 ///
 /// # Errors
-/// `xfs_growfs` is missing, or says something new.
+/// `xfs_growfs` is missing, or its output is unknown.
 pub fn xfs_size(mounted: &Path) -> Result<u64> {
     let mut command = Command::new("xfs_growfs");
     command.arg("-n").arg(mounted).env("LC_ALL", "C");
     let output = command::run(&mut command, MOUNT_LIMIT)?;
     let size = xfs_data(&output.stdout);
     done(output, "xfs_growfs -n")?;
-    size.context("xfs_growfs said no size")
+    size.context("no size in the output of xfs_growfs")
 }
 
-/// `data     =                       bsize=4096   blocks=131072, imaxpct=25`
+/// Parses the line `data     =                       bsize=4096   blocks=131072, imaxpct=25`.
 fn xfs_data(text: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with("data"))?;
     let value = |key: &str| {
@@ -266,25 +268,25 @@ fn done(output: Output, tool: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a file system holds, as far as a data directory is concerned.
+/// The content of a file system: nothing, a data directory, or other files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inside {
     /// Nothing.
     Empty,
     /// A data directory.
-    Root,
-    /// These names, and no data directory.
+    DataDir,
+    /// Other files, with these names.
     Other(Vec<String>),
 }
 
 impl Inside {
-    /// What a mounted file system holds.
+    /// Reads the content of a mounted file system.
     ///
     /// # Errors
     /// It cannot be read.
     pub fn inspect(mounted: &Path) -> Result<Self> {
         let dir = Dir::open(mounted)?;
-        let is_root = matches!(dir.entry("session-state")?, Entry::Directory(_))
+        let is_data_dir = matches!(dir.entry("session-state")?, Entry::Directory(_))
             && matches!(
                 dir.child("session-state")?.entry("root.json")?,
                 Entry::Other(_)
@@ -292,7 +294,7 @@ impl Inside {
         let mut names = dir.names()?;
         names.retain(|name| name != "lost+found");
         Ok(match names {
-            _ if is_root => Self::Root,
+            _ if is_data_dir => Self::DataDir,
             names if names.is_empty() => Self::Empty,
             // A set-up that was cut off before the data directory had its identity.
             names if names.iter().all(|name| OURS.contains(&name.as_str())) => Self::Empty,
@@ -301,7 +303,7 @@ impl Inside {
     }
 }
 
-/// What a set-up makes first, before `root.json` says that this is a data directory.
+/// What a set-up makes first, before `root.json` identifies the data directory.
 const OURS: [&str; 6] = [
     "bin",
     "backups",
@@ -311,15 +313,15 @@ const OURS: [&str; 6] = [
     "session-state",
 ];
 
-/// A file system that is mounted for a look and unmounted when dropped. Nothing on the disk is
-/// changed: the journal is not replayed either.
+/// A temporary read-only mount, which is unmounted when dropped. Nothing on the disk is changed:
+/// the journal is not replayed either.
 #[derive(Debug)]
 pub struct Peek {
     at: PathBuf,
 }
 
 impl Peek {
-    /// Mounts it, in a directory of its own below `dir`.
+    /// Mounts a device, in a new directory below `dir`.
     ///
     /// # Errors
     /// It cannot be mounted.
@@ -341,7 +343,7 @@ impl Peek {
         Ok(peek)
     }
 
-    /// Where it is.
+    /// The mount point.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.at
@@ -364,7 +366,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn superblocks_of_both_kinds_tell_id_and_size() {
+    fn id_and_size_are_read_from_superblocks_of_both_kinds() {
         let mut head = vec![0; 4096];
         head[1024 + 4..1024 + 8].copy_from_slice(&1000_u32.to_le_bytes());
         head[1024 + 0x18] = 2;
@@ -393,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_difference_that_is_worth_it_is_grown() {
+    fn a_file_system_grows_only_by_more_than_rounding() {
         let filesystem = Filesystem {
             kind: FilesystemKind::Ext4,
             uuid: String::new(),

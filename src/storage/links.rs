@@ -1,5 +1,7 @@
-//! Links from where programs look to where the words survive: `~/.claude` and its like. What is in
-//! the way is merged onto the disk, compared, and kept aside. Runs as the user whose home it is.
+//! Symbolic links from the home directory into the data directory, like `~/.claude`.
+//!
+//! Existing content is merged onto the disk, compared, and kept under another name (quarantined).
+//! Runs as the user whose home it is.
 
 use std::fs;
 use std::io;
@@ -16,16 +18,16 @@ use sys::process::{self, ProcessId};
 use sys::secure_dir::rename_new;
 use sys::time::Timestamp;
 
-/// A link.
+/// A symbolic link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// Where programs look.
+    /// Its path, where programs look.
     pub at: PathBuf,
-    /// Where it leads.
+    /// Its target.
     pub to: PathBuf,
 }
 
-/// How a link stands.
+/// The state of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -33,22 +35,22 @@ pub enum State {
     Right,
     /// Neither link nor content is there.
     Absent,
-    /// A link that leads elsewhere.
+    /// A link to another target.
     Elsewhere(PathBuf),
-    /// Files, and how many bytes they have.
+    /// A file, or a directory with files.
     Content {
-        /// Files and links.
+        /// Number of files and links.
         files: u64,
         /// Their bytes.
         bytes: u64,
     },
 }
 
-/// The links of a home: Claude's two, and the chosen pieces.
+/// The links of a home: Claude's two, and those declared under `[machine] home`.
 ///
 /// # Errors
-/// A piece leads out of the home.
-pub fn of_home(home: &Path, data_dir: &Path, pieces: &[PathBuf]) -> Result<Vec<Link>> {
+/// A declared path is outside the home.
+pub fn home_links(home: &Path, data_dir: &Path, pieces: &[PathBuf]) -> Result<Vec<Link>> {
     let claude = data_dir.join(".claude");
     let mut links = vec![
         Link {
@@ -67,10 +69,10 @@ pub fn of_home(home: &Path, data_dir: &Path, pieces: &[PathBuf]) -> Result<Vec<L
                 .all(|part| matches!(part, Component::Normal(_)));
         if !is_plain || piece.starts_with(".claude") || piece.starts_with(".claude.json") {
             return Err(anyhow!(
-                "[machine] home: \"{}\" is no piece of the home that can be kept",
+                "[machine] home: \"{}\" is not a path inside the home that can be kept",
                 piece.display()
             ))
-            .hint("name paths inside of the home, such as \".gitconfig\" or \".config/gh\"");
+            .hint("use paths relative to the home, like \".gitconfig\" or \".config/gh\"");
         }
         links.push(Link {
             at: home.join(piece),
@@ -81,10 +83,10 @@ pub fn of_home(home: &Path, data_dir: &Path, pieces: &[PathBuf]) -> Result<Vec<L
 }
 
 impl Link {
-    /// How it stands.
+    /// Reads the state of the link.
     ///
     /// # Errors
-    /// What is there cannot be read.
+    /// The path cannot be read.
     pub fn state(&self) -> Result<State> {
         let meta = match fs::symlink_metadata(&self.at) {
             Ok(meta) => meta,
@@ -97,7 +99,7 @@ impl Link {
                 return Ok(State::Absent);
             }
             Err(error) => {
-                return Err(error).with_context(|| format!("cannot look at {}", self.at.display()));
+                return Err(error).with_context(|| format!("cannot read {}", self.at.display()));
             }
         };
         if meta.is_symlink() {
@@ -108,31 +110,32 @@ impl Link {
                 State::Elsewhere(target)
             });
         }
-        // A piece below one that is linked already is where it should be.
+        // A path below one that is linked already is in the data directory.
         if fs::canonicalize(&self.at).is_ok_and(|real| real == self.to) {
             return Ok(State::Right);
         }
-        let (files, bytes) = merge_tree::weigh(&self.at)?;
+        let (files, bytes) = merge_tree::measure(&self.at)?;
         Ok(State::Content { files, bytes })
     }
 
-    /// Makes it. Content in its way is merged to where the link leads, compared, and kept beside the
+    /// Makes the link. Existing content is merged into the target, compared, and kept beside the
     /// link under another name. Returns what was done, in sentences.
     ///
     /// # Errors
-    /// A link of somebody else's is there, a process uses the content, or it cannot be copied whole.
+    /// A link to another target exists, a process uses the content, or it cannot be copied
+    /// completely.
     pub fn make(&self) -> Result<Vec<String>> {
         let mut said = Vec::new();
         match self.state()? {
             State::Right => return Ok(said),
             State::Elsewhere(target) => {
                 return Err(anyhow!(
-                    "{} is a link to {} already",
+                    "{} is already a link to {}",
                     self.at.display(),
                     target.display()
                 ))
                 .hint(format!(
-                    "move what it leads to into {}, then: rm {}",
+                    "move its target into {}, then: rm {}",
                     self.to.display(),
                     self.at.display()
                 ));
@@ -150,34 +153,34 @@ impl Link {
             .with_context(|| format!("cannot make the link {}", self.at.display()))?;
         files::sync_dir(self.at.parent().unwrap_or(Path::new("/")))?;
         said.push(format!(
-            "{} leads to {}",
+            "{} is a link to {}",
             self.at.display(),
             self.to.display()
         ));
         Ok(said)
     }
 
-    /// Copies the content to where the link will lead, and renames it aside.
+    /// Copies the content into the target, and renames (quarantines) the original.
     fn move_in(&self, bytes: u64) -> Result<String> {
         let said = self.copy_in(bytes)?;
-        let aside = aside(&self.at);
-        rename_new(&self.at, &aside)
+        let original = quarantine_path(&self.at);
+        rename_new(&self.at, &original)
             .with_context(|| format!("cannot rename {}", self.at.display()))?;
         files::sync_dir(self.at.parent().unwrap_or(Path::new("/")))?;
         Ok(format!(
-            "{said}; as it was, it is kept as {}",
-            aside.display()
+            "{said}; the original is kept as {}",
+            original.display()
         ))
     }
 
-    /// Copies the content to where the link will lead, and compares.
+    /// Copies the content into the target, and compares.
     ///
     /// # Errors
-    /// There is no room, something cannot be read, or it was changed meanwhile.
+    /// There is too little space, something cannot be read, or it was changed meanwhile.
     pub fn copy_in(&self, bytes: u64) -> Result<String> {
         let parent = self.to.parent().unwrap_or(Path::new("/"));
         files::create_private_dir(parent)?;
-        merge_tree::ensure_room(bytes, parent)?;
+        merge_tree::ensure_space(bytes, parent)?;
         let merged = merge_tree::merge(&self.at, &self.to)?;
         let (count, _) = merge_tree::verify(&self.at, &self.to, &merged)?;
         files::sync_filesystem(parent)?;
@@ -186,7 +189,7 @@ impl Link {
 
     fn describe(&self, merged: &Merged, count: u64) -> String {
         let mut said = format!(
-            "{}: {count} files are on the disk now ({} copied, {} bytes; {} were there)",
+            "{}: {count} files are on the disk now ({} copied, {} bytes; {} existed)",
             self.at.display(),
             merged.copied,
             merged.bytes,
@@ -194,29 +197,29 @@ impl Link {
         );
         if !merged.kept.is_empty() {
             said.push_str(&format!(
-                "; the disk has others under these names, and they stay: {}",
+                "; the disk has other files under these names, and they stay: {}",
                 list(&merged.kept)
             ));
         }
         if !merged.left.is_empty() {
             said.push_str(&format!(
-                "; left out, since they are no files: {}",
+                "; not copied, since they are not regular files: {}",
                 list(&merged.left)
             ));
         }
         said
     }
 
-    /// Refuses while a Claude, or any process of this user, has something of it open.
+    /// Refuses while a Claude, or any process of this user, has a file in it open.
     ///
     /// # Errors
-    /// One does.
+    /// A process has one open.
     pub fn refuse_in_use(&self) -> Result<()> {
         let mut users: Vec<(ProcessId, String)> = process::users_of(&self.at);
         for file in session_file::live(&self.at) {
             users.push((file.process, "a live Claude session".to_owned()));
         }
-        // Claude opens `.claude.json` and files of sessions for a moment only; its directory tells.
+        // Claude opens `.claude.json` for a moment only; its session files in `.claude` tell.
         if self
             .at
             .file_name()
@@ -243,10 +246,10 @@ impl Link {
             self.at.display(),
             list.join(", ")
         ))
-        .hint(format!("end it first, such as with: kill {}", first.pid))
+        .hint(format!("kill {}    # ends it", first.pid))
     }
 
-    /// Takes the link out, and puts back what was there before it. Returns what was done.
+    /// Removes the link, and restores the original content. Returns what was done.
     ///
     /// # Errors
     /// The disk refused.
@@ -257,18 +260,18 @@ impl Link {
         fs::remove_file(&self.at)
             .with_context(|| format!("cannot remove {}", self.at.display()))?;
         let back = newest_quarantined(&self.at)?;
-        if let Some(aside) = &back {
-            rename_new(aside, &self.at)
-                .with_context(|| format!("cannot rename {}", aside.display()))?;
+        if let Some(original) = &back {
+            rename_new(original, &self.at)
+                .with_context(|| format!("cannot rename {}", original.display()))?;
         }
         files::sync_dir(self.at.parent().unwrap_or(Path::new("/")))?;
         let was = if back.is_some() {
-            "; what was there before is back"
+            "; the original content is restored"
         } else {
             ""
         };
         Ok(Some(format!(
-            "{} is no link any more{was}; what came since is in {}",
+            "{} is not a link any more{was}; later files are in {}",
             self.at.display(),
             self.to.display()
         )))
@@ -287,13 +290,13 @@ fn list(paths: &[PathBuf]) -> String {
     names.join(", ")
 }
 
-const ASIDE: &str = ".before-spotkeep-";
+const QUARANTINE: &str = ".before-spotkeep-";
 
-/// Where what was in a link's way is kept: beside it, with the moment in its name.
+/// Where the original content of a link's path is kept: beside it, with the time in its name.
 #[must_use]
-pub fn aside(at: &Path) -> PathBuf {
+pub fn quarantine_path(at: &Path) -> PathBuf {
     let mut name = at.file_name().unwrap_or_default().to_owned();
-    name.push(format!("{ASIDE}{}", Timestamp::now().as_millis()));
+    name.push(format!("{QUARANTINE}{}", Timestamp::now().as_millis()));
     at.with_file_name(name)
 }
 
@@ -302,7 +305,7 @@ fn newest_quarantined(at: &Path) -> Result<Option<PathBuf>> {
     let Some(name) = at.file_name().and_then(|name| name.to_str()) else {
         bail!("{} has no name", at.display());
     };
-    let begin = format!("{name}{ASIDE}");
+    let begin = format!("{name}{QUARANTINE}");
     let newest = fs::read_dir(parent)?
         .filter_map(|entry| {
             let path = entry.ok()?.path();
@@ -335,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_moved_in_kept_aside_and_put_back_by_undo() {
+    fn content_is_moved_in_quarantined_and_restored_by_undo() {
         let (_dir, link) = place();
         fs::create_dir(&link.at).unwrap();
         fs::write(link.at.join("history"), "words").unwrap();
@@ -369,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_of_somebody_else_is_refused() {
+    fn a_link_to_another_target_is_refused() {
         let (_dir, link) = place();
         symlink("/srv/dotfiles/claude", &link.at).unwrap();
         let error = link.make().unwrap_err();
@@ -410,21 +413,21 @@ mod tests {
     fn a_move_that_was_cut_after_the_rename_is_completed() {
         let (_dir, link) = place();
         fs::write(link.to.join("history"), "words").unwrap();
-        fs::create_dir(aside(&link.at)).unwrap();
+        fs::create_dir(quarantine_path(&link.at)).unwrap();
         assert_eq!(link.state().unwrap(), State::Absent);
         link.make().unwrap();
         assert_eq!(link.state().unwrap(), State::Right);
     }
 
     #[test]
-    fn a_piece_that_leads_out_of_the_home_is_refused() {
+    fn a_path_outside_the_home_is_refused() {
         for bad in ["", "/etc", "../x", ".claude", ".claude/x", "a/../b"] {
             assert!(
-                of_home(Path::new("/h"), Path::new("/r"), &[bad.into()]).is_err(),
+                home_links(Path::new("/h"), Path::new("/r"), &[bad.into()]).is_err(),
                 "{bad}"
             );
         }
-        let links = of_home(Path::new("/h"), Path::new("/r"), &[".config/gh".into()]).unwrap();
+        let links = home_links(Path::new("/h"), Path::new("/r"), &[".config/gh".into()]).unwrap();
         assert_eq!(links[2].to, Path::new("/r/home/.config/gh"));
     }
 }

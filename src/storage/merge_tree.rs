@@ -1,5 +1,7 @@
-//! A tree merged into another: what is missing there is copied, durably and whole; what is there is
-//! never changed. Run again, it goes on where it was cut off.
+//! Merging of a directory tree into another one, without changing existing files.
+//!
+//! What is missing is copied, durably and completely; what exists is never changed. Run again, a
+//! merge continues where it was interrupted.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -10,18 +12,18 @@ use sys::error::{Context as _, Result, bail, ensure};
 use sys::files;
 use sys::secure_dir::rename_new;
 
-/// What came of a merge.
+/// The result of a merge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Merged {
     /// Files and links that were copied.
     pub copied: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Files that were there already, byte by byte the same.
+    /// Files that existed already with the same content.
     pub same: u64,
-    /// Paths where the other side has something else; it stayed as it is. Relative.
+    /// Relative paths that exist in the target with other content, which was not changed.
     pub kept: Vec<PathBuf>,
-    /// Sockets, pipes and the like, which mean nothing on another machine. Relative.
+    /// Relative paths of sockets, pipes and the like, which mean nothing on another machine.
     pub left: Vec<PathBuf>,
 }
 
@@ -39,7 +41,7 @@ pub fn merge(from: &Path, to: &Path) -> Result<Merged> {
     Ok(merged)
 }
 
-/// Fails unless everything of `from` is in `to`, byte by byte, but for what the merge kept or left.
+/// Compares `from` with `to`, byte by byte, except for what the merge kept or left out.
 /// Returns how many files and links were compared, and their bytes.
 ///
 /// # Errors
@@ -52,7 +54,7 @@ pub fn verify(from: &Path, to: &Path, merged: &Merged) -> Result<(u64, u64)> {
 
 fn merge_entry(from: &Path, to: &Path, at: &Path, top: &Path, merged: &mut Merged) -> Result<()> {
     let meta =
-        fs::symlink_metadata(from).with_context(|| format!("cannot look at {}", from.display()))?;
+        fs::symlink_metadata(from).with_context(|| format!("cannot read {}", from.display()))?;
     let kind = meta.file_type();
     let there = fs::symlink_metadata(to).ok();
     if kind.is_dir() {
@@ -103,8 +105,8 @@ fn merge_entry(from: &Path, to: &Path, at: &Path, top: &Path, merged: &mut Merge
     Ok(())
 }
 
-/// Where a link has to point so that it means the same from its new place: a relative one that leads
-/// out of what is moved becomes absolute.
+/// Returns the target of a link after the move: a relative target outside of the moved tree becomes
+/// absolute.
 fn carried(link: &Path, top: &Path) -> Result<PathBuf> {
     let target = fs::read_link(link).with_context(|| format!("cannot read {}", link.display()))?;
     if target.is_absolute() {
@@ -127,8 +129,8 @@ fn carried(link: &Path, top: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Copied aside, synced, renamed: a name that is there has all its bytes. Times are kept, since
-/// Claude sorts sessions by them.
+/// Copies a file under a temporary name, syncs and renames it, so that a file is complete when its
+/// name appears. Keeps the times, since Claude sorts sessions by them.
 fn copy_file(from: &Path, to: &Path, meta: &fs::Metadata) -> Result<()> {
     let draft = draft(to);
     let copy = || -> io::Result<()> {
@@ -247,19 +249,19 @@ fn names(dir: &Path) -> Result<Vec<std::ffi::OsString>> {
     Ok(names)
 }
 
-/// How much a tree would take, in bytes, and how many files and links are in it.
+/// Returns the number of files and links of a tree, and their bytes.
 ///
 /// # Errors
 /// Something of it cannot be read.
-pub fn weigh(path: &Path) -> Result<(u64, u64)> {
+pub fn measure(path: &Path) -> Result<(u64, u64)> {
     let meta =
-        fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+        fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     if !meta.is_dir() {
         return Ok((1, meta.len()));
     }
     let mut sum = (0, 0);
     for name in names(path)? {
-        let (count, bytes) = weigh(&path.join(name))?;
+        let (count, bytes) = measure(&path.join(name))?;
         sum = (sum.0 + count, sum.1 + bytes);
     }
     Ok(sum)
@@ -268,12 +270,12 @@ pub fn weigh(path: &Path) -> Result<(u64, u64)> {
 /// Refuses a copy that would fill the disk.
 ///
 /// # Errors
-/// There is too little room.
-pub fn ensure_room(bytes: u64, on: &Path) -> Result<()> {
+/// There is too little space.
+pub fn ensure_space(bytes: u64, on: &Path) -> Result<()> {
     let free = files::free_bytes(on)?;
     ensure!(
         bytes < free,
-        "{} has {free} free bytes, and {bytes} are to be copied",
+        "{} has {free} free bytes, and {bytes} bytes have to be copied",
         on.display()
     );
     Ok(())
@@ -285,7 +287,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn what_is_missing_is_copied_and_what_is_there_stays() {
+    fn missing_files_are_copied_and_existing_ones_stay() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         fs::create_dir_all(from.join("a/b")).unwrap();
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_was_cut_off_is_begun_again_and_no_half_file_has_a_name() {
+    fn an_interrupted_copy_is_made_again_and_every_file_is_complete() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         fs::create_dir(&from).unwrap();

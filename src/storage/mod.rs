@@ -1,4 +1,4 @@
-//! The disk that survives: found by its name, formatted only where it is provably blank, grown, mounted, linked to.
+//! The persistent disk: finding, formatting if provably blank, growing, mounting, links to it.
 
 pub mod blank_check;
 pub mod device;

@@ -1,20 +1,20 @@
-//! The mount unit of the data directory.
+//! systemd mount unit of the data directory.
 //!
-//! A unit, and no line in `/etc/fstab`: it is a file of our own, which can be compared, replaced and
-//! removed whole.
+//! A unit instead of a line in `/etc/fstab`: it is spotkeep's own file, which can be compared,
+//! replaced and removed as a whole.
 
 use std::path::{Path, PathBuf};
 
 use super::filesystem::FilesystemKind;
 use crate::systemd::units::mount_unit;
 
-/// How long a boot waits for the disk. The machine comes up without it in any case.
+/// How long a boot waits for the disk. The machine boots without it in any case.
 const DEVICE_TIMEOUT: &str = "90s";
 
-/// What is mounted where.
+/// A mount: a device, a mount point, a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// The device, under a name that stays.
+    /// The device, under a stable name.
     pub what: PathBuf,
     /// The mount point.
     pub at: PathBuf,
@@ -23,14 +23,14 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// The name that systemd demands for the unit of this mount point.
+    /// The name that systemd requires for the unit of this mount point.
     #[must_use]
     pub fn unit_name(&self) -> String {
         mount_unit(&self.at)
     }
 
-    /// Links below `/etc/systemd/system` by which it starts, each to the unit: at boot, and whenever the
-    /// disk comes, be it long after a boot has given it up.
+    /// Links to the unit, below `/etc/systemd/system`, by which it starts: at boot, and whenever
+    /// the disk appears, even long after the boot's timeout.
     #[must_use]
     pub fn links(&self) -> [PathBuf; 2] {
         let name = self.unit_name();
@@ -41,7 +41,7 @@ impl Mount {
         ]
     }
 
-    /// Files for `/etc/systemd/system`, by name.
+    /// Names and texts of the files for `/etc/systemd/system`.
     #[must_use]
     pub fn units(&self) -> Vec<(String, String)> {
         let (what, at) = (self.what.display(), self.at.display());
@@ -50,7 +50,7 @@ impl Mount {
             "# Written by spotkeep setup; changes go into a drop-in (systemctl edit).\n\
              [Unit]\n\
              Description=The data directory of spotkeep, on a disk that outlives this machine\n\
-             # What a power cut left is looked over before it is mounted.\n\
+             # fsck runs before the mount, in case of a power cut.\n\
              Wants=systemd-fsck@{device}.service\n\
              After=systemd-fsck@{device}.service\n\
              \n\
@@ -66,7 +66,8 @@ impl Mount {
             options = self.kind.options(),
         );
         let wait = format!(
-            "# Written by spotkeep setup: how long a boot waits for the disk of the data directory.\n\
+            "# Written by spotkeep setup: how long a boot waits for the disk of the data \
+             directory.\n\
              [Unit]\n\
              JobRunningTimeoutSec={DEVICE_TIMEOUT}\n"
         );

@@ -1,15 +1,15 @@
-//! A cgroup (version 2) for each launch of an agent, below the unit of the tmux server.
+//! A version 2 cgroup for each launch of an agent, below the unit of the tmux server.
 //!
 //! ```text
 //! spotkeep-tmux.service          delegated to the user (Delegate=yes)
 //! ├─ server                      tmux itself: processes may only be in leaves
 //! └─ agents
-//!    └─ NAME.1a2b3c4d            one launch: claude, and all that it ever started
+//!    └─ NAME.1a2b3c4d            one launch: claude, and every process that it started
 //! ```
 //!
-//! A launch has a leaf of its own, as it has a marker of its own: killing what is in it never meets
-//! the next launch. Without version 2, or outside of the unit, there are none, and what outlives
-//! claude is found by its marker alone.
+//! Each launch has its own leaf, like its own marker: killing the processes in it never kills those
+//! of the next launch. Without version 2, or outside of the unit, there are no leaves, and
+//! processes that outlive claude are found by their marker alone.
 
 use std::fs;
 use std::io;
@@ -22,9 +22,9 @@ use sys::proc_usage::Usage;
 
 /// The leaf of the tmux server.
 const SERVER: &str = "server";
-/// Below this lie the agents' leaves.
+/// The parent of the agents' leaves.
 const AGENTS: &str = "agents";
-/// So much of a marker tells launches apart.
+/// Length of the part of a marker that distinguishes launches.
 const MARKER_LENGTH: usize = 8;
 
 /// The delegated cgroup of the tmux unit.
@@ -32,18 +32,18 @@ const MARKER_LENGTH: usize = 8;
 pub struct Delegated(PathBuf);
 
 impl Delegated {
-    /// The one that a running tmux server is in; `None` where it has none.
+    /// The one of a running tmux server; `None` if it has none.
     #[must_use]
-    pub fn of_server(pid: i32) -> Option<Self> {
+    pub fn from_server(pid: i32) -> Option<Self> {
         let dir = of_process(pid)?;
         let unit = dir.parent()?;
         let is_ours = dir.file_name()? == SERVER && unit.join(AGENTS).is_dir();
         is_ours.then(|| Self(unit.to_path_buf()))
     }
 
-    /// Arranges the cgroup of the unit that this process was started by, and moves this process,
-    /// which is about to become the tmux server, into its leaf. Where there are no cgroups of
-    /// version 2, no unit, or none that is ours to write, nothing is done.
+    /// Arranges the cgroup of the unit that started this process, and moves this process, which is
+    /// about to become the tmux server, into its leaf. Without cgroups of version 2, without a
+    /// unit, or if the cgroup is not writable, nothing is done.
     pub fn arrange() {
         let this = i32::try_from(std::process::id()).ok();
         let unit = this.and_then(of_process);
@@ -55,7 +55,7 @@ impl Delegated {
         }
     }
 
-    /// Where a launch will be.
+    /// The leaf of a launch.
     #[must_use]
     pub fn leaf(&self, name: &AgentName, marker: &str) -> Leaf {
         let short = marker.get(..MARKER_LENGTH).unwrap_or(marker);
@@ -68,21 +68,21 @@ fn arrange(unit: &Path) -> io::Result<()> {
     make_dir(&server)?;
     make_dir(&agents)?;
     fs::write(server.join("cgroup.procs"), "0")?;
-    // Only now: a cgroup that holds processes cannot hand controllers down. Where the memory
-    // controller is not to be had, leaves are still good for ending all that is in them.
+    // Only now: a cgroup that holds processes cannot enable controllers for its children. Without
+    // the memory controller, leaves still serve to end all processes in them.
     for dir in [unit, &agents] {
-        let handed = fs::write(dir.join("cgroup.subtree_control"), "+memory");
-        if let Err(error) = handed {
-            tracing::debug!("no limits of memory: {error}");
+        let enabled = fs::write(dir.join("cgroup.subtree_control"), "+memory");
+        if let Err(error) = enabled {
+            tracing::debug!("no memory limits: {error}");
         }
     }
     Ok(())
 }
 
-/// How a launch came to the end of its memory.
+/// Why a launch ran out of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutOfMemory {
-    /// Its own limit, in bytes; `None`: the whole machine had no more.
+    /// Its own limit, in bytes; `None` if the whole machine ran out.
     pub limit: Option<u64>,
 }
 
@@ -91,34 +91,34 @@ pub struct OutOfMemory {
 pub struct Leaf(PathBuf);
 
 impl Leaf {
-    /// The one at this path, as it was remembered.
+    /// The leaf at a recorded path.
     #[must_use]
     pub fn open(path: &Path) -> Self {
         Self(path.to_path_buf())
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Whether memory can be limited in it: the controller was handed down to where it is.
+    /// Whether its memory can be limited: its parent has enabled the memory controller.
     #[must_use]
     pub fn can_limit_memory(&self) -> bool {
-        let handed = self
+        let control = self
             .0
             .parent()
             .map(|agents| agents.join("cgroup.subtree_control"));
-        handed
+        control
             .and_then(|file| fs::read_to_string(file).ok())
             .is_some_and(|controllers| controllers.split_whitespace().any(|name| name == "memory"))
     }
 
-    /// Makes it, sets the limit in bytes where that can be, and moves this process into it.
+    /// Makes the cgroup, sets the limit in bytes if possible, and moves this process into it.
     ///
     /// # Errors
-    /// It cannot be made, or the limit is refused.
+    /// The cgroup cannot be made, or the limit is refused.
     pub fn enter(&self, memory_max: Option<u64>) -> Result<()> {
         let dir = self.0.display();
         make_dir(&self.0).with_context(|| format!("cannot make the cgroup {dir}"))?;
@@ -126,20 +126,20 @@ impl Leaf {
             fs::write(self.0.join("memory.max"), limit.to_string())
                 .with_context(|| format!("cannot limit the memory of {dir}"))?;
         }
-        // Half an agent is none: out of memory, all of it is ended, and then it is resumed.
+        // Out of memory, the kernel kills all of the agent's processes; then the agent is resumed.
         fs::write(self.0.join("memory.oom.group"), "1").ok();
         fs::write(self.0.join("cgroup.procs"), "0")
             .with_context(|| format!("cannot move into the cgroup {dir}"))
     }
 
-    /// Whether a process in it was killed for want of memory, and whose want that was. To be asked
+    /// Whether the kernel killed a process in it for lack of memory, and by which limit. Call it
     /// before [`Leaf::remove`].
     #[must_use]
     pub fn out_of_memory(&self) -> Option<OutOfMemory> {
         let events = fs::read_to_string(self.0.join("memory.events")).ok()?;
         let count = |name: &str| -> u64 {
-            let of_line = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
-            events.lines().find_map(of_line).unwrap_or(0)
+            let value = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
+            events.lines().find_map(value).unwrap_or(0)
         };
         if count("oom_kill ") == 0 {
             return None;
@@ -152,8 +152,8 @@ impl Leaf {
         })
     }
 
-    /// What all that is in it takes, files in the page cache left out; `None` where the kernel does not
-    /// tell both.
+    /// CPU time and memory of all its processes, without files in the page cache; `None` if the
+    /// kernel does not report both.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
         let number = |file: &str, name: &str| -> Option<u64> {
@@ -167,28 +167,28 @@ impl Leaf {
         })
     }
 
-    /// Kills all that is in it. Returns how many processes there were.
+    /// Kills all its processes. Returns their number.
     pub fn kill(&self) -> usize {
         let mut found = Vec::new();
         processes(&self.0, &mut found);
         if !found.is_empty() {
-            // Atomic, recursive, and no fork slips by. Kernels before 5.14 do not have it; there the
-            // marker finds them.
+            // Atomic and recursive, and a fork cannot escape. Kernels before 5.14 do not have it;
+            // there the processes are found by their marker.
             fs::write(self.0.join("cgroup.kill"), "1").ok();
         }
         found.len()
     }
 
-    /// Waits until nothing is in it any more, at most until `until`, and removes it.
+    /// Waits until its processes have ended, at most until `until`, and removes it.
     pub fn remove(&self, until: Instant) {
         while self.is_populated() && Instant::now() < until {
-            // What was killed is gone within a millisecond or two; there is no need to be told.
+            // Killed processes end within a millisecond or two, so polling is enough.
             std::thread::sleep(Duration::from_millis(2));
         }
         remove(&self.0);
     }
 
-    /// Removes it, if nothing lives in it.
+    /// Removes the cgroup if it has no processes.
     pub fn remove_if_empty(&self) {
         remove(&self.0);
     }
@@ -199,7 +199,7 @@ impl Leaf {
     }
 }
 
-/// What is in a cgroup and below it.
+/// Collects the processes of a cgroup and of those below it.
 fn processes(dir: &Path, found: &mut Vec<i32>) {
     if let Ok(text) = fs::read_to_string(dir.join("cgroup.procs")) {
         found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
@@ -209,12 +209,12 @@ fn processes(dir: &Path, found: &mut Vec<i32>) {
     }
 }
 
-/// Removes a cgroup with what is below it, as far as nothing lives there.
+/// Removes a cgroup and those below it, except for those with processes.
 fn remove(dir: &Path) {
     for below in below(dir) {
         remove(&below);
     }
-    // One that something still lives in stays, and that is right.
+    // The kernel refuses to remove a cgroup that has processes.
     fs::remove_dir(dir).ok();
 }
 
@@ -233,7 +233,7 @@ fn make_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The cgroup of a process, as a directory.
+/// The directory of a process's cgroup.
 fn of_process(pid: i32) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
@@ -241,7 +241,7 @@ fn of_process(pid: i32) -> Option<PathBuf> {
     dir.is_dir().then_some(dir)
 }
 
-/// Puts together where version 2 is mounted (`mountinfo`) and the group's name below it
+/// Joins the mount point of version 2 (`mountinfo`) and the group's name below it
 /// (`/proc/PID/cgroup`). On a machine with both versions, the line of version 2 begins with `0::`.
 fn place(mounts: &str, groups: &str) -> Option<PathBuf> {
     let mount = mounts.lines().find_map(|line| {
@@ -262,7 +262,7 @@ mod tests {
 30 22 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate
 ";
 
-    /// A tree of plain files that is laid out as the kernel does.
+    /// Makes the files of a cgroup directory as plain files.
     fn fake(dir: &Path) {
         for file in ["cgroup.procs", "cgroup.subtree_control"] {
             fs::write(dir.join(file), "").unwrap();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processs_group_is_found_where_version_two_is_mounted() {
+    fn the_cgroup_of_a_process_is_found_below_the_mount_of_version_two() {
         let unified = "0::/system.slice/spotkeep-tmux.service/server\n";
         let dir = Path::new("/sys/fs/cgroup/system.slice/spotkeep-tmux.service/server");
         assert_eq!(place(MOUNTS, unified).as_deref(), Some(dir));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_moves_into_a_leaf_before_controllers_are_handed_down() {
+    fn the_server_moves_into_a_leaf_before_controllers_are_enabled() {
         let dir = tempfile::tempdir().unwrap();
         let unit = dir.path();
         fake(unit);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_has_a_leaf_of_its_own() {
+    fn each_launch_has_its_own_leaf() {
         let unit = Delegated("/c/spotkeep-tmux.service".into());
         let name = AgentName::new("agent-1").unwrap();
         let leaf = unit.leaf(&name, "1a2b3c4d-5e6f-7081-92a3-b4c5d6e7f809");
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_launch_takes_is_told_by_its_cgroup() {
+    fn the_usage_of_a_launch_is_read_from_its_cgroup() {
         let dir = tempfile::tempdir().unwrap();
         let leaf = Leaf::open(dir.path());
         assert_eq!(leaf.usage(), None);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_memory_is_told_with_the_limit_that_was_hit() {
+    fn running_out_of_memory_is_reported_with_the_limit_that_was_hit() {
         let dir = tempfile::tempdir().unwrap();
         let leaf = Leaf::open(dir.path());
         assert_eq!(leaf.out_of_memory(), None);

@@ -1,7 +1,7 @@
-//! Putting the units onto a machine, and taking them off again. As root.
+//! Installation and removal of the systemd units, as root.
 //!
-//! Everything is below a `prefix`, `/` on the machine itself. Nothing here follows what a user can
-//! write: `/etc` is root's.
+//! All paths are below a `prefix`, `/` on the machine itself. Nothing here follows paths that a
+//! user can write: `/etc` is root's.
 
 use std::fmt;
 use std::fs;
@@ -22,12 +22,12 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// A start waits for READY, at most for the unit's own `TimeoutStartSec`.
 pub const START_LIMIT: Duration = Duration::from_secs(70);
 
-/// How what is on the machine differs from what this version ships.
+/// A difference between an installed file and what this version ships.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
-    /// The file is not there.
+    /// The file is missing.
     Missing(PathBuf),
-    /// It is there with another text.
+    /// The file has another text.
     Differs(PathBuf),
 }
 
@@ -40,10 +40,10 @@ impl fmt::Display for Difference {
     }
 }
 
-/// What is missing on the machine, or differs. Empty: the units are as shipped.
+/// Returns the files that are missing or differ. Empty: the units are as shipped.
 ///
 /// # Errors
-/// A file is there and cannot be read, or [`render`] refuses the paths.
+/// A file exists and cannot be read, or [`render`] refuses the paths.
 pub fn differences(prefix: &Path, paths: &UnitPaths) -> Result<Vec<Difference>> {
     let mut found = Vec::new();
     for Shipped { path, text } in render(paths)? {
@@ -73,15 +73,15 @@ pub fn install(prefix: &Path, paths: &UnitPaths) -> Result<Vec<PathBuf>> {
             fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
         files::write_atomic(&path, text.as_bytes())?;
-        // Units hold no secret, and `systemctl cat` is for everybody.
+        // Units hold no secret, and every user may run `systemctl cat`.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
         written.push(path);
     }
     Ok(written)
 }
 
-/// Takes our files off the machine; returns those that were there. Units that run go on running
-/// until they are stopped, which is allowed once the manager was reloaded.
+/// Removes spotkeep's files; returns those that existed. Units that run continue until they are
+/// stopped, which is allowed after a reload of the manager.
 ///
 /// # Errors
 /// A file cannot be removed.
@@ -101,7 +101,7 @@ fn remove_former(prefix: &Path) -> Result<Vec<PathBuf>> {
     Ok(removed)
 }
 
-/// Removes a file, and adds it to `removed` if it was there.
+/// Removes a file, and adds it to `removed` if it existed.
 fn remove_file(path: PathBuf, removed: &mut Vec<PathBuf>) -> Result<()> {
     match fs::remove_file(&path) {
         Ok(()) => removed.push(path),
@@ -113,7 +113,7 @@ fn remove_file(path: PathBuf, removed: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Whether systemd runs here, and keeps this data directory.
+/// Whether systemd runs here and has a keeper's unit for this data directory.
 #[must_use]
 pub fn keeps(prefix: &Path, data_dir: &Path) -> bool {
     let unit = prefix.join(UNIT_DIR).join(KEEPER);
@@ -121,7 +121,7 @@ pub fn keeps(prefix: &Path, data_dir: &Path) -> bool {
         && fs::read_to_string(unit).is_ok_and(|text| is_keeper_of(&text, data_dir))
 }
 
-/// Has the units start at boot.
+/// Enables the units at boot.
 ///
 /// # Errors
 /// systemctl refused.
@@ -129,7 +129,7 @@ pub fn enable(prefix: &Path) -> Result<()> {
     systemctl(prefix, &[&["enable"], &ALL[..]].concat(), LIMIT).map(drop)
 }
 
-/// Whether all units start at boot.
+/// Whether all units are enabled at boot.
 ///
 /// # Errors
 /// systemctl cannot be run.
@@ -143,7 +143,7 @@ pub fn is_enabled(prefix: &Path) -> Result<bool> {
         == ALL.len())
 }
 
-/// No longer starts the units at boot. To be called before [`remove`].
+/// Disables the units at boot. Call it before [`remove`].
 ///
 /// # Errors
 /// systemctl refused.
@@ -159,10 +159,10 @@ pub fn reload() -> Result<()> {
     systemctl(Path::new("/"), &["daemon-reload"], LIMIT).map(drop)
 }
 
-/// Starts what does not run yet, and waits until the keeper is ready.
+/// Starts the units that do not run, and waits until the keeper is ready.
 ///
 /// # Errors
-/// A unit does not start; with what systemd says of it.
+/// A unit does not start; the error has systemd's message.
 pub fn start() -> Result<()> {
     systemctl(
         Path::new("/"),
@@ -182,19 +182,19 @@ pub fn restart_keeper() -> Result<()> {
 
 /// Stops the units, agents included: the save first, then the keeper, then tmux.
 ///
-/// Two of them refuse to be stopped by hand, so the refusal is lifted for this once.
+/// Two of them have `RefuseManualStop=yes`, which is overridden for this one stop.
 ///
 /// # Errors
 /// systemctl refused.
 pub fn stop() -> Result<()> {
-    let lifts = ALL.map(|unit| Path::new("/run/systemd/system").join(format!("{unit}.d")));
-    for dir in &lifts {
+    let overrides = ALL.map(|unit| Path::new("/run/systemd/system").join(format!("{unit}.d")));
+    for dir in &overrides {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         files::write_atomic(&dir.join("stop.conf"), b"[Unit]\nRefuseManualStop=no\n")?;
     }
     reload()?;
     let stopped = systemctl(Path::new("/"), &[&["stop"], &ALL[..]].concat(), START_LIMIT);
-    for dir in &lifts {
+    for dir in &overrides {
         fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     reload()?;
@@ -211,8 +211,8 @@ pub fn is_active(unit: &str) -> Result<bool> {
         .success())
 }
 
-/// Whether a unit runs, or is on its way to that. A keeper that has ended by itself is started again after
-/// a moment, and is `activating` until then.
+/// Whether a unit runs, or is starting or stopping. systemd starts a keeper that has ended again
+/// after a delay; until then it is `activating`.
 ///
 /// # Errors
 /// systemctl cannot be run, or does not answer.
@@ -239,10 +239,10 @@ fn systemctl(prefix: &Path, arguments: &[&str], limit: Duration) -> Result<Outpu
 fn run(prefix: &Path, arguments: &[&str], limit: Duration) -> Result<Output> {
     let mut command = Command::new("systemctl");
     if prefix != Path::new("/") {
-        // Offline: links only, no manager is asked.
-        command.arg("--data-dir").arg(prefix);
+        // Offline: systemctl changes links only, and does not ask a manager.
+        command.arg("--root").arg(prefix);
     }
-    command::run(command.args(arguments), limit).context("cannot ask systemd")
+    command::run(command.args(arguments), limit).context("cannot run systemctl")
 }
 
 #[cfg(test)]
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_installation_changes_nothing_and_an_edited_unit_is_put_right() {
+    fn a_second_installation_changes_nothing_and_restores_an_edited_unit() {
         let dir = tempfile::tempdir().unwrap();
         let first = install(dir.path(), &paths()).unwrap();
         assert_eq!(first.len(), 7);

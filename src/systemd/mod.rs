@@ -1,4 +1,4 @@
-//! systemd: our units, the word to the service manager, the cgroup of each agent.
+//! systemd: spotkeep's units, their installation, sd_notify, the cgroup of each agent.
 
 pub mod cgroup;
 pub mod install;

@@ -1,5 +1,6 @@
-//! The word to the service manager: ready, alive, how it stands, ending. One datagram each, to the
-//! socket that systemd names in the environment (sd_notify(3)); without one, nothing is said.
+//! Notifications to the service manager (sd_notify(3)): ready, watchdog, status, stopping.
+//!
+//! Each is one datagram to the socket in `NOTIFY_SOCKET`; without that variable nothing is sent.
 
 use std::ffi::OsStr;
 use std::io;
@@ -8,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-/// Who is told.
+/// The service manager.
 #[derive(Debug, Default)]
 pub struct Manager {
     to: Option<(UnixDatagram, SocketAddr)>,
@@ -18,19 +19,19 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// The manager of this process, as its environment says.
+    /// The manager of this process, from its environment.
     #[must_use]
-    pub fn of_this_process() -> Self {
+    pub fn from_environment() -> Self {
         let variable = |name| std::env::var_os(name);
         let Some(socket) = variable("NOTIFY_SOCKET") else {
             return Self::default();
         };
         let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
-        // A watchdog that was meant for another process of the unit is none of ours.
+        // The watchdog may be for another process of the unit.
         let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number("WATCHDOG_USEC").filter(|_| is_ours);
         Self::connect(&socket, watchdog.map(Duration::from_micros)).unwrap_or_else(|error| {
-            tracing::warn!("systemd cannot be told anything: {error}");
+            tracing::warn!("cannot notify systemd: {error}");
             Self::default()
         })
     }
@@ -51,18 +52,18 @@ impl Manager {
         })
     }
 
-    /// The longest that the main loop may be silent: a third of what the watchdog allows.
+    /// Longest time between two notifications of the main loop: a third of the watchdog's limit.
     #[must_use]
     pub fn longest_silence(&self) -> Option<Duration> {
         self.watchdog.map(|limit| limit / 3)
     }
 
-    /// What this process was started for is there.
+    /// Notifies that the start is complete.
     pub fn ready(&self) {
         self.send("READY=1");
     }
 
-    /// The main loop goes round; said often enough, and no more often than that.
+    /// Feeds the watchdog, at most once in a sixth of its limit.
     pub fn alive(&mut self, now: Instant) {
         let Some(limit) = self.watchdog else {
             return;
@@ -76,7 +77,7 @@ impl Manager {
         }
     }
 
-    /// How it stands, for `systemctl status`; said once until it changes.
+    /// Sets the text for `systemctl status`; sends it only when it changes.
     pub fn status(&mut self, text: impl FnOnce() -> String) {
         if self.to.is_none() {
             return;
@@ -88,7 +89,7 @@ impl Manager {
         }
     }
 
-    /// It ends.
+    /// Notifies that this process ends.
     pub fn stopping(&self) {
         self.send("STOPPING=1");
     }
@@ -97,7 +98,7 @@ impl Manager {
         if let Some((datagram, address)) = &self.to
             && let Err(error) = datagram.send_to_addr(text.as_bytes(), address)
         {
-            tracing::debug!("systemd did not hear {text}: {error}");
+            tracing::debug!("cannot send {text} to systemd: {error}");
         }
     }
 }
@@ -106,14 +107,14 @@ impl Manager {
 mod tests {
     use super::*;
 
-    fn heard(socket: &UnixDatagram) -> String {
+    fn received(socket: &UnixDatagram) -> String {
         let mut bytes = [0; 256];
         let length = socket.recv(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes[..length]).into_owned()
     }
 
     #[test]
-    fn every_word_is_a_datagram_and_a_status_is_said_once() {
+    fn each_notification_is_a_datagram_and_a_status_is_sent_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -127,27 +128,27 @@ mod tests {
         manager.status(|| "1 of 2 agents run".into());
         manager.alive(now + Duration::from_secs(10));
         manager.stopping();
-        assert_eq!(heard(&socket), "READY=1");
-        assert_eq!(heard(&socket), "WATCHDOG=1");
-        assert_eq!(heard(&socket), "STATUS=1 of 2 agents run");
-        assert_eq!(heard(&socket), "WATCHDOG=1");
-        assert_eq!(heard(&socket), "STOPPING=1");
+        assert_eq!(received(&socket), "READY=1");
+        assert_eq!(received(&socket), "WATCHDOG=1");
+        assert_eq!(received(&socket), "STATUS=1 of 2 agents run");
+        assert_eq!(received(&socket), "WATCHDOG=1");
+        assert_eq!(received(&socket), "STOPPING=1");
         assert_eq!(manager.longest_silence(), Some(Duration::from_secs(20)));
     }
 
     #[test]
-    fn an_abstract_socket_is_one_too() {
+    fn an_abstract_socket_is_used() {
         let name = format!("spotkeep-test-{}", sys::uuid::new_uuid());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let socket = UnixDatagram::bind_addr(&address).unwrap();
         let mut manager = Manager::connect(OsStr::new(&format!("@{name}")), None).unwrap();
-        manager.alive(Instant::now()); // Nobody watches.
+        manager.alive(Instant::now()); // There is no watchdog.
         manager.ready();
-        assert_eq!(heard(&socket), "READY=1");
+        assert_eq!(received(&socket), "READY=1");
     }
 
     #[test]
-    fn a_manager_that_is_gone_or_deaf_stops_nobody() {
+    fn a_manager_that_has_ended_or_does_not_read_causes_no_wait() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();

@@ -1,6 +1,6 @@
-//! The units as shipped: templates, and what is filled into them for one machine. Pure.
+//! Templates of the systemd units, and their rendering for one machine.
 //!
-//! The files themselves say why each line is there; they are in `units/` of the source.
+//! The templates are in `units/` of the source and explain their lines.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -9,29 +9,30 @@ use state::layout::DataDir;
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::user;
 
-/// The tmux server, and in it the agents.
+/// The tmux server with the agents.
 pub const TMUX: &str = "spotkeep-tmux.service";
 /// The keeper.
 pub const KEEPER: &str = "spotkeep.service";
-/// The shutdown's save.
+/// The save at shutdown.
 pub const SAVE: &str = "spotkeep-save.service";
 
-/// Backups, as root.
+/// A backup, as root.
 pub const BACKUP: &str = "spotkeep-backup.service";
-/// When they are made.
+/// The schedule of the backups.
 pub const BACKUP_TIMER: &str = "spotkeep-backup.timer";
-/// What is lost, brought back before the keeper starts.
+/// The recovery of lost files before the keeper starts.
 pub const RECOVER: &str = "spotkeep-recover.service";
 
-/// Units of former versions, which [`super::install::install`] removes: [`RECOVER`] had another name.
+/// Units of former versions, which [`super::install::install`] removes: the old name of
+/// [`RECOVER`].
 pub const FORMER: [&str; 1] = ["spotkeep-mend.service"];
 
-/// Those that are started, in that order; others start the rest.
+/// Units that are started, in this order; these start the others.
 pub const ALL: [&str; 4] = [TMUX, KEEPER, SAVE, BACKUP_TIMER];
 
-/// Where units are, below the root of the file system.
+/// The directory of the units, below `/`.
 pub const UNIT_DIR: &str = "etc/systemd/system";
-/// Where needrestart is told to leave the agents alone.
+/// The configuration by which needrestart does not restart the tmux server.
 const NEEDRESTART: &str = "etc/needrestart/conf.d/spotkeep.conf";
 
 const TEMPLATES: [(&str, &str); 6] = [
@@ -49,14 +50,14 @@ const TEMPLATES: [(&str, &str); 6] = [
     ),
 ];
 
-/// What differs from machine to machine.
+/// The values in the units that differ between machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitPaths {
     /// The data directory.
     pub data_dir: PathBuf,
-    /// Whether a filesystem is mounted exactly there, without which nothing starts.
+    /// Whether the data directory is a mount point, without which no unit starts.
     pub is_mount: bool,
-    /// Whose agents these are.
+    /// The user who owns the agents.
     pub user: String,
     /// The home of that user.
     pub home: PathBuf,
@@ -65,23 +66,23 @@ pub struct UnitPaths {
 }
 
 impl UnitPaths {
-    /// As they are for a data directory on this machine.
+    /// Reads the values for a data directory on this machine.
     ///
-    /// Who the user is, is told by the owner of the data directory's state, and not by what is written there:
-    /// the user could write another name.
+    /// The user is the owner of the data directory's state, and not the name that is written there,
+    /// which the user could change.
     ///
     /// # Errors
-    /// The state cannot be looked at, or its owner is no user of this machine.
+    /// The state cannot be read, or its owner has no account on this machine.
     pub fn from_data_dir(data_dir: &DataDir) -> Result<Self> {
         let state = data_dir.records();
         let uid = std::fs::symlink_metadata(&state)
-            .with_context(|| format!("cannot look at {}", state.display()))?
+            .with_context(|| format!("cannot read {}", state.display()))?
             .uid();
         let user = user::name(uid);
         let home = user::home(uid)
             .with_context(|| {
                 format!(
-                    "the owner of {} (uid {uid}) is no user here",
+                    "the owner of {} (uid {uid}) has no account on this machine",
                     state.display()
                 )
             })
@@ -96,19 +97,19 @@ impl UnitPaths {
     }
 }
 
-/// A file that we put on the machine.
+/// A file that setup installs on the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shipped {
-    /// Relative to the root of the file system.
+    /// Its path, relative to `/`.
     pub path: PathBuf,
-    /// All of it.
+    /// Its content.
     pub text: String,
 }
 
-/// The files for one machine: its units, and a word to needrestart.
+/// Renders the files for one machine: its units, and the configuration of needrestart.
 ///
 /// # Errors
-/// A path or a name that cannot stand in a unit as it is.
+/// A path or a name has characters with a special meaning in a unit.
 pub fn render(paths: &UnitPaths) -> Result<Vec<Shipped>> {
     let data_dir = plain(&paths.data_dir)?;
     let home = plain(&paths.home)?;
@@ -118,12 +119,13 @@ pub fn render(paths: &UnitPaths) -> Result<Vec<Shipped>> {
     let condition = format!("ConditionPathIsMountPoint={data_dir}");
     let wanted_by = format!("WantedBy={mount}");
     let path = format!(
-        "{home}/.local/bin:{data_dir}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        "{home}/.local/bin:{data_dir}/bin:\
+         /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     );
     let of_mount = |line: &str| paths.is_mount.then(|| line.to_owned());
     let fill = |line: &str| match line {
         "@CONDITION_MOUNTED@" => of_mount(&condition),
-        // A disk that comes late brings the agents with it.
+        // A disk that is mounted late starts the agents.
         "@WANTED_BY_MOUNT@" => of_mount(&wanted_by),
         line => Some(
             line.replace("@DATA_DIR@", data_dir)
@@ -149,7 +151,7 @@ pub fn render(paths: &UnitPaths) -> Result<Vec<Shipped>> {
     Ok(units.into_iter().chain([needrestart]).collect())
 }
 
-/// The version stamp in the text of a unit; `None` where it is not ours.
+/// The version in the text of a unit; `None` if it is not spotkeep's.
 #[must_use]
 pub fn version_of(text: &str) -> Option<&str> {
     let (_, ours) = text.split_once("[X-Spotkeep]")?;
@@ -158,18 +160,19 @@ pub fn version_of(text: &str) -> Option<&str> {
         .map(str::trim)
 }
 
-/// Whether the text of a keeper's unit is about this data directory.
+/// Whether the text of a keeper's unit is for this data directory.
 #[must_use]
 pub fn is_keeper_of(text: &str, data_dir: &Path) -> bool {
     // A version before the option was renamed may have written the unit.
-    ["--data-dir", "--root"].iter().any(|option| {
+    let alias = "--root";
+    ["--data-dir", alias].iter().any(|option| {
         let ours = format!(" {option} {} run --unit", data_dir.display());
         text.lines()
             .any(|line| line.starts_with("ExecStart=") && line.ends_with(&ours))
     })
 }
 
-/// The name of the mount unit of a path, as `systemd-escape --path --suffix=mount` makes it.
+/// Returns the name of the mount unit of a path, like `systemd-escape --path --suffix=mount`.
 #[must_use]
 pub fn mount_unit(path: &Path) -> String {
     use std::fmt::Write as _;
@@ -198,13 +201,14 @@ pub fn mount_unit(path: &Path) -> String {
     name + ".mount"
 }
 
-/// What means in a unit nothing but itself: no blanks, quotes, `%`, `$` or backslashes.
+/// Returns a path that has no special meaning in a unit: no blanks, quotes, `%`, `$` or
+/// backslashes.
 fn plain(path: &Path) -> Result<&str> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+@:,".contains(&byte);
     path.to_str()
         .filter(|text| !text.is_empty() && text.bytes().all(good))
-        .ok_or_else(|| anyhow!("{} cannot stand in a systemd unit", path.display()))
-        .hint("choose a path of letters, digits and . _ - +")
+        .ok_or_else(|| anyhow!("{} cannot be used in a systemd unit", path.display()))
+        .hint("use a path of letters, digits and . _ - +")
 }
 
 #[cfg(test)]
@@ -222,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_units_are_as_they_were_reviewed() {
+    fn the_units_match_the_snapshot() {
         let all: String = render(&paths())
             .unwrap()
             .iter()
@@ -233,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_is_no_mount_waits_for_none_and_nothing_is_left_unfilled() {
+    fn a_data_directory_without_its_own_mount_waits_for_none_and_every_field_is_filled() {
         let directory = UnitPaths {
             is_mount: false,
             ..paths()
@@ -256,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn each_unit_says_its_version() {
+    fn each_unit_names_its_version() {
         for file in render(&paths()).unwrap() {
             let version = version_of(&file.text);
             let expected = file.path.starts_with(UNIT_DIR);
@@ -265,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_means_something_else_in_a_unit_is_refused() {
+    fn a_path_with_a_special_meaning_in_a_unit_is_refused() {
         for data_dir in [
             "/mnt/my disk",
             "/mnt/%h",
@@ -282,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_unit_has_the_name_that_systemd_gives_it() {
+    fn a_mount_unit_has_the_name_of_systemd_escape() {
         for (path, name) in [
             ("/mnt/persist", "mnt-persist.mount"),
             ("/mnt//persist/", "mnt-persist.mount"),

@@ -1,16 +1,17 @@
-//! Pure: what tmux prints, read.
+//! Parser of tmux's output. Pure.
 
 use state::AgentName;
 use sys::exit::Exit;
 
-/// The format of the list that [`pane_is_dead`] reads.
+/// The format for the list of panes that [`pane_is_dead`] reads.
 pub const PANES: &str = "#{session_name} #{pane_dead}";
 
 /// The format of the answer that [`exit`] reads.
 pub const EXIT: &str = "#{pane_pid} #{pane_dead} #{pane_dead_status} #{pane_dead_signal}";
 
-/// Whether the process of an agent's pane has ended, out of a list of all panes; `None`: there is no session
-/// of this name. A session that somebody else made may be called anything, so also `agent-1 0`.
+/// Returns whether the process of an agent's pane has ended, from a list of all panes; `None`:
+/// there is no session of this name. A session that the user made may have any name, also
+/// `agent-1 0`.
 #[must_use]
 pub fn pane_is_dead(panes: &str, name: &AgentName) -> Option<bool> {
     panes
@@ -20,14 +21,14 @@ pub fn pane_is_dead(panes: &str, name: &AgentName) -> Option<bool> {
         .map(|(_, dead)| dead == "1")
 }
 
-/// How the process `pid` of a pane ended; `None` while tmux does not know: it sees the terminal close before
-/// it hears of the end.
+/// Returns how the process `pid` of a pane ended; `None` while tmux does not know: it sees the
+/// terminal close before it gets the exit status.
 #[must_use]
 pub fn exit(answer: &str, pid: i32) -> Option<Exit> {
     let mut fields = answer.splitn(4, ' ');
     let mut number = || fields.next()?.trim().parse().ok();
     if number() != Some(pid) {
-        return Some(Exit::Unseen); // Another one runs in it now.
+        return Some(Exit::Unseen); // Another process runs in the pane now.
     }
     if number() != Some(1) {
         return None;
@@ -39,17 +40,17 @@ pub fn exit(answer: &str, pid: i32) -> Option<Exit> {
     }
 }
 
-/// The last lines that a process which has ended left in its pane, on one line.
+/// Returns the last lines that an ended process left in its pane, joined to one.
 #[must_use]
-pub fn last_words(history: &str) -> Option<String> {
+pub fn last_output(history: &str) -> Option<String> {
     let own: Vec<&str> = history
         .lines()
         .filter(|line| !line.starts_with("Pane is dead"))
         .collect();
-    Some(last_lines(&own.join("\n"), 3)).filter(|words| !words.is_empty())
+    Some(last_lines(&own.join("\n"), 3)).filter(|output| !output.is_empty())
 }
 
-/// The last few lines of a screen that hold anything, on one line.
+/// Returns the last `count` lines of a screen that are not empty, joined to one.
 #[must_use]
 pub fn last_lines(screen: &str, count: usize) -> String {
     let lines: Vec<&str> = screen
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_read_only_once_it_is_known() {
+    fn an_exit_is_returned_only_once_tmux_knows_it() {
         assert_eq!(exit("7 0  ", 7), None);
         assert_eq!(exit("7 1  ", 7), None);
         assert_eq!(exit("7 1 143 ", 7), Some(Exit::Code(143)));
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_known_by_its_whole_name() {
+    fn a_session_is_matched_by_its_whole_name() {
         let name = AgentName::new("agent-1").unwrap();
         let panes = "agent-1 1 0\nagent-10 0\nagent-1 1\n";
         assert_eq!(pane_is_dead(panes, &name), Some(true));

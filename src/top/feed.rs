@@ -1,5 +1,6 @@
-//! Finds out how everything stands, in a thread of its own: it sleeps until a file changes, and looks
-//! by itself only for what shows in no file.
+//! Feed of `spotkeep top`: a background thread that collects the status of the fleet.
+//!
+//! It sleeps until a file changes, and polls only values that no file watch reports.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::resource_usage::ResourceUsage;
 use super::snapshot::{FleetSnapshot, Machine, News};
 use super::transcripts::Transcripts;
-use crate::keeper::client::places_of_change;
+use crate::keeper::client::watched_dirs;
 use crate::keeper::status::Status;
 use crate::metadata::gcp::Metadata;
 use state::config::Config;
@@ -19,37 +20,38 @@ use sys::files;
 use sys::inotify::{Bell, Watch};
 use sys::thread;
 
-/// What shows in no file, such as a count of dirty files, is asked for this often.
+/// Poll interval for values that no file watch reports, like the number of dirty files.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
-/// Between a change and the look at it: changes come in bursts, and the keeper sees them when we do.
+/// Pause after a change: changes come in bursts, and the keeper sees them at the same time.
 const DEBOUNCE: Duration = Duration::from_millis(40);
 
-/// The keeper may have been behind at the first look, so there is a second one.
+/// Delay of the second poll after a change: the keeper may not have seen the change at the first
+/// one.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
-/// CPU and memory are looked at this often; it takes a walk over all processes.
+/// Poll interval of CPU and memory, which needs a scan of all processes.
 const LOAD_EVERY: Duration = Duration::from_secs(3);
 
-/// The end of the journal that is shown, in bytes: some two hundred lines.
+/// Bytes at the end of the journal to read, about 200 lines.
 const JOURNAL_BYTES: u64 = 48 << 10;
 
-/// Asks how everything stands.
+/// Returns the status of the fleet.
 pub type Ask = Box<dyn Fn() -> Result<Status> + Send>;
 
-/// What has been found out and not yet been taken. Of the world only the newest counts: who is away
-/// in an agent's terminal for hours finds no pile of old ones.
+/// News that the screen has not shown yet. Only the newest snapshot is kept, since the user may
+/// spend hours in an agent's terminal.
 #[derive(Debug, Default)]
 pub struct Inbox {
     fleet: Mutex<Option<Box<FleetSnapshot>>>,
-    said: Mutex<Vec<News>>,
+    results: Mutex<Vec<News>>,
 }
 
 impl Inbox {
-    /// Takes all of it.
+    /// Takes all news.
     pub fn drain(&self) -> Vec<News> {
         let mut news =
-            std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
+            std::mem::take(&mut *self.results.lock().unwrap_or_else(PoisonError::into_inner));
         let fleet = self
             .fleet
             .lock()
@@ -59,9 +61,9 @@ impl Inbox {
         news
     }
 
-    /// Adds what a command said.
+    /// Adds the result of a command.
     pub fn send(&self, news: News) {
-        self.said
+        self.results
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(news);
@@ -73,24 +75,25 @@ impl Inbox {
 }
 
 enum FeedCommand {
-    /// Whose words are wanted.
-    Listen(Option<AgentName>),
-    /// Something was done: look.
-    Theme,
+    /// Follow the transcript of this agent, or of none.
+    Follow(Option<AgentName>),
+    /// Poll now: a command has run.
+    Refresh,
 }
 
-/// Gives orders to the thread.
+/// Handle to the background thread.
 #[derive(Debug)]
 pub struct Feed {
-    orders: Sender<FeedCommand>,
+    commands: Sender<FeedCommand>,
     bell: Bell,
 }
 
 impl Feed {
-    /// Takes a first look, and starts the thread, which rings `bell` when there is news in `inbox`.
+    /// Takes the first snapshot, and starts the thread, which wakes `bell` when there is news in
+    /// `inbox`.
     ///
     /// # Errors
-    /// How things stand cannot be told at all; the system has no thread left.
+    /// The status cannot be read; no thread can be started.
     pub fn spawn(
         data_dir: &DataDir,
         ask: Ask,
@@ -98,37 +101,37 @@ impl Feed {
         bell: Bell,
     ) -> Result<(Self, FleetSnapshot)> {
         let watch = Watch::new()?;
-        let (orders, queue) = mpsc::channel();
+        let (commands, queue) = mpsc::channel();
         let feed = Self {
-            orders,
+            commands,
             bell: watch.bell(),
         };
-        let mut eyes = Watcher::open(data_dir.clone(), ask, &watch)?;
-        let first = eyes.fleet();
+        let mut watcher = Watcher::open(data_dir.clone(), ask, &watch)?;
+        let first = watcher.fleet();
         let inbox = Arc::clone(inbox);
-        thread::spawn("feed", move || eyes.run(&watch, &queue, &inbox, &bell))
+        thread::spawn("feed", move || watcher.run(&watch, &queue, &inbox, &bell))
             .context("cannot start a thread")?;
         Ok((feed, first))
     }
 
-    /// Tells from now on what this agent says.
-    pub fn listen(&self, name: Option<AgentName>) {
-        self.order(FeedCommand::Listen(name));
+    /// Follows the transcript of this agent from now on, or of none.
+    pub fn follow(&self, name: Option<AgentName>) {
+        self.send(FeedCommand::Follow(name));
     }
 
-    /// Looks now, since something was done.
+    /// Polls now, since a command has run.
     pub fn refresh(&self) {
-        self.order(FeedCommand::Theme);
+        self.send(FeedCommand::Refresh);
     }
 
-    fn order(&self, order: FeedCommand) {
-        // A feed that has ended is noticed where its thread is.
-        self.orders.send(order).ok();
-        self.bell.retention();
+    fn send(&self, command: FeedCommand) {
+        // The thread reports its own errors, so a closed channel is ignored here.
+        self.commands.send(command).ok();
+        self.bell.wake();
     }
 }
 
-/// All that is looked at.
+/// Everything that the thread polls.
 struct Watcher {
     data_dir: DataDir,
     ask: Ask,
@@ -138,35 +141,35 @@ struct Watcher {
     loads: ResourceUsage,
     journal: Journal,
     machine: Arc<Mutex<Machine>>,
-    listens_to: Option<AgentName>,
+    followed: Option<AgentName>,
 }
 
 impl Watcher {
     fn open(data_dir: DataDir, ask: Ask, watch: &Watch) -> Result<Self> {
         let status = ask()?;
         let projects = data_dir.claude().join("projects");
-        for dir in places_of_change(&data_dir).iter().chain([&projects]) {
-            // One that is not there yet is looked into every few seconds all the same.
+        for dir in watched_dirs(&data_dir).iter().chain([&projects]) {
+            // A directory that does not exist yet is covered by the poll interval.
             watch.add(dir).ok();
         }
-        let mut eyes = Self {
+        let mut watcher = Self {
             transcripts: Transcripts::new(data_dir.claude(), watch.bell()),
             loads: ResourceUsage::default(),
             journal: Journal::default(),
             machine: ask_machine(&data_dir, watch.bell()),
-            listens_to: None,
+            followed: None,
             stale: None,
             data_dir,
             ask,
             status,
         };
-        eyes.transcripts.refresh(&eyes.status.agents, watch);
-        eyes.loads.sample(&eyes.status.agents);
-        eyes.journal.read_new(&eyes.data_dir);
-        Ok(eyes)
+        watcher.transcripts.refresh(&watcher.status.agents, watch);
+        watcher.loads.sample(&watcher.status.agents);
+        watcher.journal.read_new(&watcher.data_dir);
+        Ok(watcher)
     }
 
-    fn run(&mut self, watch: &Watch, orders: &Receiver<FeedCommand>, inbox: &Inbox, bell: &Bell) {
+    fn run(&mut self, watch: &Watch, commands: &Receiver<FeedCommand>, inbox: &Inbox, bell: &Bell) {
         let mut last = None;
         let (mut status_at, mut load_at) = (Instant::now(), Instant::now() + LOAD_EVERY);
         loop {
@@ -179,9 +182,9 @@ impl Watcher {
                 watch.wait(Duration::ZERO);
             }
             loop {
-                match orders.try_recv() {
-                    Ok(FeedCommand::Listen(name)) => self.listens_to = name,
-                    Ok(FeedCommand::Theme) => {}
+                match commands.try_recv() {
+                    Ok(FeedCommand::Follow(name)) => self.followed = name,
+                    Ok(FeedCommand::Refresh) => {}
                     Err(mpsc::TryRecvError::Empty) => break,
                     Err(mpsc::TryRecvError::Disconnected) => return,
                 }
@@ -199,7 +202,7 @@ impl Watcher {
             let fleet = self.fleet();
             if last.as_ref() != Some(&fleet) {
                 inbox.publish(fleet.clone());
-                bell.retention();
+                bell.wake();
                 last = Some(fleet);
             }
         }
@@ -217,7 +220,7 @@ impl Watcher {
     }
 
     fn fleet(&self) -> FleetSnapshot {
-        let name = self.listens_to.clone();
+        let name = self.followed.clone();
         FleetSnapshot {
             status: self.status.clone(),
             stale: self.stale.clone(),
@@ -231,14 +234,14 @@ impl Watcher {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
-            words: name.map(|name| {
-                let words = self.transcripts.lines_of(&name);
-                (name, words)
+            transcript: name.map(|name| {
+                let lines = self.transcripts.lines_of(&name);
+                (name, lines)
             }),
         }
     }
 
-    /// The save that this boot's notice led to, once it has written something down.
+    /// Returns the manifest of this boot's save, once it has been written.
     fn save(&self) -> Option<Manifest> {
         self.status.notice.as_ref()?;
         let save = state::latest_manifest(&self.data_dir.saves()).ok()??;
@@ -254,7 +257,7 @@ struct Journal {
 }
 
 impl Journal {
-    /// Reads it again where it has grown: the end of it only.
+    /// Reads the end of the journal if it has grown.
     fn read_new(&mut self, data_dir: &DataDir) {
         let path = data_dir.journal();
         let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
@@ -268,7 +271,7 @@ impl Journal {
     }
 }
 
-/// Asks once what kind of machine this is; nobody waits for the answer.
+/// Asks the cloud once what kind of machine this is, in the background.
 fn ask_machine(data_dir: &DataDir, bell: Bell) -> Arc<Mutex<Machine>> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let machine = Arc::new(Mutex::new(Machine {
@@ -286,11 +289,11 @@ fn ask_machine(data_dir: &DataDir, bell: Bell) -> Arc<Mutex<Machine>> {
         machine.cloud = Some("gcp".to_owned());
         machine.preemptible = preemptible;
         drop(machine);
-        bell.retention();
+        bell.wake();
         Some(())
     });
     if let Err(error) = asked {
-        tracing::debug!("the machine is not asked: {error}");
+        tracing::debug!("cannot ask the cloud about this machine: {error}");
     }
     machine
 }

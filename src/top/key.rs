@@ -1,4 +1,4 @@
-//! Keys, as the model knows them: no terminal library in them.
+//! Keys, independent of the terminal library.
 
 /// A key that was pressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,14 +15,14 @@ pub enum Key {
     Up,
     /// Down.
     Down,
-    /// A screen up.
+    /// Page up.
     PageUp,
-    /// A screen down.
+    /// Page down.
     PageDown,
-    /// To the first.
+    /// Home.
     Home,
-    /// To the last.
+    /// End.
     End,
-    /// ctrl-C, which leaves wherever one is.
+    /// ctrl-C, which leaves every mode.
     Break,
 }

@@ -1,15 +1,16 @@
-//! `spotkeep top`: the fleet at a glance, live. The only room that names `ratatui`.
+//! `spotkeep top`: terminal user interface of the fleet, updated live. The only module that uses
+//! `ratatui`.
 //!
 //! ```text
 //! status ──┐
 //! transcripts │                                ┌▶ view (pure) ▶ screen
 //! journal ─┼▶ feed ▶ news ─┐
 //! /proc ───┘               ├▶ model (pure) ─┤
-//! keys ────────────────────┘                └▶ effects (attach, a command of our own)
+//! keys ────────────────────┘                └▶ effects (attach, a spotkeep command)
 //! ```
 //!
-//! The model holds what is looked at, and decides what a key means; the view turns it into cells; neither
-//! reads a clock or a file. The feed waits for files to change, and sleeps otherwise.
+//! The model holds what is shown and decides what a key does; the view turns it into cells. Neither
+//! reads a clock or a file. The feed sleeps until a file changes.
 
 mod feed;
 pub mod key;
@@ -44,41 +45,42 @@ use sys::thread;
 use sys::time::Timestamp;
 pub use view::Theme;
 
-/// How often ages are told anew.
+/// How often ages are updated.
 const TICK: Duration = Duration::from_secs(1);
 
-/// While a countdown runs, it is.
+/// How often a countdown is updated.
 const FAST_TICK: Duration = Duration::from_millis(200);
 
-/// How long a command of ours may take: a difference of a large workspace takes its time.
+/// Time limit of a spotkeep command; the diff of a large workspace takes long.
 const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 
-/// Shows the fleet until the user has seen enough. `ask` tells how everything stands.
+/// Shows the fleet until the user quits. `ask` returns its status.
 ///
 /// # Errors
-/// There is no terminal; how things stand cannot be told at all.
-pub fn run(data_dir: &DataDir, ask: AskStatus, look: Theme) -> Result<()> {
+/// There is no terminal; the status cannot be read.
+pub fn run(data_dir: &DataDir, ask: AskStatus, theme: Theme) -> Result<()> {
     if !screen::is_there() {
-        return Err(anyhow!("top needs a terminal to draw on"))
+        return Err(anyhow!("top needs a terminal"))
             .hint("spotkeep ls --watch")
             .kind(ErrorKind::Usage);
     }
     let watch = Watch::new()?;
     let ended = Arc::new(AtomicBool::new(false));
     let (bell, flag) = (watch.bell(), Arc::clone(&ended));
-    // ctrl-C is a key here; as a signal it is meant for whoever the terminal is lent to.
+    // ctrl-C is a key here. As a signal it is for the program that uses the terminal meanwhile.
     signal::listen(move |ask| {
         if ask == Ask::Terminate {
             flag.store(true, Ordering::SeqCst);
-            bell.retention();
+            bell.wake();
         }
     })?;
     let bell = watch.bell();
-    signal::on_resize(move || bell.retention())?;
+    signal::on_resize(move || bell.wake())?;
     let inbox = Arc::new(Inbox::default());
     let (feed, first) = Feed::spawn(data_dir, ask, &inbox, watch.bell())?;
-    let hands = Hands {
-        // Found also where an upgrade has put another one in its place, or where its path is somebody else's.
+    let runner = EffectRunner {
+        // The running program, even if an upgrade has replaced its file or the path now belongs to
+        // another file.
         program: PathBuf::from("/proc/self/exe"),
         data_dir: data_dir.dir().to_path_buf(),
         feed,
@@ -86,11 +88,11 @@ pub fn run(data_dir: &DataDir, ask: AskStatus, look: Theme) -> Result<()> {
         bell: watch.bell(),
     };
     let mut model = Model::new(first, Timestamp::now());
-    let mut screen = Screen::open(look)?;
+    let mut screen = Screen::open(theme)?;
     while !ended.load(Ordering::SeqCst) {
         let height = screen.draw(&model)?;
         if let Mode::Reading(pager) = &mut model.mode {
-            pager.settle(view::pager_height(height));
+            pager.clamp(view::pager_height(height));
         }
         let saving = model.fleet.status.notice.is_some();
         let tick = if saving { FAST_TICK } else { TICK };
@@ -102,12 +104,12 @@ pub fn run(data_dir: &DataDir, ask: AskStatus, look: Theme) -> Result<()> {
                 match effect {
                     Effect::Quit => return Ok(()),
                     Effect::Attach(name) => {
-                        let came = screen.lend(|| hands.attach(&name))?;
-                        came.into_iter().for_each(|news| model.apply(news));
-                        hands.feed.refresh();
+                        let news = screen.lend(|| runner.attach(&name))?;
+                        news.into_iter().for_each(|news| model.apply(news));
+                        runner.feed.refresh();
                     }
-                    Effect::Listen(name) => hands.feed.listen(name),
-                    Effect::Run { arguments, show } => hands.run(arguments, show)?,
+                    Effect::Follow(name) => runner.feed.follow(name),
+                    Effect::Run { arguments, show } => runner.run(arguments, show)?,
                 }
             }
         }
@@ -115,8 +117,8 @@ pub fn run(data_dir: &DataDir, ask: AskStatus, look: Theme) -> Result<()> {
     Ok(())
 }
 
-/// What does things outside: this program again, as a user would call it.
-struct Hands {
+/// Carries out effects by running this program, like a user would.
+struct EffectRunner {
     program: PathBuf,
     data_dir: PathBuf,
     feed: Feed,
@@ -124,7 +126,7 @@ struct Hands {
     bell: Bell,
 }
 
-impl Hands {
+impl EffectRunner {
     fn command(&self, arguments: &[String]) -> Command {
         let mut command = Command::new(&self.program);
         command
@@ -134,7 +136,8 @@ impl Hands {
         command
     }
 
-    /// Goes to an agent's terminal and comes back; the news is why it could not be done.
+    /// Opens an agent's terminal and waits until the user leaves it. Returns news only if it
+    /// failed.
     fn attach(&self, name: &AgentName) -> Option<News> {
         let arguments = ["attach".to_owned(), name.to_string()];
         let child = self.command(&arguments).stderr(Stdio::piped()).spawn();
@@ -146,18 +149,18 @@ impl Hands {
             ),
             Err(error) => (false, error.to_string()),
         };
-        (!worked).then(|| News::Said {
+        (!worked).then(|| News::CommandDone {
             command: format!("spotkeep attach {name}"),
-            text: in_a_line(&text),
+            text: join_lines(&text),
             worked,
             show: false,
         })
     }
 
-    /// Runs a command aside; what it says becomes news.
+    /// Runs a command in the background; its output becomes news.
     fn run(&self, arguments: Vec<String>, show: bool) -> Result<()> {
         let mut command = self.command(&arguments);
-        let said = format!("spotkeep {}", arguments.join(" "));
+        let typed = format!("spotkeep {}", arguments.join(" "));
         let (inbox, bell) = (Arc::clone(&self.inbox), self.bell.clone());
         thread::spawn("command", move || {
             let (worked, text) = match command::run(&mut command, COMMAND_LIMIT) {
@@ -165,16 +168,16 @@ impl Hands {
                     let silent = output.stdout.trim().is_empty();
                     (true, if silent { output.stderr } else { output.stdout })
                 }
-                Ok(output) => (false, in_a_line(&(output.stdout + &output.stderr))),
+                Ok(output) => (false, join_lines(&(output.stdout + &output.stderr))),
                 Err(error) => (false, format!("{error:#}")),
             };
-            inbox.send(News::Said {
-                command: said,
+            inbox.send(News::CommandDone {
+                command: typed,
                 text,
                 worked,
                 show,
             });
-            bell.retention();
+            bell.wake();
         })
         .context("cannot start a thread")?;
         self.feed.refresh();
@@ -182,8 +185,8 @@ impl Hands {
     }
 }
 
-/// An error with its hint.
-fn in_a_line(text: &str) -> String {
+/// Joins the lines of an error and its hint into one line.
+fn join_lines(text: &str) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.collect::<Vec<_>>().join(" · ")
 }

@@ -1,4 +1,6 @@
-//! Pure: what is looked at, and what a key means. News and keys in, effects out.
+//! Model of `spotkeep top`: what is shown, and what each key does.
+//!
+//! Pure: takes news and keys, returns effects.
 
 use std::time::Duration;
 
@@ -9,46 +11,46 @@ use super::snapshot::{FleetSnapshot, News};
 use state::{AgentName, AgentState};
 use sys::time::Timestamp;
 
-/// For how long the answer to a command is shown.
-const SAID_FOR: Duration = Duration::from_secs(8);
+/// How long the result of a command is shown.
+const ANSWER_SHOWN_FOR: Duration = Duration::from_secs(8);
 
-/// How many rows a page is, where the screen is not known.
+/// Rows per page: the model does not know the height of the screen.
 const PAGE: usize = 10;
 
 /// The longest filter, in characters.
 const FILTER_MAX: usize = 40;
 
-/// What is to be done outside.
+/// An action outside of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Leave the screen to an agent's terminal, and come back.
+    /// Open an agent's terminal, and come back afterwards.
     Attach(AgentName),
-    /// Run this program with these arguments, aside.
+    /// Run this program with these arguments in the background.
     Run {
-        /// As they would be typed.
+        /// The arguments.
         arguments: Vec<String>,
-        /// What it prints is to be read in full.
+        /// Whether to show its output in the pager.
         show: bool,
     },
-    /// Tell what this agent says, from now on; nobody's where none is named.
-    Listen(Option<AgentName>),
-    /// The end.
+    /// Follow the transcript of this agent from now on, or of none.
+    Follow(Option<AgentName>),
+    /// Quit.
     Quit,
 }
 
-/// What may be done to an agent, and is asked about before.
+/// An action on an agent that needs a confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deed {
-    /// It ends, and stays so.
+pub enum AgentAction {
+    /// Stop it.
     Stop,
-    /// It runs again.
+    /// Start it.
     Start,
-    /// It ends and is resumed.
+    /// Restart it.
     Restart,
 }
 
-impl Deed {
-    /// The verb for it.
+impl AgentAction {
+    /// Returns the verb of the command line.
     #[must_use]
     pub fn verb(self) -> &'static str {
         match self {
@@ -59,49 +61,49 @@ impl Deed {
     }
 }
 
-/// What keys mean now.
+/// The mode, which decides what keys do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Mode {
-    /// The table.
+    /// The table is shown.
     Table,
-    /// The filter is typed.
+    /// The user types a filter.
     Filter,
-    /// A deed waits for a yes.
-    Asked(Deed, AgentName),
-    /// The keys are explained.
+    /// An action waits for confirmation.
+    Confirm(AgentAction, AgentName),
+    /// The help is shown.
     Help,
-    /// Something is read: an agent's words, or a difference.
+    /// The pager shows an agent's transcript, or the output of a command.
     Reading(Pager),
 }
 
-/// The answer to the last command.
+/// The result of the last command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// In a line.
+    /// The result in one line.
     pub text: String,
-    /// Whether it worked; `None` while it is under way.
+    /// Whether the command succeeded; `None` while it runs.
     pub worked: Option<bool>,
     at: Timestamp,
 }
 
-/// All that is shown.
+/// The state of the screen.
 #[derive(Debug, Clone)]
 pub struct Model {
-    /// What is known.
+    /// The newest snapshot of the fleet.
     pub fleet: FleetSnapshot,
-    /// The time that ages are told by.
+    /// The current time, for ages.
     pub now: Timestamp,
-    /// What keys mean.
+    /// The mode.
     pub mode: Mode,
-    /// Only agents whose name, state, branch or doing holds this are shown.
+    /// Only agents are shown whose name, state, branch or activity contains this text.
     pub filter: String,
-    /// The answer to the last command.
+    /// The result of the last command.
     pub answer: Option<Answer>,
     selected: Option<AgentName>,
 }
 
 impl Model {
-    /// With a first look at the world.
+    /// Returns a model of this first snapshot.
     #[must_use]
     pub fn new(fleet: FleetSnapshot, now: Timestamp) -> Self {
         Self {
@@ -114,18 +116,18 @@ impl Model {
         }
     }
 
-    /// The agents that are shown.
+    /// Returns the rows of the agents that the filter shows.
     #[must_use]
     pub fn rows(&self) -> Vec<Row<'_>> {
-        let desired = self.filter.to_lowercase();
+        let filter = self.filter.to_lowercase();
         let agents = self.fleet.status.agents.iter();
         agents
             .map(|agent| Row::new(&self.fleet, agent, self.now))
-            .filter(|row| desired.is_empty() || text_of(row).contains(&desired))
+            .filter(|row| filter.is_empty() || text_of(row).contains(&filter))
             .collect()
     }
 
-    /// Where among the rows the chosen one is; the first, where the chosen one is not shown.
+    /// Returns the index of the chosen row; 0 if the chosen agent is not shown.
     #[must_use]
     pub fn cursor(&self) -> usize {
         let rows = self.rows();
@@ -134,46 +136,47 @@ impl Model {
         found.unwrap_or(0)
     }
 
-    /// The agent that keys are about.
+    /// Returns the chosen agent, to which keys apply.
     #[must_use]
     pub fn chosen(&self) -> Option<AgentName> {
         let rows = self.rows();
         rows.get(self.cursor()).map(|row| row.agent.name.clone())
     }
 
-    /// Takes in what was found out.
+    /// Applies news.
     pub fn apply(&mut self, news: News) {
         match news {
             News::Tick(now) => self.now = now,
             News::FleetSnapshot(fleet) => {
                 self.fleet = *fleet;
-                if let (Mode::Reading(pager), Some((name, words))) =
-                    (&mut self.mode, &self.fleet.words)
+                if let (Mode::Reading(pager), Some((name, lines))) =
+                    (&mut self.mode, &self.fleet.transcript)
                 {
-                    pager.append(name, words);
+                    pager.append(name, lines);
                 }
             }
-            News::Said {
+            News::CommandDone {
                 command,
                 text,
                 worked,
                 show,
             } => self.show_result(&command, &text, worked, show),
         }
-        let over =
-            |answer: &Answer| answer.worked.is_some() && self.now.since(answer.at) >= SAID_FOR;
+        let over = |answer: &Answer| {
+            answer.worked.is_some() && self.now.since(answer.at) >= ANSWER_SHOWN_FOR
+        };
         if self.answer.as_ref().is_some_and(over) {
             self.answer = None;
         }
     }
 
     fn show_result(&mut self, command: &str, text: &str, worked: bool, show: bool) {
-        // A table ends with what was done.
+        // The last line of the output says what was done.
         let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
         let many = text.trim().lines().count() > 1;
         if show && worked && many {
             self.answer = None;
-            self.mode = Mode::Reading(Pager::of_text(command, text));
+            self.mode = Mode::Reading(Pager::from_text(command, text));
             return;
         }
         self.answer = Some(Answer {
@@ -183,13 +186,13 @@ impl Model {
         });
     }
 
-    /// Takes a key; says what is to be done outside.
+    /// Handles a key; returns the effects to carry out.
     pub fn press(&mut self, key: Key) -> Vec<Effect> {
         match std::mem::replace(&mut self.mode, Mode::Table) {
             Mode::Table => self.in_table(key),
             Mode::Filter => self.in_filter(key),
-            Mode::Asked(deed, name) => self.decided(key, deed, &name),
-            // Any key leaves the help.
+            Mode::Confirm(action, name) => self.confirm(key, action, &name),
+            // Every key leaves the help.
             Mode::Help => Vec::new(),
             Mode::Reading(pager) => self.reading(key, pager),
         }
@@ -225,16 +228,16 @@ impl Model {
                     row.agent.name == name
                         && !matches!(row.agent.state, AgentState::Stopped | AgentState::Failed)
                 };
-                let deed = match self.rows().iter().any(runs) {
-                    true => Deed::Stop,
-                    false => Deed::Start,
+                let action = match self.rows().iter().any(runs) {
+                    true => AgentAction::Stop,
+                    false => AgentAction::Start,
                 };
-                self.mode = Mode::Asked(deed, name);
+                self.mode = Mode::Confirm(action, name);
             }
-            Key::Char('r') => self.mode = Mode::Asked(Deed::Restart, name),
+            Key::Char('r') => self.mode = Mode::Confirm(AgentAction::Restart, name),
             Key::Char('l') => {
-                self.mode = Mode::Reading(Pager::of_words(&name));
-                return vec![Effect::Listen(Some(name))];
+                self.mode = Mode::Reading(Pager::from_agent(&name));
+                return vec![Effect::Follow(Some(name))];
             }
             Key::Char('c') => return self.run(&["checkpoint", "now", name.as_str()], false),
             Key::Char('d') => return self.run(&["checkpoint", "diff", name.as_str()], true),
@@ -272,11 +275,11 @@ impl Model {
         Vec::new()
     }
 
-    /// Only a yes is a yes.
-    fn decided(&mut self, key: Key, deed: Deed, name: &AgentName) -> Vec<Effect> {
+    /// Handles the answer: every key but `y` (and `i` for a restart) cancels.
+    fn confirm(&mut self, key: Key, action: AgentAction, name: &AgentName) -> Vec<Effect> {
         match key {
-            Key::Char('y' | 'Y') => self.run(&[deed.verb(), name.as_str()], false),
-            Key::Char('i') if deed == Deed::Restart => {
+            Key::Char('y' | 'Y') => self.run(&[action.verb(), name.as_str()], false),
+            Key::Char('i') if action == AgentAction::Restart => {
                 self.run(&["restart", name.as_str(), "--when-idle"], false)
             }
             _ => Vec::new(),
@@ -286,8 +289,8 @@ impl Model {
     fn reading(&mut self, key: Key, mut pager: Pager) -> Vec<Effect> {
         match key {
             Key::Char('q') | Key::Escape | Key::Break => {
-                return match pager.is_of_words() {
-                    true => vec![Effect::Listen(None)],
+                return match pager.is_transcript() {
+                    true => vec![Effect::Follow(None)],
                     false => Vec::new(),
                 };
             }
@@ -315,7 +318,7 @@ fn steps(count: usize) -> isize {
     isize::try_from(count).unwrap_or(isize::MAX)
 }
 
-/// What a filter looks at.
+/// Returns the text of a row that the filter searches.
 fn text_of(row: &Row<'_>) -> String {
     let branch = row.agent.branch.as_deref().unwrap_or_default();
     let (name, state) = (&row.agent.name, row.agent.state.as_str());

@@ -1,60 +1,62 @@
-//! Pure: something long that is read: an agent's words as they come, or what a command printed.
+//! Pager: scrollable text, either an agent's transcript as it grows or the output of a command.
+//!
+//! Pure: no I/O.
 
 use claude::transcript::render::{LineSpeaker, TranscriptLine};
 use state::AgentName;
 use sys::time::Timestamp;
 
-/// The longest result that is shown, in lines: `spotkeep logs` has the rest.
+/// The longest result that is shown, in lines; `spotkeep logs` has the rest.
 const RESULT_LINES: usize = 6;
 
-/// How a line is to be seen.
+/// The style of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
-    /// As it is.
+    /// Normal text.
     Plain,
-    /// The user's words.
+    /// A message of the user.
     User,
-    /// A tool, or the name of a file.
+    /// A tool call, or the name of a file.
     Tool,
-    /// Of less weight.
+    /// Less important.
     Faint,
-    /// Added.
+    /// An added line.
     Added,
-    /// Removed, or failed.
+    /// A removed line, or an error.
     Removed,
 }
 
-/// The text.
+/// A scrollable text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pager {
-    /// What it is.
+    /// The title: the command that prints the same.
     pub title: String,
-    /// Its lines.
+    /// The lines.
     pub lines: Vec<(Tone, String)>,
-    /// Whose words it shows.
-    words_of: Option<AgentName>,
-    /// So many lines are below what is seen.
+    /// The agent whose transcript is shown, if it is one.
+    agent: Option<AgentName>,
+    /// Number of lines below the visible ones.
     below: usize,
-    /// It has been filled once.
-    pub is_there: bool,
+    /// Whether text has arrived.
+    pub is_loaded: bool,
 }
 
 impl Pager {
-    /// An agent's words, which are yet to come.
+    /// Returns a pager for an agent's transcript, which is still empty.
     #[must_use]
-    pub fn of_words(name: &AgentName) -> Self {
+    pub fn from_agent(name: &AgentName) -> Self {
         Self {
             title: format!("spotkeep logs {name} --follow"),
             lines: Vec::new(),
-            words_of: Some(name.clone()),
+            agent: Some(name.clone()),
             below: 0,
-            is_there: false,
+            is_loaded: false,
         }
     }
 
-    /// What a command printed, such as a difference; it is read from its beginning.
+    /// Returns a pager for the output of a command, like a diff; it starts at the beginning.
     #[must_use]
-    pub fn of_text(title: &str, text: &str) -> Self {
+    pub fn from_text(title: &str, text: &str) -> Self {
         let lines: Vec<(Tone, String)> = text
             .lines()
             .map(|line| (tone_of_diff(line), line.replace('\t', "    ")))
@@ -63,42 +65,42 @@ impl Pager {
             title: title.to_owned(),
             below: lines.len(),
             lines,
-            words_of: None,
-            is_there: true,
+            agent: None,
+            is_loaded: true,
         }
     }
 
-    /// Whether it shows an agent's words.
+    /// Returns whether it shows an agent's transcript.
     #[must_use]
-    pub fn is_of_words(&self) -> bool {
-        self.words_of.is_some()
+    pub fn is_transcript(&self) -> bool {
+        self.agent.is_some()
     }
 
-    /// Takes in an agent's words. Who has scrolled up stays where they are.
-    pub fn append(&mut self, name: &AgentName, words: &[TranscriptLine]) {
-        if self.words_of.as_ref() != Some(name) {
+    /// Sets the lines of an agent's transcript. A user who has scrolled up keeps their place.
+    pub fn append(&mut self, name: &AgentName, transcript: &[TranscriptLine]) {
+        if self.agent.as_ref() != Some(name) {
             return;
         }
-        let lines: Vec<(Tone, String)> = words.iter().flat_map(lines_of).collect();
+        let lines: Vec<(Tone, String)> = transcript.iter().flat_map(lines_of).collect();
         if self.below > 0 {
             self.below += lines.len().saturating_sub(self.lines.len());
         }
         self.lines = lines;
-        self.is_there = true;
+        self.is_loaded = true;
     }
 
-    /// Towards the beginning.
+    /// Scrolls towards the beginning.
     pub fn up(&mut self, by: usize) {
         self.below = self.below.saturating_add(by).min(self.lines.len());
     }
 
-    /// Towards the end.
+    /// Scrolls towards the end.
     pub fn down(&mut self, by: usize) {
         self.below = self.below.saturating_sub(by);
     }
 
-    /// The range of lines that is seen where so many fit. The first page is as far up as it goes, and
-    /// the last as far down.
+    /// Returns the range of visible lines on a screen of this height. Scrolling stops at the first
+    /// and the last page.
     #[must_use]
     pub fn visible(&self, height: usize) -> std::ops::Range<usize> {
         let most = self.lines.len().saturating_sub(height);
@@ -107,9 +109,9 @@ impl Pager {
         end.saturating_sub(height)..end
     }
 
-    /// Keeps the place within what there is, once it is known how much fits: one step down from the
-    /// beginning then moves at once.
-    pub fn settle(&mut self, height: usize) {
+    /// Limits the scroll position to the first page, for a screen of this height, so that one step
+    /// down from there has an effect.
+    pub fn clamp(&mut self, height: usize) {
         self.below = self.below.min(self.lines.len().saturating_sub(height));
     }
 }
@@ -174,24 +176,24 @@ mod tests {
     }
 
     #[test]
-    fn whoever_scrolls_up_stays_where_they_are_while_more_is_said() {
+    fn a_user_who_scrolls_up_keeps_their_place_while_lines_arrive() {
         let name = AgentName::new("a").unwrap();
-        let mut pager = Pager::of_words(&name);
-        let mut words: Vec<TranscriptLine> = (0..20)
+        let mut pager = Pager::from_agent(&name);
+        let mut transcript: Vec<TranscriptLine> = (0..20)
             .map(|number| said(LineSpeaker::Claude, &number.to_string()))
             .collect();
-        pager.append(&name, &words);
+        pager.append(&name, &transcript);
         assert_eq!(pager.visible(5), 15..20);
         pager.up(3);
         assert_eq!(pager.visible(5), 12..17);
-        words.push(said(LineSpeaker::Claude, "more"));
-        pager.append(&name, &words);
+        transcript.push(said(LineSpeaker::Claude, "more"));
+        pager.append(&name, &transcript);
         assert_eq!(pager.visible(5), 12..17);
         pager.down(usize::MAX);
         assert_eq!(pager.visible(5), 16..21);
         pager.up(usize::MAX);
         assert_eq!(pager.visible(5), 0..5);
-        pager.settle(5);
+        pager.clamp(5);
         pager.down(1);
         assert_eq!(pager.visible(5), 1..6);
         pager.append(&AgentName::new("b").unwrap(), &[]);
@@ -199,14 +201,14 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_read_from_its_beginning() {
-        let pager = Pager::of_text("x", "a\nb\nc\nd");
+    fn the_output_of_a_command_starts_at_its_beginning() {
+        let pager = Pager::from_text("x", "a\nb\nc\nd");
         assert_eq!(pager.visible(3), 0..3);
         assert_eq!(pager.visible(9), 0..4);
     }
 
     #[test]
-    fn a_long_result_is_cut_and_says_so() {
+    fn a_long_result_is_cut_with_a_count_of_the_rest() {
         let text: String = (0..10).map(|number| format!("line {number}\n")).collect();
         let lines = lines_of(&said(LineSpeaker::Result { is_error: false }, &text));
         assert_eq!(lines.len(), RESULT_LINES + 1);

@@ -1,5 +1,4 @@
-//! CPU and memory of each agent: of its cgroup where it has one, and otherwise of its process with all
-//! that it started.
+//! CPU and memory usage of each agent: of its cgroup if it has one, otherwise of its process tree.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,7 +9,7 @@ use crate::systemd::cgroup::Leaf;
 use state::AgentName;
 use sys::proc_usage::{Processes, Usage};
 
-/// The last look, and what came of it.
+/// The last sample of each agent, and the usage computed from it.
 #[derive(Debug, Default)]
 pub struct ResourceUsage {
     last: BTreeMap<AgentName, (i32, Usage, Instant)>,
@@ -18,10 +17,10 @@ pub struct ResourceUsage {
 }
 
 impl ResourceUsage {
-    /// Looks at those that run.
+    /// Samples the running agents.
     pub fn sample(&mut self, agents: &[AgentStatus]) {
         let mut processes = None;
-        let (mut looks, mut loads) = (BTreeMap::new(), BTreeMap::new());
+        let (mut samples, mut loads) = (BTreeMap::new(), BTreeMap::new());
         for agent in agents {
             let Some(pid) = agent.pid else { continue };
             let of_cgroup = agent
@@ -46,19 +45,19 @@ impl ResourceUsage {
                     memory: usage.memory,
                 },
             );
-            looks.insert(agent.name.clone(), (pid, usage, now));
+            samples.insert(agent.name.clone(), (pid, usage, now));
         }
-        (self.last, self.loads) = (looks, loads);
+        (self.last, self.loads) = (samples, loads);
     }
 
-    /// What they take.
+    /// Returns the usage of each agent.
     #[must_use]
     pub fn all(&self) -> BTreeMap<AgentName, Load> {
         self.loads.clone()
     }
 }
 
-/// Of one core.
+/// Returns the CPU time between two samples, in percent of one core.
 fn percent(before: Usage, after: Usage, between: std::time::Duration) -> u32 {
     let spent = after.cpu.saturating_sub(before.cpu).as_millis();
     let share = spent * 100 / between.as_millis().max(1);
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_that_went_with_an_ended_process_is_not_less_than_none() {
+    fn cpu_usage_is_never_negative_after_a_process_has_ended() {
         let usage = |ms| Usage {
             cpu: Duration::from_millis(ms),
             memory: 0,

@@ -1,4 +1,4 @@
-//! Pure: what there is to say of one agent, out of the world.
+//! Row of one agent in `spotkeep top`: the values that the table shows. Pure.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use sys::time::{Timestamp, short};
 /// One agent.
 #[derive(Debug, Clone)]
 pub struct Row<'a> {
-    /// What the keeper says.
+    /// The status that the keeper reports.
     pub agent: &'a AgentStatus,
-    /// What its transcript tells.
+    /// The summary of its transcript.
     pub glance: Option<&'a Glance>,
-    /// What it takes.
+    /// Its CPU and memory.
     pub load: Option<Load>,
-    /// What the save under way, or the one of this boot, did for it.
+    /// What the save of this boot has saved of it.
     pub saved: Option<&'a AgentSaved>,
     now: Timestamp,
 }
 
 impl<'a> Row<'a> {
-    /// The row of an agent of this world.
+    /// Returns the row of an agent of this snapshot.
     #[must_use]
     pub fn new(fleet: &'a FleetSnapshot, agent: &'a AgentStatus, now: Timestamp) -> Self {
         Self {
@@ -37,50 +37,53 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// For how long it is in its state.
+    /// Returns how long it has been in its state.
     #[must_use]
     pub fn since(&self) -> Option<Duration> {
         self.agent.since.map(|since| self.now.since(since))
     }
 
-    /// How old something is.
+    /// Returns the age of a time.
     #[must_use]
     pub fn age(&self, at: Option<Timestamp>) -> Option<Duration> {
         at.map(|at| self.now.since(at))
     }
 
-    /// Whether a person should look at it.
+    /// Returns whether it needs a person.
     #[must_use]
-    pub fn calls(&self) -> bool {
+    pub fn needs_attention(&self) -> bool {
         matches!(
             self.agent.state,
             AgentState::Waiting | AgentState::Failed | AgentState::Stalled
         )
     }
 
-    /// Why it stands still, with how long yet.
+    /// Returns why it does not work, and when it is tried again.
     #[must_use]
     pub fn why(&self) -> Option<String> {
         let why = self.agent.why.as_deref()?;
         Some(match self.agent.next_try {
-            Some(at) if at > self.now => format!("{why}; again in {}", short(at.since(self.now))),
+            Some(at) if at > self.now => {
+                format!("{why}; next try in {}", short(at.since(self.now)))
+            }
             _ => why.to_owned(),
         })
     }
 
-    /// What it is doing, in a line: how far it is saved, why it stands still, or what it is at.
+    /// Returns what it is doing, in one line: how far it is saved, why it does not work, or what it
+    /// works on.
     #[must_use]
     pub fn doing(&self) -> String {
         if let Some(saved) = self.saved {
             return progress(saved);
         }
         if self.agent.state == AgentState::Saving {
-            return "is being ended".to_owned();
+            return "stopping".to_owned();
         }
         let at_work = matches!(self.agent.state, AgentState::Running | AgentState::Idle);
         let doing = self.glance.and_then(|glance| glance.doing.clone());
         match self.why() {
-            // A permission is asked for something: both are worth knowing.
+            // An agent that asks for a permission shows what for.
             Some(why) if self.agent.state == AgentState::Waiting => match doing {
                 Some(doing) => format!("{why}: {doing}"),
                 None => why,
@@ -92,16 +95,16 @@ impl<'a> Row<'a> {
     }
 }
 
-/// How far an agent is saved.
+/// Returns how far an agent is saved.
 fn progress(saved: &AgentSaved) -> String {
-    let mut said = vec![saved.end.clone()];
+    let mut parts = vec![saved.end.clone()];
     if let Some(trouble) = &saved.trouble {
-        said.push(trouble.clone());
+        parts.push(trouble.clone());
     } else if saved.transcript_safe {
-        said.push("transcripts safe".to_owned());
+        parts.push("transcript saved".to_owned());
     }
     if saved.workspace.checkpoint.is_some() {
-        said.push("work safe".to_owned());
+        parts.push("workspace saved".to_owned());
     }
-    said.join(", ")
+    parts.join(", ")
 }

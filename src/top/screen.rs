@@ -1,4 +1,4 @@
-//! The terminal: taken, drawn on, left to somebody else for a while, and given back whatever happens.
+//! Terminal handling: raw mode, drawing, keys, and restoring the terminal in every case.
 
 use std::io::{self, Stdout};
 use std::time::Duration;
@@ -12,43 +12,43 @@ use super::model::Model;
 use super::view::{self, Theme};
 use sys::error::{Context as _, Result};
 
-/// The terminal while it is ours. Dropped, it is as it was before; so it is after a panic.
+/// The terminal in raw mode. It is restored on drop, also after a panic.
 pub struct Screen {
     terminal: Option<Terminal<CrosstermBackend<Stdout>>>,
-    look: Theme,
+    theme: Theme,
 }
 
 impl Screen {
-    /// Takes the terminal.
+    /// Switches the terminal to raw mode.
     ///
     /// # Errors
-    /// It is none.
-    pub fn open(look: Theme) -> Result<Self> {
+    /// It is not a terminal.
+    pub fn open(theme: Theme) -> Result<Self> {
         let mut screen = Self {
             terminal: None,
-            look,
+            theme,
         };
         screen.enter()?;
         Ok(screen)
     }
 
     fn enter(&mut self) -> Result<()> {
-        // It also sees to it that a panic gives the terminal back before it is told.
+        // It also restores the terminal at a panic, before the message is printed.
         self.terminal = Some(ratatui::try_init().context("cannot use the terminal")?);
         Ok(())
     }
 
     fn leave(&mut self) {
-        // The cursor comes back with the end of it.
+        // Dropping the terminal shows the cursor again.
         if self.terminal.take().is_some() {
             ratatui::restore();
         }
     }
 
-    /// Leaves the terminal to somebody else while `work` lasts.
+    /// Restores the terminal while `work` runs, for another program.
     ///
     /// # Errors
-    /// The terminal has gone meanwhile.
+    /// The terminal was closed meanwhile.
     pub fn lend<T>(&mut self, work: impl FnOnce() -> T) -> Result<T> {
         self.leave();
         let result = work();
@@ -59,22 +59,22 @@ impl Screen {
     /// Draws what has changed. Returns the height.
     ///
     /// # Errors
-    /// The terminal has gone.
+    /// The terminal was closed.
     pub fn draw(&mut self, model: &Model) -> Result<u16> {
-        let look = self.look;
+        let theme = self.theme;
         let Some(terminal) = &mut self.terminal else {
             return Ok(0);
         };
         let drawn = terminal
-            .draw(|frame| view::draw(frame.buffer_mut(), model, look))
+            .draw(|frame| view::draw(frame.buffer_mut(), model, theme))
             .context("cannot write to the terminal")?;
         Ok(drawn.area.height)
     }
 
-    /// The keys that were pressed. A change of size is drawn by the next draw.
+    /// Returns the keys that were pressed. A new size takes effect at the next draw.
     ///
     /// # Errors
-    /// The terminal has gone.
+    /// The terminal was closed.
     pub fn keys(&self) -> Result<Vec<Key>> {
         let mut keys = Vec::new();
         while event::poll(Duration::ZERO).context("cannot read the terminal")? {
@@ -115,7 +115,7 @@ fn key(code: KeyCode, modifiers: KeyModifiers) -> Option<Key> {
     })
 }
 
-/// Whether there is a terminal to draw on and to read from.
+/// Returns whether standard input and output are a terminal.
 #[must_use]
 pub fn is_there() -> bool {
     use io::IsTerminal as _;

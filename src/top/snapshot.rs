@@ -1,4 +1,4 @@
-//! What is known of the fleet at one moment, as the effects found it.
+//! Fleet snapshot: everything that `spotkeep top` shows at one moment.
 
 use std::collections::BTreeMap;
 
@@ -8,78 +8,78 @@ use state::{AgentName, JournalEntry, Manifest};
 use sys::files::Space;
 use sys::time::Timestamp;
 
-/// All of it.
+/// The state of the fleet at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FleetSnapshot {
-    /// How everything stands.
+    /// The status of the fleet.
     pub status: Status,
-    /// What went wrong at the last try to learn that; the status is then an older one.
+    /// Why the last poll failed; the status is then an older one.
     pub stale: Option<String>,
-    /// What transcripts tell, by agent.
+    /// Summaries of the transcripts, by agent.
     pub glances: BTreeMap<AgentName, Glance>,
-    /// What processes take, by agent.
+    /// CPU and memory, by agent.
     pub loads: BTreeMap<AgentName, Load>,
     /// The newest lines of the journal, oldest first.
     pub journal: Vec<JournalEntry>,
-    /// The save of this boot, as far as it has come.
+    /// The manifest of this boot's save, as far as it has come.
     pub save: Option<Manifest>,
-    /// The disk of the data directory.
+    /// Space on the disk of the data directory.
     pub disk: Option<Space>,
     /// The machine.
     pub machine: Machine,
-    /// What was said by the agent whose words are looked at.
-    pub words: Option<(AgentName, Vec<TranscriptLine>)>,
+    /// The transcript of the agent that is followed.
+    pub transcript: Option<(AgentName, Vec<TranscriptLine>)>,
 }
 
-/// What a transcript tells in a glance.
+/// A summary of a transcript.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Glance {
-    /// The tool that is open, or the last words.
+    /// The running tool, or the last message.
     pub doing: Option<String>,
-    /// Tokens that were new to the model or said by it, over the session.
+    /// New input tokens and output tokens of the session.
     pub tokens: u64,
-    /// Tokens out of the model's cache, over the session.
+    /// Cached input tokens of the session.
     pub cached: u64,
-    /// Tokens that the model has before its eyes.
+    /// Tokens in the model's context.
     pub context: u64,
-    /// The whole transcript was counted; otherwise there are more.
+    /// Whether the whole transcript was counted; otherwise there are more tokens.
     pub is_whole: bool,
 }
 
-/// What an agent's processes take.
+/// CPU and memory of an agent's processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Load {
-    /// Percent of one core, since the last look; none before the second.
+    /// CPU usage since the last sample, in percent of one core; `None` before the second sample.
     pub cpu: Option<u32>,
-    /// Bytes of memory.
+    /// Memory, in bytes.
     pub memory: u64,
 }
 
 /// The machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// Its name.
+    /// The host name.
     pub name: String,
-    /// Its cloud, where it is in one; null until it was asked.
+    /// The cloud, if it is in one; `None` until the cloud has answered.
     pub cloud: Option<String>,
-    /// Whether it may be taken away at any time; null where nobody says.
+    /// Whether the cloud may preempt it; `None` if unknown.
     pub preemptible: Option<bool>,
 }
 
-/// Something that was found out, or happened.
+/// A message to the model.
 #[derive(Debug, Clone, PartialEq)]
 pub enum News {
-    /// How everything stands now.
+    /// A new snapshot of the fleet.
     FleetSnapshot(Box<FleetSnapshot>),
-    /// What came of a command.
-    Said {
-        /// What was asked for, as it would be typed.
+    /// A command has ended.
+    CommandDone {
+        /// The command as the user would type it.
         command: String,
-        /// What it printed.
+        /// Its output.
         text: String,
-        /// Whether it worked.
+        /// Whether it succeeded.
         worked: bool,
-        /// It is to be read in full.
+        /// Whether to show the output in the pager.
         show: bool,
     },
     /// Time has passed.

@@ -1,5 +1,7 @@
-//! Follows the transcripts of all agents. What a person wants to see is at the end of each, so that is
-//! read first; the tokens of a long one are counted once, aside, and followed from there.
+//! Transcript follower: reads the transcripts of all agents as they grow.
+//!
+//! The end of each transcript is read first, since that is what the user looks at. The tokens of a
+//! long transcript are counted once by a background thread, and kept up to date from there.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,13 +19,13 @@ use sys::inotify::{Bell, Watch};
 use sys::process;
 use sys::thread;
 
-/// The end of a transcript that is read at once, in bytes.
+/// Bytes at the end of a transcript that are read first.
 const FIRST_LOOK: u64 = 256 << 10;
 
-/// One that is not there yet is looked for this often.
+/// How often to look for a transcript that does not exist yet.
 const SEARCH_EVERY: Duration = Duration::from_secs(2);
 
-/// All of them.
+/// The transcripts of all agents.
 pub struct Transcripts {
     config_dir: PathBuf,
     all: BTreeMap<AgentName, Followed>,
@@ -31,20 +33,20 @@ pub struct Transcripts {
     counted: Receiver<Counted>,
 }
 
-/// One that is to be read from its beginning.
+/// A transcript that the background thread is to read from its beginning.
 struct Recount {
     name: AgentName,
     path: PathBuf,
 }
 
-/// One that was.
+/// A transcript that the background thread has read.
 struct Counted {
     name: AgentName,
     reader: Reader,
     story: Story,
 }
 
-/// One agent's.
+/// The transcript of one agent.
 #[derive(Default)]
 struct Followed {
     session_id: String,
@@ -61,7 +63,7 @@ struct Open {
 }
 
 impl Transcripts {
-    /// Follows none yet; `bell` is rung when one has been counted.
+    /// Starts without transcripts; `bell` wakes the caller when one has been counted.
     pub fn new(config_dir: PathBuf, bell: Bell) -> Self {
         let (jobs, queue) = mpsc::channel();
         let (done, counted) = mpsc::channel();
@@ -77,11 +79,12 @@ impl Transcripts {
         }
     }
 
-    /// Reads what is new in the sessions of these agents.
+    /// Reads new records of these agents.
     pub fn refresh(&mut self, agents: &[AgentStatus], watch: &Watch) {
         self.all
             .retain(|name, _| agents.iter().any(|agent| agent.name == *name));
-        // First, so that what is begun in this look is never in it: the bell brings the next one.
+        // First, so that a count that is requested below is applied by the next call, which the
+        // bell causes.
         self.take_counted();
         for agent in agents.iter().filter(|agent| !agent.session_id.is_empty()) {
             let followed = self.all.entry(agent.name.clone()).or_default();
@@ -117,7 +120,7 @@ impl Transcripts {
         }) = self.counted.try_recv()
         {
             let followed = self.all.get_mut(&name).and_then(|one| one.open.as_mut());
-            // Another session may have begun since.
+            // The agent may have another session now.
             if let Some(open) = followed.filter(|open| open.reader.path() == reader.path()) {
                 *open = Open {
                     reader,
@@ -129,7 +132,7 @@ impl Transcripts {
         }
     }
 
-    /// What each tells in a glance.
+    /// Returns a summary of each transcript.
     pub fn glances(&self) -> BTreeMap<AgentName, Glance> {
         let open = self
             .all
@@ -139,7 +142,7 @@ impl Transcripts {
             .collect()
     }
 
-    /// What was said by an agent, the newest last.
+    /// Returns the messages of an agent, newest last.
     pub fn lines_of(&self, name: &AgentName) -> Vec<TranscriptLine> {
         let open = self.all.get(name).and_then(|one| one.open.as_ref());
         open.map(|open| open.story.lines().cloned().collect())
@@ -155,9 +158,9 @@ impl Followed {
 }
 
 impl Open {
-    /// Reads what is new; a file that is as it was is not even opened.
+    /// Reads new records; an unchanged file is not opened.
     fn read(&mut self) {
-        let seen = look_at(self.reader.path());
+        let seen = file_state(self.reader.path());
         if seen == self.seen {
             return;
         }
@@ -185,7 +188,7 @@ impl Open {
     }
 }
 
-fn look_at(path: &Path) -> (u64, u64, u64) {
+fn file_state(path: &Path) -> (u64, u64, u64) {
     std::fs::metadata(path).map_or((0, 0, 0), |meta| (meta.dev(), meta.ino(), meta.len()))
 }
 
@@ -206,7 +209,7 @@ fn open(config_dir: &Path, session_id: &str) -> Option<Open> {
     })
 }
 
-/// Reads long transcripts from their beginnings, one after another, behind everybody else.
+/// Reads long transcripts from their beginnings, one after another, with low priority.
 fn count(jobs: &Receiver<Recount>, done: &Sender<Counted>, bell: &Bell) {
     process::set_nice();
     for Recount { name, path } in jobs {
@@ -227,7 +230,7 @@ fn count(jobs: &Receiver<Recount>, done: &Sender<Counted>, bell: &Bell) {
         {
             return;
         }
-        bell.retention();
+        bell.wake();
     }
 }
 
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_transcript_tells_its_end_at_once_and_its_tokens_when_they_are_counted() {
+    fn a_long_transcript_shows_its_end_first_and_its_tokens_when_they_are_counted() {
         let dir = tempfile::tempdir().unwrap();
         let project = dir.path().join("projects/-w");
         fs::create_dir_all(&project).unwrap();

@@ -1,4 +1,6 @@
-//! Sessions that exist already become agents: the fake plays a Claude that somebody started by hand.
+//! Tests of `spotkeep adopt`: existing sessions become agents.
+//!
+//! The fake Claude runs as a process that a user has started by hand, outside of spotkeep.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,12 +14,12 @@ use sys::process::ProcessId;
 use crate::real_claude::Person;
 use crate::support::{Lab, arguments, git, prompt_of};
 
-/// Claude's own directory of the person at this machine.
+/// The user's own Claude configuration directory (`~/.claude`).
 pub fn own_config(lab: &Lab) -> PathBuf {
     lab.dir.join("home/.claude")
 }
 
-/// A repository outside of the data directory, with uncommitted work in it.
+/// Creates a repository outside of the data directory, with uncommitted work in it.
 pub fn outside(lab: &Lab, name: &str) -> PathBuf {
     let inside = lab.make_workspace(name);
     let place = lab.dir.join("work").join(name);
@@ -26,9 +28,9 @@ pub fn outside(lab: &Lab, name: &str) -> PathBuf {
     place
 }
 
-/// Somebody works on it by hand, until the model was asked so far.
-pub fn somebody(lab: &Lab, cwd: &Path, name: &str, plan: &str) -> Person {
-    let person = Person::elsewhere(lab, &own_config(lab), cwd, &[&prompt_of(name, plan, 1)]);
+/// Starts a session by hand in `cwd`, and waits until the model has received its prompt.
+pub fn start_person(lab: &Lab, cwd: &Path, name: &str, plan: &str) -> Person {
+    let person = Person::with_own_config(lab, &own_config(lab), cwd, &[&prompt_of(name, plan, 1)]);
     lab.until("the model was asked", || {
         let request_log = lab.model.request_log();
         let account = request_log.agents.get(name)?;
@@ -38,18 +40,19 @@ pub fn somebody(lab: &Lab, cwd: &Path, name: &str, plan: &str) -> Person {
     person
 }
 
-/// A session of before, whose Claude has ended.
-fn before(lab: &Lab, cwd: &Path, name: &str) -> String {
-    let person = somebody(lab, cwd, name, "idle");
+/// Returns the id of a session that was started by hand and whose Claude has ended.
+fn ended_session(lab: &Lab, cwd: &Path, name: &str) -> String {
+    let person = start_person(lab, cwd, name, "idle");
     let session = person.session();
     wait_written(lab, name, &session);
     person.leaves();
     session
 }
 
-/// Waits until all that an agent of before has said is in its transcript: it writes a tenth of a second later.
+/// Waits until all messages of the session are in its transcript: the fake writes them a tenth of a
+/// second later.
 fn wait_written(lab: &Lab, name: &str, session: &str) {
-    lab.until("all of it is written", || {
+    lab.until("all messages are in the transcript", || {
         let written = transcript_marks(&own_config(lab), session);
         let request_log = lab.model.request_log();
         let records = &request_log.agents.get(name)?.records;
@@ -60,7 +63,7 @@ fn wait_written(lab: &Lab, name: &str, session: &str) {
     });
 }
 
-/// The row of a session in the plan.
+/// Returns the row of a session in the plan.
 fn row(lab: &Lab, args: &[&str], session: &str) -> Value {
     let said = lab.run(&[&["adopt", "--json"], args].concat()).sound();
     let plan = said.json();
@@ -69,7 +72,7 @@ fn row(lab: &Lab, args: &[&str], session: &str) -> Value {
     rows.iter().find(is_meant).cloned().unwrap_or(Value::Null)
 }
 
-/// Fails unless it goes on as an agent, in the same session and with nothing lost.
+/// Asserts that the session continues as an agent, under the same id and with nothing lost.
 fn assert_goes_on(lab: &Lab, name: &str, session: &str) {
     lab.wait_up(name, 1);
     lab.wait_state(name, "idle");
@@ -86,7 +89,7 @@ fn assert_goes_on(lab: &Lab, name: &str, session: &str) {
 fn without_yes_the_plan_is_shown_and_nothing_is_done() {
     let lab = Lab::new();
     let place = outside(&lab, "api");
-    let session = before(&lab, &place, "api");
+    let session = ended_session(&lab, &place, "api");
     let config = lab.config_text();
     let said = lab.run(&["adopt", &session]).ok();
     for words in [
@@ -116,10 +119,10 @@ fn without_yes_the_plan_is_shown_and_nothing_is_done() {
 }
 
 #[test]
-fn a_session_whose_workspace_moves_into_the_root_goes_on_and_is_found_from_there() {
+fn a_session_whose_workspace_moves_into_the_data_directory_continues_and_is_found_there() {
     let lab = Lab::new();
     let place = outside(&lab, "api");
-    let session = before(&lab, &place, "api");
+    let session = ended_session(&lab, &place, "api");
     let folder = own_config(&lab).join("projects").join(slug(&place));
     fs::create_dir_all(folder.join("memory")).unwrap();
     fs::write(folder.join("memory/MEMORY.md"), "remember").unwrap();
@@ -131,7 +134,11 @@ fn a_session_whose_workspace_moves_into_the_root_goes_on_and_is_found_from_there
     let to = lab.workspace("api");
     assert!(!place.exists());
     assert_eq!(git(&to, &["status", "--porcelain"]), status);
-    assert_eq!(fs::read(&original).unwrap(), words, "the original stays");
+    assert_eq!(
+        fs::read(&original).unwrap(),
+        words,
+        "the original was changed"
+    );
     let copy = lab.transcript("api");
     assert_eq!(fs::read(&copy).unwrap(), words);
     let folder = lab.file(".claude/projects").join(slug(&to));
@@ -148,22 +155,25 @@ fn a_session_whose_workspace_moves_into_the_root_goes_on_and_is_found_from_there
     let _keeper = lab.keeper();
     assert_goes_on(&lab, "api", &session);
     let words = arguments(lab.process("api"));
-    assert!(words.contains(&session), "by its id: {words:?}");
-    // Asked again, it is known.
+    assert!(
+        words.contains(&session),
+        "the session is not resumed by its id: {words:?}"
+    );
+    // A second plan shows it as an agent.
     let row = row(&lab, &["--all"], &session);
     assert_eq!(row["action"], "agent", "{row}");
 }
 
 #[test]
-fn a_turn_that_was_cut_before_goes_on_and_nobody_speaks_of_a_preemption() {
+fn a_turn_that_was_cut_off_continues_after_adoption_without_a_note_of_a_preemption() {
     let lab = Lab::new();
     let place = outside(&lab, "api");
-    let person = somebody(&lab, &place, "api", "tool");
+    let person = start_person(&lab, &place, "api", "tool");
     lab.until("the open tool runs", || {
         place.join("open.txt").exists().then_some(())
     });
     let session = session_of(&own_config(&lab), person.claude);
-    // As when the terminal goes.
+    // As when the terminal is closed.
     person.leaves();
     let planned = row(&lab, &[&session], &session);
     assert!(
@@ -188,10 +198,10 @@ pub fn session_of(config: &Path, claude: ProcessId) -> String {
 }
 
 #[test]
-fn what_runs_in_a_terminal_is_refused_and_is_ended_and_taken_in_where_that_is_asked() {
+fn a_session_in_a_terminal_is_refused_and_is_ended_and_adopted_with_end() {
     let lab = Lab::new();
     let place = outside(&lab, "api");
-    let person = somebody(&lab, &place, "api", "idle");
+    let person = start_person(&lab, &place, "api", "idle");
     let session = person.session();
     wait_written(&lab, "api", &session);
     let planned = row(&lab, &[&session], &session);
@@ -228,17 +238,20 @@ fn what_runs_in_a_terminal_is_refused_and_is_ended_and_taken_in_where_that_is_as
     let flag = "--dangerously-skip-permissions".to_owned();
     assert!(
         arguments(lab.process("api")).contains(&flag),
-        "as it was started by hand"
+        "the agent lacks an argument of the session that was started by hand"
     );
 }
 
 #[test]
-fn a_copy_leaves_the_workspace_where_it_was_and_a_worktree_of_elsewhere_stays_there() {
+fn a_copy_leaves_the_workspace_in_place_and_a_worktree_outside_is_neither_moved_nor_copied() {
     let lab = Lab::new();
     let place = outside(&lab, "api");
     let linked = lab.dir.join("work/linked");
     git(&place, &["worktree", "add", "-q", linked.to_str().unwrap()]);
-    let (first, second) = (before(&lab, &place, "api"), before(&lab, &linked, "linked"));
+    let (first, second) = (
+        ended_session(&lab, &place, "api"),
+        ended_session(&lab, &linked, "linked"),
+    );
     for how in ["--move", "--copy"] {
         let refused = row(&lab, &[how, &second], &second);
         assert_eq!(refused["action"], "refused", "{refused}");
@@ -263,11 +276,11 @@ fn a_copy_leaves_the_workspace_where_it_was_and_a_worktree_of_elsewhere_stays_th
 }
 
 #[test]
-fn an_adoption_that_was_cut_off_is_completed_by_the_next() {
+fn an_interrupted_adoption_is_completed_by_the_next() {
     let lab = Lab::new();
     let place = outside(&lab, "api");
-    let session = before(&lab, &place, "api");
-    // Cut before the workspace moved: the record is there, and no declaration.
+    let session = ended_session(&lab, &place, "api");
+    // Interrupted before the workspace moved: the record exists, and no declaration.
     lab.run(&["adopt", "--yes", "--move", &session]).ok();
     let declared = lab.config_text();
     let undeclared = declared.split("\n[agents.api]").next().unwrap().to_owned();
@@ -276,7 +289,7 @@ fn an_adoption_that_was_cut_off_is_completed_by_the_next() {
     lab.run(&["adopt", "--yes", "--move", &session]).ok();
     assert_eq!(lab.config_text().trim_end(), declared.trim_end());
     assert!(lab.workspace("api").is_dir() && !place.exists());
-    // Cut after that.
+    // Interrupted after that.
     lab.write_config(&undeclared);
     lab.run(&["adopt", "--yes", "--move", &session]).ok();
     assert_eq!(lab.config_text().trim_end(), declared.trim_end());
@@ -285,27 +298,24 @@ fn an_adoption_that_was_cut_off_is_completed_by_the_next() {
 }
 
 #[test]
-fn a_keeper_that_runs_starts_what_is_taken_in() {
+fn a_running_keeper_starts_an_adopted_session() {
     let lab = Lab::new();
     let _keeper = lab.keeper();
     let place = outside(&lab, "api");
-    let session = before(&lab, &place, "api");
+    let session = ended_session(&lab, &place, "api");
     let said = lab.run(&["adopt", "--yes", "--move", &session]).ok();
-    assert!(
-        said.out.contains("the keeper takes it from here"),
-        "{said:?}"
-    );
+    assert!(said.out.contains("the keeper starts them now"), "{said:?}");
     assert_goes_on(&lab, "api", &session);
 }
 
 #[test]
-fn a_workspace_of_another_filesystem_is_copied_and_kept_aside() {
+fn a_workspace_on_another_filesystem_is_copied_and_the_original_is_kept() {
     let lab = Lab::new();
     let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
     let device = |path: &Path| fs::metadata(path).unwrap().dev();
     if device(elsewhere.path()) == device(&lab.dir) {
         return crate::support::skip(
-            "a_workspace_of_another_filesystem_is_copied_and_kept_aside",
+            "a_workspace_on_another_filesystem_is_copied_and_the_original_is_kept",
             "/tmp and /dev/shm are one filesystem",
         );
     }
@@ -313,9 +323,9 @@ fn a_workspace_of_another_filesystem_is_copied_and_kept_aside() {
     let place = elsewhere.path().join("api");
     spotkeep::storage::merge_tree::merge(&inside, &place).unwrap();
     fs::remove_dir_all(&inside).unwrap();
-    let session = before(&lab, &place, "api");
+    let session = ended_session(&lab, &place, "api");
     let said = lab.run(&["adopt", "--yes", "--move", &session]).ok();
-    assert!(said.out.contains("it is kept as"), "{said:?}");
+    assert!(said.out.contains("the original is kept as"), "{said:?}");
     assert!(!place.exists() && lab.workspace("api").join("untracked.txt").exists());
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
     let _keeper = lab.keeper();
@@ -323,10 +333,10 @@ fn a_workspace_of_another_filesystem_is_copied_and_kept_aside() {
 }
 
 #[test]
-fn a_session_in_the_roots_own_configuration_is_taken_in_where_it_is() {
+fn a_session_in_the_data_directorys_configuration_is_adopted_in_place() {
     let lab = Lab::new();
     let place = lab.make_workspace("mine");
-    let person = Person::elsewhere(
+    let person = Person::with_own_config(
         &lab,
         &lab.file(".claude"),
         &place,

@@ -1,4 +1,4 @@
-//! Turns that the API ends: agents are shown as what they are, waited for and nudged.
+//! Tests of turns that end with an API error: the state shown, the waiting time and the nudges.
 
 use std::fs;
 
@@ -11,21 +11,21 @@ use crate::support::{Lab, prompt_of};
 
 const NO_RETRIES: &str = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\" }";
 
-/// A subscription's login, good or not.
+/// Writes a subscription's login file, valid or not.
 pub fn login(lab: &Lab, content: &str) {
     let dir = lab.file(".claude");
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join(".credentials.json"), content).unwrap();
 }
 
-/// One that lasts, and differs from another by its token.
+/// Returns a login that does not expire; `token` tells it from another one.
 pub fn lasting(token: &str) -> String {
     format!(
         r#"{{"claudeAiOauth":{{"accessToken":"sk-ant-oat01-{token}","refreshToken":"sk-ant-ort01-{token}","expiresAt":9999999999999,"scopes":["user:inference","user:profile"],"subscriptionType":"max"}}}}"#
     )
 }
 
-/// A keeper whose pauses are as long as they are, so that nothing is tried again meanwhile.
+/// Starts a keeper with unscaled pauses, so that nothing is retried during the test.
 fn patient(lab: &Lab) -> Keeper {
     lab.keeper_by(|command| {
         command.env("SPOTKEEP_TIME_SCALE", "1");
@@ -39,7 +39,7 @@ fn continued(lab: &Lab, name: &str) -> u32 {
 }
 
 #[test]
-fn an_agent_that_the_api_stopped_says_so() {
+fn status_shows_why_the_api_stopped_an_agent() {
     let lab = Lab::new();
     lab.model.fault(Fault::status(529), 1);
     lab.declare("a", "idle", NO_RETRIES);
@@ -50,7 +50,7 @@ fn an_agent_that_the_api_stopped_says_so() {
 }
 
 #[test]
-fn an_agent_that_the_api_stopped_is_nudged_until_it_goes_on() {
+fn an_agent_that_the_api_stopped_is_nudged_until_it_continues() {
     let lab = Lab::new();
     lab.model.fault(Fault::status(529), 2);
     lab.declare("a", "idle", NO_RETRIES);
@@ -59,14 +59,14 @@ fn an_agent_that_the_api_stopped_is_nudged_until_it_goes_on() {
     assert_eq!(stalled.data["reason"], "overloaded");
     let again = lab.wait_event("a", "stalled", 2);
     assert_eq!(again.data["in_a_row"], 2);
-    lab.until("it goes on", || (continued(&lab, "a") > 0).then_some(()));
+    lab.until("a continues", || (continued(&lab, "a") > 0).then_some(()));
     lab.wait_state("a", "idle");
     assert_eq!(lab.events("a", "nudged").len(), 2);
     assert!(lab.events("a", "exited").is_empty());
 }
 
 #[test]
-fn what_the_api_refuses_is_left_to_a_human() {
+fn an_agent_whose_request_the_api_refuses_waits_for_the_user() {
     let lab = Lab::new();
     lab.model.fault(Fault::status(400), 1);
     lab.declare("a", "idle", NO_RETRIES);
@@ -103,7 +103,7 @@ fn a_usage_limit_is_waited_for() {
 }
 
 #[test]
-fn one_lost_login_pauses_the_fleet_once_and_one_login_ends_that() {
+fn a_lost_login_pauses_the_fleet_once_and_a_new_login_ends_the_pause() {
     let lab = Lab::new();
     lab.model.fault(Fault::status(401), 2);
     lab.declare("a", "idle", NO_RETRIES);
@@ -113,20 +113,28 @@ fn one_lost_login_pauses_the_fleet_once_and_one_login_ends_that() {
     lab.wait_state("b", "stalled");
     assert_eq!(lab.status()["paused"], "login");
     assert!(lab.run(&["status"]).out.contains("paused  login"));
-    // Whoever comes now waits with them.
+    // An agent that is added now waits with them.
     lab.declare("c", "idle", NO_RETRIES);
     login(&lab, &lasting("one"));
     lab.wait_event("", "unpaused", 1);
     for name in ["a", "b"] {
-        lab.until("it goes on", || (continued(&lab, name) > 0).then_some(()));
+        lab.until("the agent continues", || {
+            (continued(&lab, name) > 0).then_some(())
+        });
         lab.wait_state(name, "idle");
-        assert!(lab.events(name, "exited").is_empty(), "no restart is spent");
+        assert!(
+            lab.events(name, "exited").is_empty(),
+            "{name} was restarted"
+        );
     }
     assert_eq!(lab.events("", "paused").len(), 1);
     assert_eq!(lab.status()["paused"], Value::Null);
     let journal = fs::read_to_string(lab.file("session-state/journal.jsonl")).unwrap();
     let log = fs::read_to_string(lab.log()).unwrap_or_default();
-    assert!(!(journal + &log).contains("sk-ant"), "a secret was told");
+    assert!(
+        !(journal + &log).contains("sk-ant"),
+        "a secret is in the journal or the log"
+    );
 }
 
 #[test]
@@ -138,7 +146,7 @@ fn nothing_is_started_while_the_fleet_waits_for_a_login() {
     lab.wait_event("", "paused", 1);
     lab.declare("b", "idle", NO_RETRIES);
     lab.reload();
-    lab.until("it says what it waits for", || {
+    lab.until("status shows that b waits for a login", || {
         let why = lab.agent("b")["why"]
             .as_str()
             .unwrap_or_default()
@@ -146,24 +154,24 @@ fn nothing_is_started_while_the_fleet_waits_for_a_login() {
         why.contains("/login").then_some(())
     });
     assert!(lab.events("b", "starting").is_empty());
-    // A person who asks for an agent has repaired something, or wants to know.
+    // An explicit start is tried even so: the user may have repaired the login.
     lab.run(&["start", "b"]).ok();
     lab.wait_done("b");
 }
 
 #[test]
-fn a_login_that_was_blanked_is_put_back() {
+fn a_login_file_that_was_emptied_is_restored() {
     let lab = Lab::new();
     login(&lab, &lasting("one"));
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
     lab.wait_done("a");
-    lab.until("the login is kept", || {
+    lab.until("the login is saved", || {
         let kept = fs::read_to_string(lab.file("session-state/credentials.json")).ok()?;
         (kept == lasting("one")).then_some(())
     });
     login(&lab, "");
-    let repaired = lab.until("it is said", || {
+    let repaired = lab.until("the repair is logged", || {
         let events = lab.events("", "repaired");
         events
             .into_iter()
@@ -175,7 +183,7 @@ fn a_login_that_was_blanked_is_put_back() {
 }
 
 #[test]
-fn an_agent_that_was_stopped_by_the_api_is_resumed_with_a_word_to_go_on() {
+fn an_agent_that_the_api_stopped_is_asked_to_continue_after_the_next_boot() {
     let lab = Lab::new();
     lab.model.fault(Fault::status(401), 1);
     lab.declare("a", "idle", NO_RETRIES);
@@ -184,11 +192,11 @@ fn an_agent_that_was_stopped_by_the_api_is_resumed_with_a_word_to_go_on() {
     lab.next_boot();
     let _keeper = lab.keeper();
     assert_eq!(lab.wait_event("a", "starting", 2).data["how"], "continue");
-    lab.until("it goes on", || (continued(&lab, "a") > 0).then_some(()));
+    lab.until("a continues", || (continued(&lab, "a") > 0).then_some(()));
     lab.wait_state("a", "idle");
     assert_eq!(
         lab.events("", "paused").len(),
         1,
-        "what an earlier boot met is no news"
+        "a pause of an earlier boot is logged again"
     );
 }

@@ -1,4 +1,4 @@
-//! The crates of the workspace, and which of them may use which.
+//! Tests of the dependencies between the crates, and between the modules of the program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What ARCHITECTURE.md says: each crate, and the others that it may use.
+/// Each crate and the others that it may use, as in ARCHITECTURE.md.
 const ARROWS: [(&str, &[&str]); 9] = [
     ("sys", &[]),
     ("state", &["sys"]),
@@ -73,25 +73,25 @@ fn each_crate_uses_only_those_that_the_architecture_allows() {
     assert_eq!(found, allowed);
 }
 
-/// The rooms of the program, each before those that it may use.
-const ROOMS: [&str; 16] = [
+/// The modules of the program, each before those that it may use.
+const MODULES: [&str; 16] = [
     "cli", "top", "doctor", "setup", "adopt", "keeper", "save", "resume", "backup", "report",
     "metadata", "notify", "agent", "tmux", "storage", "systemd",
 ];
 
 #[test]
-fn each_room_of_the_program_uses_only_those_below_it() {
+fn each_module_of_the_program_uses_only_those_below_it() {
     let mut files = Vec::new();
     collect(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
         &mut files,
     );
     let mut wrong = Vec::new();
-    for (path, room) in &files {
+    for (path, module) in &files {
         let text = fs::read_to_string(path).unwrap();
         let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
-        let place = |room: &str| ROOMS.iter().position(|one| *one == room);
-        let own = place(room).unwrap_or_else(|| panic!("{room} is a room that is not listed"));
+        let place = |module: &str| MODULES.iter().position(|one| *one == module);
+        let own = place(module).unwrap_or_else(|| panic!("module {module} is not listed"));
         let lines = code
             .lines()
             .filter(|line| !line.trim_start().starts_with("//"));
@@ -105,10 +105,13 @@ fn each_room_of_the_program_uses_only_those_below_it() {
             }
         }
     }
-    assert!(wrong.is_empty(), "against the arrows: {wrong:#?}");
+    assert!(
+        wrong.is_empty(),
+        "dependencies that are not allowed: {wrong:#?}"
+    );
 }
 
-/// All files that are no tests, each with its room.
+/// Collects all source files but tests, each with its module.
 fn collect(src: &Path, files: &mut Vec<(PathBuf, String)>) {
     let mut dirs = vec![src.to_owned()];
     while let Some(dir) = dirs.pop() {
@@ -119,10 +122,10 @@ fn collect(src: &Path, files: &mut Vec<(PathBuf, String)>) {
                 dirs.push(path);
             } else if name.ends_with(".rs") && name != "tests.rs" {
                 let below = path.strip_prefix(src).unwrap();
-                let room = below.components().next().unwrap().as_os_str();
-                let room = room.to_str().unwrap().trim_end_matches(".rs").to_owned();
-                if room != "lib" && room != "main" {
-                    files.push((path, room));
+                let module = below.components().next().unwrap().as_os_str();
+                let module = module.to_str().unwrap().trim_end_matches(".rs").to_owned();
+                if module != "lib" && module != "main" {
+                    files.push((path, module));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Backups, made with the real restic and looked at with it by hand.
+//! Tests of backups with the real restic, checked by running restic by hand.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,10 +11,10 @@ use std::time::Instant;
 use serde_json::Value;
 use sys::process::{ProcessId, Signal};
 
-use crate::support::{Lab, SPOTKEEP, Said, git, is_root, said, skip};
+use crate::support::{CommandOutput, Lab, SPOTKEEP, git, is_root, said, skip};
 use testing::wait::during;
 
-/// Whether restic is here; otherwise the test says by name that it cannot run.
+/// Whether restic is installed; if not, reports the test as skipped.
 pub fn has_restic(test: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|dir| dir.join("restic").is_file());
@@ -24,7 +24,7 @@ pub fn has_restic(test: &str) -> bool {
     found
 }
 
-/// A data directory with a workspace, a transcript and secrets, and no keeper.
+/// Returns a lab with a workspace, build output, secrets and a home directory; no keeper runs.
 pub fn furnished() -> Lab {
     let lab = Lab::new();
     lab.declare("a", "", "");
@@ -59,8 +59,8 @@ pub fn put(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-/// restic by hand, as `backup key` says.
-pub fn by_hand(lab: &Lab, args: &[&str]) -> Said {
+/// Runs restic by hand, with the settings that `backup key` prints.
+pub fn by_hand(lab: &Lab, args: &[&str]) -> CommandOutput {
     let key = lab.run(&["backup", "key", "--json"]).ok().json();
     let mut restic = lab.program("restic");
     restic
@@ -74,7 +74,7 @@ pub fn by_hand(lab: &Lab, args: &[&str]) -> Said {
     said(&mut restic)
 }
 
-/// Every file below a directory with what is in it.
+/// Returns every file below a directory with its contents.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(base: &Path, dir: &Path, all: &mut BTreeMap<PathBuf, Vec<u8>>) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -92,7 +92,7 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
-/// The same command with a program called restic in front of the real one.
+/// Returns the command with a script named `restic` before the real one in the path.
 fn with_restic(lab: &Lab, script: &str, args: &[&str]) -> Command {
     let dir = lab.dir.join("other");
     put(&dir.join("restic"), script);
@@ -111,8 +111,8 @@ fn ids(lab: &Lab) -> Vec<String> {
 }
 
 #[test]
-fn what_restic_restores_by_hand_is_what_was_there_without_secrets_and_builds() {
-    if !has_restic("what_restic_restores_by_hand_is_what_was_there_without_secrets_and_builds") {
+fn restic_by_hand_restores_everything_but_secrets_and_build_output() {
+    if !has_restic("restic_by_hand_restores_everything_but_secrets_and_build_output") {
         return;
     }
     let lab = furnished();
@@ -159,21 +159,21 @@ fn what_restic_restores_by_hand_is_what_was_there_without_secrets_and_builds() {
     for (path, bytes) in &back {
         assert_eq!(left.get(path), Some(bytes), "{}", path.display());
     }
-    // A branch of that name is no build.
+    // A branch of that name is not build output.
     assert!(back.contains_key(Path::new("workspaces/a/.git/refs/heads/target")));
     for (path, mode) in [("backups", 0o700), ("backups.key", 0o600)] {
         let meta = fs::metadata(lab.file(path)).unwrap();
         assert_eq!(meta.mode() & 0o777, mode, "{path}");
     }
-    // An agent that has not been seen by a keeper yet has no record, and all others have.
+    // An agent that no keeper has loaded yet has no record; all others have one.
     let status = lab.status();
     assert_eq!(status["backup"]["id"], made["backup"]["id"]);
     assert_eq!(status["trouble"], Value::Array(Vec::new()));
 }
 
 #[test]
-fn listed_files_and_secrets_are_kept_where_that_is_asked_for() {
-    if !has_restic("listed_files_and_secrets_are_kept_where_that_is_asked_for") {
+fn listed_files_and_secrets_are_backed_up_on_request() {
+    if !has_restic("listed_files_and_secrets_are_backed_up_on_request") {
         return;
     }
     let lab = furnished();
@@ -202,8 +202,8 @@ fn listed_files_and_secrets_are_kept_where_that_is_asked_for() {
 }
 
 #[test]
-fn where_nothing_has_changed_no_restic_is_started_and_no_byte_written() {
-    if !has_restic("where_nothing_has_changed_no_restic_is_started_and_no_byte_written") {
+fn without_a_change_no_restic_is_started_and_nothing_is_written() {
+    if !has_restic("without_a_change_no_restic_is_started_and_nothing_is_written") {
         return;
     }
     let lab = furnished();
@@ -232,7 +232,7 @@ fn where_nothing_has_changed_no_restic_is_started_and_no_byte_written() {
     }
     assert!(!started.exists());
     assert_eq!(files(&lab), before);
-    // What is built again is no change, and a change is.
+    // New build output does not count as a change; another file does.
     put(&lab.workspace("a").join("target/debug/more"), "x");
     assert_eq!(
         lab.run(&["backup", "now", "--json"]).ok().json()["outcome"],
@@ -273,7 +273,7 @@ fn a_flipped_byte_in_each_kind_of_file_is_found_and_named() {
         assert_eq!(found.code, 3, "{kind}: {found:?}");
         let damage = found.json()["damage"].to_string();
         assert!(damage.contains(file.to_str().unwrap()), "{kind}: {damage}");
-        // It is shown until a check finds it whole again.
+        // The error is shown until a check passes again.
         let status = lab.run(&["status"]);
         assert!(
             status.code == 3 && status.out.contains("damaged"),
@@ -285,7 +285,8 @@ fn a_flipped_byte_in_each_kind_of_file_is_found_and_named() {
     assert_eq!(lab.run(&["status"]).code, 0);
 }
 
-/// A restic that is ended at once, with what it started; the shape of `kill -9`.
+/// Starts spotkeep in its own process group, so that `kill_all` can end it together with its
+/// restic.
 fn start(lab: &Lab, args: &[&str]) -> Child {
     let mut command = lab.spotkeep(args);
     command
@@ -296,7 +297,7 @@ fn start(lab: &Lab, args: &[&str]) -> Child {
         .unwrap()
 }
 
-/// The restic of this lab, if one runs.
+/// Returns the running restic of this lab, if there is one.
 fn restic_of(lab: &Lab) -> Option<ProcessId> {
     lab.processes().into_iter().find(|process| {
         let name = fs::read_to_string(format!("/proc/{}/comm", process.pid)).unwrap_or_default();
@@ -305,7 +306,7 @@ fn restic_of(lab: &Lab) -> Option<ProcessId> {
 }
 
 fn kill_all(lab: &Lab, child: &mut Child) {
-    // Ours first, so that it cannot tell of the end of its restic.
+    // spotkeep first, so that it cannot report the end of its restic.
     child.kill().ok();
     child.wait().unwrap();
     while let Some(restic) = restic_of(lab).and_then(ProcessId::open) {
@@ -314,12 +315,12 @@ fn kill_all(lab: &Lab, child: &mut Child) {
     }
 }
 
-/// Something that takes restic a while and cannot be squeezed.
+/// Writes pseudo-random data, which restic cannot compress.
 fn noise(path: &Path, seed: u64, bytes: usize) {
     let mut state = seed | 1;
     let mut all = Vec::with_capacity(bytes);
     while all.len() < bytes {
-        // xorshift64: enough to look like nothing that was there before.
+        // xorshift64: random enough that no chunk is in the repository yet.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -328,13 +329,13 @@ fn noise(path: &Path, seed: u64, bytes: usize) {
     fs::write(path, all).unwrap();
 }
 
-/// How often each is killed; `SPOTKEEP_KILLS` makes it more.
+/// How often each operation is killed; `SPOTKEEP_KILLS` raises it.
 fn rounds() -> u32 {
     let kills = std::env::var("SPOTKEEP_KILLS").ok();
     kills.and_then(|text| text.parse().ok()).unwrap_or(20)
 }
 
-/// The restic of this lab that runs this command of restic's, if one does.
+/// Returns the restic of this lab that runs the restic command `verb`, if there is one.
 fn restic_at(lab: &Lab, verb: &str) -> Option<ProcessId> {
     let is_at = |process: &ProcessId| {
         let words = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
@@ -344,23 +345,24 @@ fn restic_at(lab: &Lab, verb: &str) -> Option<ProcessId> {
     restic_of(lab).filter(is_at)
 }
 
-/// Kills all of it [`rounds`] times while restic is at this command, at moments spread over the time that it takes.
+/// Kills spotkeep and restic [`rounds`] times during the restic command `verb`, at moments spread
+/// over its duration.
 fn kill_at(lab: &Lab, args: &[&str], verb: &str, mut before: impl FnMut(u64)) {
     let mut seed = 0;
     let mut begin = || {
         seed += 1;
         before(seed * 31 + 11);
         let mut child = start(lab, args);
-        let at_work = lab.until(&format!("restic is at {verb}"), || {
+        let at_work = lab.until(&format!("restic runs {verb}"), || {
             if let Some(restic) = restic_at(lab, verb) {
                 return Some(Some(restic));
             }
-            // Too quick to be seen, on a busy machine.
+            // On a busy machine it may have ended before it was seen.
             child.try_wait().unwrap().map(|_| None)
         });
         (child, at_work)
     };
-    // How long it takes when it is left alone.
+    // The duration of the command when it is not killed.
     let alone = || {
         let (mut child, at_work) = begin();
         let began = Instant::now();
@@ -378,13 +380,13 @@ fn kill_at(lab: &Lab, args: &[&str], verb: &str, mut before: impl FnMut(u64)) {
     let (expected, mut hits) = (rounds(), 0);
     for _ in 0..expected * 10 {
         let (mut child, at_work) = begin();
-        // The moment comes from outside, as it does in boot.
+        // A fixed moment, independent of what restic does, like a power cut.
         std::thread::sleep(span * (2 * hits + 1) / (2 * expected));
         let was_at_it = at_work.is_some() && restic_at(lab, verb).is_some();
         kill_all(lab, &mut child);
         match was_at_it {
             true => hits += 1,
-            // It had ended before: the machine is quicker by now.
+            // The command had ended before: the machine is faster now.
             false => span = span * 3 / 4,
         }
         if hits == expected {
@@ -394,7 +396,8 @@ fn kill_at(lab: &Lab, args: &[&str], verb: &str, mut before: impl FnMut(u64)) {
     panic!("restic was killed at {verb} only {hits} times of {expected}");
 }
 
-/// A lab that keeps two backups, with something large that stays, and what that is.
+/// Returns a lab with a retention of two backups, and the contents of a large file that is in all
+/// of them.
 fn lab_to_kill_in() -> (Lab, Vec<u8>) {
     let lab = furnished();
     let text = lab.config_text();
@@ -408,9 +411,10 @@ fn lab_to_kill_in() -> (Lab, Vec<u8>) {
     (lab, kept)
 }
 
-/// The next backup goes on by itself, all is whole, and what is restored is what is there.
-fn nothing_was_lost(lab: &Lab, kept: &[u8]) {
-    // Stale locks are in nobody's way.
+/// Asserts that the next backup works without help, that no backup is damaged, and that a restore
+/// is complete.
+fn assert_nothing_was_lost(lab: &Lab, kept: &[u8]) {
+    // Stale locks do not block it.
     let made = lab
         .run(&["backup", "now", "--always", "--json"])
         .ok()
@@ -429,8 +433,8 @@ fn nothing_was_lost(lab: &Lab, kept: &[u8]) {
 }
 
 #[test]
-fn a_kill_at_any_moment_of_a_backup_costs_nothing_that_was_kept() {
-    if !has_restic("a_kill_at_any_moment_of_a_backup_costs_nothing_that_was_kept") {
+fn a_kill_at_any_moment_of_a_backup_loses_nothing_that_was_backed_up() {
+    if !has_restic("a_kill_at_any_moment_of_a_backup_loses_nothing_that_was_backed_up") {
         return;
     }
     let (lab, kept) = lab_to_kill_in();
@@ -440,30 +444,29 @@ fn a_kill_at_any_moment_of_a_backup_costs_nothing_that_was_kept() {
         noise(&next, seed, 3 << 20);
     });
     assert!(ids(&lab).contains(&first[0]));
-    nothing_was_lost(&lab, &kept);
+    assert_nothing_was_lost(&lab, &kept);
 }
 
 #[test]
-fn a_kill_at_any_moment_of_a_copy_costs_nothing_that_was_kept_and_the_next_completes_it() {
-    if !has_restic(
-        "a_kill_at_any_moment_of_a_copy_costs_nothing_that_was_kept_and_the_next_completes_it",
-    ) {
+fn a_kill_at_any_moment_of_a_copy_loses_no_backup_and_the_next_copy_completes_it() {
+    if !has_restic("a_kill_at_any_moment_of_a_copy_loses_no_backup_and_the_next_copy_completes_it")
+    {
         return;
     }
     let (lab, kept) = lab_to_kill_in();
     let text = lab.config_text();
     let copy = lab.dir.join("copy");
     lab.write_config(&format!("{text}copy_to = \"{}\"\n", copy.display()));
-    // The first one also makes the place.
+    // The first backup also creates the repository of the copy.
     lab.run(&["backup", "now", "--always"]).ok();
     let next = lab.workspace("a").join("next");
     kill_at(&lab, &["backup", "now"], "copy", |seed| {
         noise(&next, seed, 2 << 20);
     });
-    nothing_was_lost(&lab, &kept);
+    assert_nothing_was_lost(&lab, &kept);
     let check = lab.run(&["backup", "check", "--copy", "--all"]);
     assert_eq!(check.code, 0, "{check:?}");
-    // What need not be kept goes there too, after a check.
+    // Expired backups are removed from the copy too, after a check.
     lab.run(&["backup", "check", "--prune"]).ok();
     let of_copy = || {
         let mut restic = lab.program("restic");
@@ -476,7 +479,7 @@ fn a_kill_at_any_moment_of_a_copy_costs_nothing_that_was_kept_and_the_next_compl
     assert_eq!((of_copy(), ids(&lab).len()), (2, 2));
     let check = lab.run(&["backup", "check", "--copy", "--all"]);
     assert_eq!(check.code, 0, "{check:?}");
-    // But for one that is to keep all.
+    // A copy with `copy_keeps_all` keeps them.
     let text = lab.config_text();
     lab.write_config(&format!("{text}copy_keeps_all = true\n"));
     for _ in 0..2 {
@@ -487,8 +490,8 @@ fn a_kill_at_any_moment_of_a_copy_costs_nothing_that_was_kept_and_the_next_compl
 }
 
 #[test]
-fn a_kill_at_any_moment_of_a_prune_costs_nothing_that_was_kept() {
-    if !has_restic("a_kill_at_any_moment_of_a_prune_costs_nothing_that_was_kept") {
+fn a_kill_at_any_moment_of_a_prune_loses_no_backup_that_the_policy_keeps() {
+    if !has_restic("a_kill_at_any_moment_of_a_prune_loses_no_backup_that_the_policy_keeps") {
         return;
     }
     let (lab, kept) = lab_to_kill_in();
@@ -498,8 +501,8 @@ fn a_kill_at_any_moment_of_a_prune_costs_nothing_that_was_kept() {
         noise(&next, seed, 2 << 20);
         lab.run(&["backup", "now"]).ok();
     });
-    nothing_was_lost(&lab, &kept);
-    // The policy keeps two; what a prune removed is gone whole.
+    assert_nothing_was_lost(&lab, &kept);
+    // The policy keeps two; a removed backup leaves nothing behind.
     lab.run(&["backup", "check", "--prune"]).ok();
     let left = ids(&lab);
     assert!(left.len() <= 2 && !left.contains(&first), "{left:?}");
@@ -507,8 +510,8 @@ fn a_kill_at_any_moment_of_a_prune_costs_nothing_that_was_kept() {
 }
 
 #[test]
-fn a_person_at_a_terminal_sees_how_far_it_is_and_a_unit_sees_nothing() {
-    if !has_restic("a_person_at_a_terminal_sees_how_far_it_is_and_a_unit_sees_nothing") {
+fn progress_is_shown_in_a_terminal_and_not_in_a_unit() {
+    if !has_restic("progress_is_shown_in_a_terminal_and_not_in_a_unit") {
         return;
     }
     let lab = furnished();
@@ -519,7 +522,7 @@ fn a_person_at_a_terminal_sees_how_far_it_is_and_a_unit_sees_nothing() {
     );
     let quiet = said(&mut with_restic(&lab, &script, &["backup", "now"])).ok();
     assert!(!quiet.err.contains("50 %"), "{quiet:?}");
-    // `script` gives it a terminal.
+    // `script` provides a terminal.
     let command = format!(
         "{} --data-dir {} backup now --always",
         crate::support::SPOTKEEP,
@@ -566,17 +569,18 @@ fn the_password_may_come_from_a_command_and_is_then_in_no_file() {
 }
 
 #[test]
-fn a_second_backup_waits_for_the_first_and_one_by_the_clock_does_not() {
-    if !has_restic("a_second_backup_waits_for_the_first_and_one_by_the_clock_does_not") {
+fn a_second_backup_waits_for_the_first_and_a_scheduled_one_does_not() {
+    if !has_restic("a_second_backup_waits_for_the_first_and_a_scheduled_one_does_not") {
         return;
     }
     let lab = furnished();
     lab.run(&["backup", "now"]).ok();
     put(&lab.workspace("a").join("src/new.rs"), "x");
     let (enter, go) = (lab.dir.join("entered"), lab.dir.join("go"));
-    // A restic that is at work until it is let go.
+    // A restic that waits for the file `go`.
     let script = format!(
-        "#!/bin/sh\ncase \"$*\" in *backup*--json*) touch {}; while [ ! -e {} ]; do sleep 0.05; done;; esac\nexec {} \"$@\"\n",
+        "#!/bin/sh\ncase \"$*\" in *backup*--json*) touch {}; while [ ! -e {} ]; do sleep 0.05; \
+         done;; esac\nexec {} \"$@\"\n",
         enter.display(),
         go.display(),
         real_restic().display()
@@ -587,19 +591,16 @@ fn a_second_backup_waits_for_the_first_and_one_by_the_clock_does_not() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    lab.until("the first is at work", || enter.exists().then_some(()));
-    lab.run(&["backup", "now", "--scheduled"]).refused(
-        3,
-        "another backup is under way",
-        "try again",
-    );
+    lab.until("the first backup runs", || enter.exists().then_some(()));
+    lab.run(&["backup", "now", "--scheduled"])
+        .refused(3, "another backup is running", "try again");
     let mut second = lab.spotkeep(&["backup", "now"]);
     let second = second
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It stands at the lock, whose holder does not change.
+    // The second waits for the lock until the first has ended.
     fs::write(&go, "").unwrap();
     assert!(first.wait().unwrap().success());
     let second = second.wait_with_output().unwrap();
@@ -617,14 +618,14 @@ fn real_restic() -> PathBuf {
 }
 
 #[test]
-fn the_lock_of_a_living_restic_is_respected_and_that_of_a_dead_one_removed() {
-    if !has_restic("the_lock_of_a_living_restic_is_respected_and_that_of_a_dead_one_removed") {
+fn the_lock_of_a_running_restic_is_respected_and_a_stale_lock_is_removed() {
+    if !has_restic("the_lock_of_a_running_restic_is_respected_and_a_stale_lock_is_removed") {
         return;
     }
     let lab = furnished();
     noise(&lab.workspace("a").join("big"), 3, 24 << 20);
     lab.run(&["backup", "now"]).ok();
-    // By hand, and slow enough to be met at work.
+    // A restic by hand, slow enough to be still running.
     let key = lab.file("backups.key");
     let mut restic = lab.program("restic");
     restic
@@ -647,9 +648,9 @@ fn the_lock_of_a_living_restic_is_respected_and_that_of_a_dead_one_removed() {
     assert_eq!(
         fs::read_dir(&locks).unwrap().count(),
         1,
-        "a lock of the living was removed"
+        "the lock of a running restic was removed"
     );
-    // Both take a shared lock, so a backup goes on beside it.
+    // Both take a shared lock, so a backup runs beside it.
     lab.run(&["backup", "now", "--always"]).ok();
     restic.kill().unwrap();
     restic.wait().unwrap();
@@ -659,7 +660,7 @@ fn the_lock_of_a_living_restic_is_respected_and_that_of_a_dead_one_removed() {
 }
 
 #[test]
-fn a_restic_that_is_missing_too_old_or_hangs_is_named_with_what_to_do() {
+fn a_restic_that_is_missing_too_old_or_hangs_is_reported_with_a_hint() {
     let lab = furnished();
     let script = "#!/bin/sh\necho 'restic 0.9.4 compiled with go1.11 on linux/amd64'\n";
     said(&mut with_restic(&lab, script, &["backup", "now"])).refused(
@@ -684,15 +685,15 @@ fn a_restic_that_is_missing_too_old_or_hangs_is_named_with_what_to_do() {
         "does not answer",
         "version",
     );
-    // Turned off, nobody is told that there are none.
+    // With backups turned off, `status` does not report that there are none.
     let text = lab.config_text();
     lab.write_config(&format!("{text}\n[backup]\nevery = \"never\"\n"));
     assert_eq!(lab.run(&["status"]).code, 0);
 }
 
 #[test]
-fn files_are_given_back_by_hand_and_nothing_that_is_there_is_lost() {
-    if !has_restic("files_are_given_back_by_hand_and_nothing_that_is_there_is_lost") {
+fn files_are_restored_by_hand_and_no_present_file_is_lost() {
+    if !has_restic("files_are_restored_by_hand_and_no_present_file_is_lost") {
         return;
     }
     let lab = furnished();
@@ -755,8 +756,8 @@ fn files_are_given_back_by_hand_and_nothing_that_is_there_is_lost() {
 }
 
 #[test]
-fn backups_stop_before_the_disk_is_full_and_say_so() {
-    if !has_restic("backups_stop_before_the_disk_is_full_and_say_so") {
+fn backups_stop_before_the_disk_is_full_and_status_shows_it() {
+    if !has_restic("backups_stop_before_the_disk_is_full_and_status_shows_it") {
         return;
     }
     let lab = furnished();
@@ -776,13 +777,13 @@ fn backups_stop_before_the_disk_is_full_and_say_so() {
 }
 
 #[test]
-fn a_keeper_makes_backups_by_the_clock_and_status_tells_each_agents_newest() {
-    if !has_restic("a_keeper_makes_backups_by_the_clock_and_status_tells_each_agents_newest") {
+fn a_keeper_makes_scheduled_backups_and_status_shows_each_agents_newest() {
+    if !has_restic("a_keeper_makes_scheduled_backups_and_status_shows_each_agents_newest") {
         return;
     }
     let lab = Lab::new();
     lab.declare("a", "idle", "");
-    // The program is replaced under the keeper, as package managers do, before it is needed again.
+    // The program is replaced while the keeper runs, as package managers do.
     let (program, new) = (lab.dir.join("bin/spotkeep"), lab.dir.join("bin/new"));
     fs::copy(SPOTKEEP, &program).unwrap();
     let _keeper = lab.keeper_by(|command| {
@@ -813,7 +814,8 @@ fn a_backup_ends_cleanly_when_the_notice_comes() {
     put(&lab.workspace("a").join("src/new.rs"), "x");
     let (enter, ended) = (lab.dir.join("entered"), lab.dir.join("ended"));
     let script = format!(
-        "#!/bin/sh\ncase \"$*\" in *backup*--json*) trap 'touch {1}; exit 130' INT; touch {0}; while :; do sleep 0.05; done;; esac\nexec {2} \"$@\"\n",
+        "#!/bin/sh\ncase \"$*\" in *backup*--json*) trap 'touch {1}; exit 130' INT; touch {0}; \
+         while :; do sleep 0.05; done;; esac\nexec {2} \"$@\"\n",
         enter.display(),
         ended.display(),
         real_restic().display()
@@ -824,7 +826,7 @@ fn a_backup_ends_cleanly_when_the_notice_comes() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    lab.until("it is at work", || enter.exists().then_some(()));
+    lab.until("restic runs", || enter.exists().then_some(()));
     let save = lab.run(&["save", "--final", "--json"]).ok().json();
     assert_eq!(save["clean"], true);
     let said = backup.wait_with_output().unwrap();
@@ -832,7 +834,8 @@ fn a_backup_ends_cleanly_when_the_notice_comes() {
     let err = String::from_utf8_lossy(&said.stderr);
     assert!(err.contains("has had its notice"), "{err}");
     assert!(ended.exists(), "restic was not asked to end");
-    // In this boot none is begun any more; that is no trouble, and the next boot makes one.
+    // No further backup starts in this boot, which is not shown as trouble; the next boot makes
+    // one.
     lab.run(&["backup", "now", "--scheduled"]).sound();
     assert_eq!(ids(&lab), before);
     assert_eq!(
@@ -877,7 +880,7 @@ fn a_disk_that_fills_up_during_a_backup_costs_that_backup_and_no_other() {
     assert!(failed.err.contains("no space left"), "{failed:?}");
     assert_eq!(ids(&lab), before);
     noise(&big, 5, 1 << 20);
-    // What was written and is listed nowhere goes with the next prune.
+    // The next prune removes data that no backup refers to.
     lab.run(&["backup", "check", "--all", "--prune"]).ok();
     lab.run(&["backup", "now"]).ok();
     assert_eq!(ids(&lab).len(), 2);

@@ -1,5 +1,7 @@
-//! Where root makes the backups: what the user can write steers nothing that root does, and an agent cannot
-//! reach the history.
+//! Tests of backups that root makes for a user.
+//!
+//! Files that the user can write do not control what root does, and an agent cannot change the
+//! backups.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -10,10 +12,10 @@ use std::process::Command;
 use crate::backup::{furnished, has_restic, put};
 use crate::support::{Lab, SPOTKEEP, is_root, said, skip};
 
-/// A user of this machine who is not root.
-const NOBODY: u32 = 65534;
+/// The uid of a user other than root.
+const OTHER_UID: u32 = 65534;
 
-/// A data directory that belongs to a user, at a place that root holds, with a program that the user can run.
+/// A user's data directory below a directory of root's, with a program that the user can run.
 struct Guarded {
     lab: Lab,
     program: PathBuf,
@@ -34,7 +36,7 @@ impl Guarded {
         give(&lab.data_dir());
         give(&lab.dir.join("run"));
         // As `setup` leaves it.
-        std::os::unix::fs::chown(lab.data_dir(), Some(0), Some(NOBODY)).unwrap();
+        std::os::unix::fs::chown(lab.data_dir(), Some(0), Some(OTHER_UID)).unwrap();
         fs::set_permissions(lab.data_dir(), fs::Permissions::from_mode(0o1775)).unwrap();
         Some(Self { lab, program })
     }
@@ -50,14 +52,14 @@ impl Guarded {
 
     fn as_user(&self, args: &[&str]) -> Command {
         let mut command = self.command(args);
-        command.uid(NOBODY).gid(NOBODY).current_dir("/");
+        command.uid(OTHER_UID).gid(OTHER_UID).current_dir("/");
         command
     }
 }
 
-/// Everything below a path becomes the user's.
+/// Gives everything below a path to the user.
 fn give(path: &Path) {
-    let owner = format!("{NOBODY}:{NOBODY}");
+    let owner = format!("{OTHER_UID}:{OTHER_UID}");
     let chown = Command::new("chown")
         .args(["-Rh", &owner])
         .arg(path)
@@ -66,10 +68,10 @@ fn give(path: &Path) {
 }
 
 #[test]
-fn what_root_keeps_the_user_cannot_delete_and_what_root_writes_outside_is_the_users() {
-    let Some(guarded) = Guarded::new(
-        "what_root_keeps_the_user_cannot_delete_and_what_root_writes_outside_is_the_users",
-    ) else {
+fn the_user_cannot_delete_roots_backups_and_owns_what_root_writes_outside() {
+    let Some(guarded) =
+        Guarded::new("the_user_cannot_delete_roots_backups_and_owns_what_root_writes_outside")
+    else {
         return;
     };
     let lab = &guarded.lab;
@@ -81,18 +83,18 @@ fn what_root_keeps_the_user_cannot_delete_and_what_root_writes_outside_is_the_us
         fs::metadata(lab.file("session-state/backup.json"))
             .unwrap()
             .uid(),
-        NOBODY
+        OTHER_UID
     );
     let mut rm = lab.program("rm");
     rm.args(["-rf", "backups", "backups.key"])
         .current_dir(lab.data_dir())
-        .uid(NOBODY)
-        .gid(NOBODY);
+        .uid(OTHER_UID)
+        .gid(OTHER_UID);
     assert_ne!(said(&mut rm).code, 0);
     assert!(lab.file("backups/config").exists() && lab.file("backups.key").exists());
     said(&mut guarded.as_user(&["backup", "ls"])).refused(1, "belongs to root", "sudo");
     said(&mut guarded.command(&["backup", "ls"])).ok();
-    // The user is told how they stand all the same.
+    // `status` shows the user the state of the backups even so.
     let status = said(&mut guarded.as_user(&["status", "--json"]))
         .ok()
         .json();
@@ -100,10 +102,10 @@ fn what_root_keeps_the_user_cannot_delete_and_what_root_writes_outside_is_the_us
 }
 
 #[test]
-fn the_users_file_makes_root_start_nothing_and_send_nothing_until_root_approves() {
-    let Some(guarded) = Guarded::new(
-        "the_users_file_makes_root_start_nothing_and_send_nothing_until_root_approves",
-    ) else {
+fn root_starts_and_sends_nothing_by_the_users_file_until_root_approves() {
+    let Some(guarded) =
+        Guarded::new("root_starts_and_sends_nothing_by_the_users_file_until_root_approves")
+    else {
         return;
     };
     let lab = &guarded.lab;
@@ -128,21 +130,25 @@ fn the_users_file_makes_root_start_nothing_and_send_nothing_until_root_approves(
         "{trouble}"
     );
     assert!(!ran.exists() && !copy.exists());
-    // Nor may the data directory pass for root's own by a link to what is root's.
+    // Nor may a link to a file of root's make the data directory count as root's own.
     let identity = lab.file("session-state/root.json");
-    let (aside, of_root) = (lab.dir.join("root.json"), lab.dir.join("of-root.json"));
+    let (moved, of_root) = (lab.dir.join("root.json"), lab.dir.join("of-root.json"));
     fs::copy(&identity, &of_root).unwrap();
-    fs::rename(&identity, &aside).unwrap();
+    fs::rename(&identity, &moved).unwrap();
     std::os::unix::fs::symlink(&of_root, &identity).unwrap();
     said(&mut guarded.command(&["backup", "now", "--always"])).sound();
     assert!(!ran.exists() && !copy.exists());
     fs::remove_file(&identity).unwrap();
-    fs::rename(&aside, &identity).unwrap();
-    // Nor may a file of the user's pass for root's word.
+    fs::rename(&moved, &identity).unwrap();
+    // Nor may a file of the user's count as root's approval.
     let approved = lab.file("backups.approved.json");
     fs::write(&approved, "{\"version\":1,\"copy_to\":\"/x\"}").unwrap();
-    std::os::unix::fs::chown(&approved, Some(NOBODY), None).unwrap();
-    said(&mut guarded.command(&["backup", "now"])).refused(1, "not root's alone", "chown root");
+    std::os::unix::fs::chown(&approved, Some(OTHER_UID), None).unwrap();
+    said(&mut guarded.command(&["backup", "now"])).refused(
+        1,
+        "users other than root",
+        "chown root",
+    );
     fs::remove_file(&approved).unwrap();
 
     lab.write_config(&format!(
@@ -152,7 +158,7 @@ fn the_users_file_makes_root_start_nothing_and_send_nothing_until_root_approves(
     said(&mut guarded.command(&["backup", "approve"])).ok();
     said(&mut guarded.command(&["backup", "now"])).ok();
     assert!(copy.join("config").exists());
-    // Nor may an agent have root remove what was kept.
+    // Nor may an agent make root remove backups.
     let approved = lab.config_text();
     lab.write_config(&format!(
         "{approved}keep = {{ last = 1, hourly = 0, daily = 0, weekly = 0 }}\n"
@@ -168,9 +174,9 @@ fn the_users_file_makes_root_start_nothing_and_send_nothing_until_root_approves(
 }
 
 #[test]
-fn what_is_lost_comes_back_as_the_users_and_no_link_leads_root_astray() {
+fn restored_files_belong_to_the_user_and_root_follows_no_link_of_the_user() {
     let Some(guarded) =
-        Guarded::new("what_is_lost_comes_back_as_the_users_and_no_link_leads_root_astray")
+        Guarded::new("restored_files_belong_to_the_user_and_root_follows_no_link_of_the_user")
     else {
         return;
     };
@@ -194,11 +200,11 @@ fn what_is_lost_comes_back_as_the_users_and_no_link_leads_root_astray() {
     fs::remove_dir_all(lab.workspace("a")).unwrap();
     said(&mut guarded.command(&["backup", "recover"])).ok();
     assert_eq!(fs::read(&transcript).unwrap(), words);
-    assert_eq!(fs::metadata(&transcript).unwrap().uid(), NOBODY);
+    assert_eq!(fs::metadata(&transcript).unwrap().uid(), OTHER_UID);
     let file = lab.workspace("a").join("src/main.rs");
-    assert_eq!(fs::metadata(&file).unwrap().uid(), NOBODY);
+    assert_eq!(fs::metadata(&file).unwrap().uid(), OTHER_UID);
 
-    // A place of root's, by way of a link of the user's.
+    // A directory of root's, through a link of the user's.
     let of_root = lab.dir.join("of-root");
     fs::create_dir(&of_root).unwrap();
     fs::set_permissions(&of_root, fs::Permissions::from_mode(0o755)).unwrap();

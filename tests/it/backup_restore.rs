@@ -1,4 +1,4 @@
-//! What is lost on the disk comes back from a backup by itself, and a whole data directory from a copy elsewhere.
+//! Tests of restoring lost files from a backup, and a whole data directory from a remote copy.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::real_claude::{self, with_oldest_and_newest};
 use crate::s3::S3;
 use crate::support::{Lab, SPOTKEEP, arguments, said};
 
-/// An agent that has said something and is in a backup; no keeper, no process.
+/// Returns a lab with an agent that has a transcript and a backup; no keeper and no agent runs.
 fn kept() -> Lab {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
@@ -16,7 +16,7 @@ fn kept() -> Lab {
     lab
 }
 
-/// Lets the agent of a lab say something, and makes a backup of it.
+/// Runs one turn of the lab's agent, and makes a backup.
 fn keep(lab: &Lab) {
     let keeper = lab.keeper();
     lab.wait_done("a");
@@ -33,14 +33,14 @@ fn note_of(lab: &Lab) -> String {
 }
 
 #[test]
-fn a_transcript_that_is_gone_comes_back_before_the_agent_starts_and_it_is_told() {
-    if !has_restic("a_transcript_that_is_gone_comes_back_before_the_agent_starts_and_it_is_told") {
+fn a_missing_transcript_is_restored_before_the_agent_starts_and_this_is_shown() {
+    if !has_restic("a_missing_transcript_is_restored_before_the_agent_starts_and_this_is_shown") {
         return;
     }
     let lab = kept();
     let (session, path) = (lab.session_of("a"), lab.transcript("a"));
     let words = fs::read(&path).unwrap();
-    // Claude's own spring-cleaning, or an agent's `rm -rf`.
+    // As by Claude's own clean-up of old transcripts, or by an agent's `rm -rf`.
     fs::remove_dir_all(lab.file(".claude/projects")).unwrap();
     let plan = lab.run(&["restore", "--dry-run"]).ok().out;
     assert!(plan.contains("brings back the transcript"), "{plan}");
@@ -62,7 +62,7 @@ fn a_transcript_that_is_gone_comes_back_before_the_agent_starts_and_it_is_told()
         "{}",
         note_of(&lab)
     );
-    // And it can be found for as long as the policy says.
+    // It stays in the backups for as long as the policy says.
     let list = lab
         .run(&["backup", "ls", "--session", &session, "--json"])
         .ok();
@@ -70,8 +70,8 @@ fn a_transcript_that_is_gone_comes_back_before_the_agent_starts_and_it_is_told()
 }
 
 #[test]
-fn a_transcript_that_shrank_is_made_whole_and_one_that_grew_is_left_alone() {
-    if !has_restic("a_transcript_that_shrank_is_made_whole_and_one_that_grew_is_left_alone") {
+fn a_transcript_that_shrank_is_restored_and_one_that_grew_is_left_alone() {
+    if !has_restic("a_transcript_that_shrank_is_restored_and_one_that_grew_is_left_alone") {
         return;
     }
     let lab = kept();
@@ -85,12 +85,12 @@ fn a_transcript_that_shrank_is_made_whole_and_one_that_grew_is_left_alone() {
             .unwrap()
         + 1;
     fs::write(&path, &whole[..half]).unwrap();
-    // A backup of the short one changes nothing of that the long one is the better.
+    // The longer version is restored even when the newest backup holds the short one.
     lab.run(&["backup", "now"]).ok();
     lab.run(&["backup", "recover"]).ok();
     assert_eq!(fs::read(&path).unwrap(), whole);
-    let aside = fs::read_dir(path.parent().unwrap()).unwrap().flatten();
-    let names: Vec<String> = aside
+    let entries = fs::read_dir(path.parent().unwrap()).unwrap().flatten();
+    let names: Vec<String> = entries
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();
     assert!(
@@ -106,8 +106,8 @@ fn a_transcript_that_shrank_is_made_whole_and_one_that_grew_is_left_alone() {
 }
 
 #[test]
-fn a_workspace_that_is_gone_comes_back_with_its_staged_state() {
-    if !has_restic("a_workspace_that_is_gone_comes_back_with_its_staged_state") {
+fn a_missing_workspace_is_restored_with_its_staged_state() {
+    if !has_restic("a_missing_workspace_is_restored_with_its_staged_state") {
         return;
     }
     let lab = kept();
@@ -115,7 +115,7 @@ fn a_workspace_that_is_gone_comes_back_with_its_staged_state() {
     fs::remove_dir_all(lab.workspace("a")).unwrap();
     let _keeper = lab.keeper();
     lab.wait_up("a", 2);
-    // The agent goes on in it at once, so there may be more by now.
+    // The agent continues in it at once, so there may be more by now.
     let after = crate::support::git(&lab.workspace("a"), &["status", "--porcelain"]);
     let missing: Vec<&str> = before
         .lines()
@@ -132,8 +132,9 @@ fn a_workspace_that_is_gone_comes_back_with_its_staged_state() {
 }
 
 #[test]
-fn a_transcript_that_no_backup_has_is_refused_as_ever_and_never_begun_again() {
-    if !has_restic("a_transcript_that_no_backup_has_is_refused_as_ever_and_never_begun_anew") {
+fn a_missing_transcript_without_a_backup_is_refused_and_no_new_session_is_started() {
+    if !has_restic("a_missing_transcript_without_a_backup_is_refused_and_no_new_session_is_started")
+    {
         return;
     }
     let lab = Lab::new();
@@ -156,7 +157,7 @@ fn a_transcript_that_no_backup_has_is_refused_as_ever_and_never_begun_again() {
     assert!(lab.transcripts().is_empty());
 }
 
-/// A data directory at another place, made from the copy that this lab's root has made.
+/// Restores a data directory at another path, from the copy that this lab has made.
 fn another_machine(lab: &Lab, s3: &S3) -> Lab {
     let key = lab.file("backups.key");
     let other = Lab::bare();
@@ -174,7 +175,7 @@ fn another_machine(lab: &Lab, s3: &S3) -> Lab {
         .arg(&environment);
     let made = said(&mut restore).ok().json();
     assert_eq!(made["agents"], serde_json::json!(["a"]));
-    // It is whole only once; a second one is refused and changes nothing.
+    // A second restore is refused and changes nothing.
     said(&mut restore).refused(2, "only where there is none", "restore");
     other
 }
@@ -184,7 +185,7 @@ fn private(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Declares the copy in a lab's file.
+/// Declares the remote copy in a lab's `spotkeep.toml`.
 fn copy_to(lab: &Lab, s3: &S3) {
     let environment = lab.file("copy.env");
     fs::write(&environment, S3::environment()).unwrap();
@@ -196,7 +197,7 @@ fn copy_to(lab: &Lab, s3: &S3) {
     ));
 }
 
-/// The fakes and the paths of the new machine in the file of the old one.
+/// Writes the fakes and the paths of the new machine into the `spotkeep.toml` of the old one.
 fn move_in(other: &Lab, old: &Lab) {
     let text = other
         .config_text()
@@ -209,8 +210,10 @@ fn move_in(other: &Lab, old: &Lab) {
 }
 
 #[test]
-fn a_root_on_a_fresh_machine_is_made_from_the_copy_and_its_agents_go_on() {
-    if !has_restic("a_root_on_a_fresh_machine_is_made_from_the_copy_and_its_agents_go_on") {
+fn a_data_directory_is_restored_from_the_copy_on_a_new_machine_and_its_agents_continue() {
+    if !has_restic(
+        "a_data_directory_is_restored_from_the_copy_on_a_new_machine_and_its_agents_continue",
+    ) {
         return;
     }
     let s3 = S3::start();
@@ -236,7 +239,7 @@ fn a_root_on_a_fresh_machine_is_made_from_the_copy_and_its_agents_go_on() {
     other.wait_up("a", 2);
     other.wait_state("a", "idle");
     assert_eq!(other.session_of("a"), session);
-    // And it makes backups of its own, into the same copy.
+    // The new data directory makes its own backups, into the same copy.
     let before = s3.count();
     put_env(&other);
     let made = other.run(&["backup", "now", "--json"]).ok().json();
@@ -250,8 +253,8 @@ fn put_env(lab: &Lab) {
 }
 
 #[test]
-fn a_copy_that_does_not_answer_is_told_and_the_backup_stands() {
-    if !has_restic("a_copy_that_does_not_answer_is_told_and_the_backup_stands") {
+fn a_copy_that_cannot_be_reached_is_reported_and_the_backup_is_kept() {
+    if !has_restic("a_copy_that_cannot_be_reached_is_reported_and_the_backup_is_kept") {
         return;
     }
     let s3 = S3::start();
@@ -272,12 +275,12 @@ fn a_copy_that_does_not_answer_is_told_and_the_backup_stands() {
         status.code == 3 && status.out.contains("are not copied to"),
         "{status:?}"
     );
-    // Once it does, all that is missing there is copied, although nothing has changed here.
+    // Once it can be reached, all missing backups are copied, although nothing has changed here.
     lab.write_config(&text);
     copy_to(&lab, &s3);
     lab.run(&["backup", "now"]).ok();
     assert_eq!(lab.run(&["status"]).code, 0);
-    // Nowhere else than loopback, where that was forbidden.
+    // A lab that may use only loopback refuses another address.
     lab.write_config(&format!("{text}\n[backup]\ncopy_to = \"gs:bucket:/x\"\n"));
     let made = lab.run(&["backup", "now", "--json"]);
     assert!(
@@ -289,8 +292,8 @@ fn a_copy_that_does_not_answer_is_told_and_the_backup_stands() {
 }
 
 #[test]
-fn real_claude_goes_on_in_a_root_that_was_made_from_the_copy() {
-    if !has_restic("real_claude_goes_on_in_a_root_that_was_made_from_the_copy") {
+fn real_claude_continues_in_a_data_directory_that_was_restored_from_the_copy() {
+    if !has_restic("real_claude_continues_in_a_data_directory_that_was_restored_from_the_copy") {
         return;
     }
     with_oldest_and_newest(|version| {
@@ -309,7 +312,7 @@ fn real_claude_goes_on_in_a_root_that_was_made_from_the_copy() {
         other.wait_up("a", 2);
         other.wait_state("a", "idle");
         assert_eq!(other.session_of("a"), session);
-        // It remembers what was said on the other machine.
+        // It knows the conversation of the other machine.
         let asked = real_claude::requests(&other, "a");
         other
             .run(&["send", "a", &crate::support::prompt_of("a", "idle", 2)])

@@ -1,11 +1,11 @@
-//! The real Claude Code on a machine with real systemd.
+//! Tests of the real Claude Code under real systemd.
 
 use crate::boot::{Disk, Machine, agent, with_a_site};
 use crate::real_claude::pinned;
 
 #[test]
-fn real_claude_is_cut_in_a_tool_by_the_power_button_and_goes_on_after_the_boot() {
-    let test = "real_claude_is_cut_in_a_tool_by_the_power_button_and_goes_on_after_the_boot";
+fn real_claude_is_cut_off_in_a_tool_by_the_power_button_and_continues_after_the_boot() {
+    let test = "real_claude_is_cut_off_in_a_tool_by_the_power_button_and_continues_after_the_boot";
     let Some(claude) = pinned(test).and_then(|mut versions| versions.pop()) else {
         return;
     };

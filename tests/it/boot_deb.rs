@@ -1,5 +1,6 @@
-//! The Debian package, with the real dpkg and the real systemd: installed, replaced and removed under
-//! fleets that do not notice.
+//! Tests of the Debian package with the real dpkg and the real systemd.
+//!
+//! It is installed, replaced and removed while fleets run, and no agent is touched.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +8,7 @@ use std::process::Command;
 use crate::boot::{Disk, Machine, agent, with_a_site};
 use crate::support::{SPOTKEEP, said, skip};
 
-/// What bash offers for a line that ends where the cursor is.
+/// Returns the completions that bash offers at the end of a command line.
 fn offered(machine: &Machine<'_>, words: &str) -> String {
     let words: Vec<String> = words.split(' ').map(|word| format!("\"{word}\"")).collect();
     let (at, words) = (words.len() - 1, words.join(" "));
@@ -19,7 +20,7 @@ fn offered(machine: &Machine<'_>, words: &str) -> String {
 }
 
 #[test]
-fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
+fn a_package_is_installed_replaced_and_purged_and_fleets_keep_running() {
     const INSTALL: &str = "dpkg --install /srv/spotkeep.deb";
     with_a_site(|site| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/deb");
@@ -38,7 +39,7 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
             .unwrap();
         machine.boot(Some(&disk));
 
-        // It brings what it says, and starts nothing.
+        // It installs the files that it lists, and starts nothing.
         machine.run(INSTALL).ok();
         let version = machine.run("spotkeep --version").ok().out;
         assert_eq!(version, format!("spotkeep {}\n", env!("CARGO_PKG_VERSION")));
@@ -57,13 +58,14 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
         }
         assert_eq!(machine.run("dpkg --verify spotkeep").ok().out, "");
         let units = machine.run("systemctl list-unit-files --no-legend 'spotkeep*'");
-        assert_eq!(units.out, "", "a package enables nothing");
+        assert_eq!(units.out, "", "the package has enabled a unit");
 
-        // A fleet of a user's own, whose keeper runs from the package.
+        // A user's own fleet, whose keeper runs from the package.
         machine.run("useradd --create-home ann").ok();
         let by_hand = |line: &str| {
             machine.run(&format!(
-                "exec runuser -u ann -- env HOME=/home/ann SPOTKEEP_DATA_DIR=/home/ann/fleet /usr/bin/spotkeep {line}"
+                "exec runuser -u ann -- env HOME=/home/ann SPOTKEEP_DATA_DIR=/home/ann/fleet \
+                 /usr/bin/spotkeep {line}"
             ))
         };
         by_hand("init").ok();
@@ -89,9 +91,13 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
                 .find(|agent| agent["name"] == name);
             found.and_then(|agent| agent["pid"].as_i64())
         };
-        // Asked by a copy, which is there whatever dpkg does.
+        // Queries come from a copy, which dpkg does not touch.
         machine
-            .run("cp /usr/bin/spotkeep /usr/local/lib/asker && printf '#!/bin/sh\\nexec /usr/local/lib/asker --data-dir $1 status --json\\n' >/usr/bin/spotkeep-status && chmod 755 /usr/bin/spotkeep-status")
+            .run(
+                "cp /usr/bin/spotkeep /usr/local/lib/asker && printf '#!/bin/sh\\nexec \
+                  /usr/local/lib/asker --data-dir $1 status --json\\n' >/usr/bin/spotkeep-status \
+                  && chmod 755 /usr/bin/spotkeep-status",
+            )
             .ok();
         let fleet = "/home/ann/fleet";
         let b = machine.until("b runs", || pid(fleet, "b"));
@@ -106,7 +112,7 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
         let again = machine.run(INSTALL).ok();
         assert!(again.out.contains(&format!("kill {keeper}")), "{again:?}");
         machine.run(&format!("kill {keeper}")).ok();
-        machine.until("the keeper has let go", || {
+        machine.until("the keeper has released the data directory", || {
             (machine.run(&format!("test -e /proc/{keeper}")).code != 0).then_some(())
         });
         by_hand("up").ok();
@@ -125,7 +131,7 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
         machine.run(INSTALL).ok();
         by_hand("down").ok();
 
-        // A fleet by `setup`: what it runs is on the disk, and that one wins from then on.
+        // A fleet by `setup`: its program is on the data disk, and is used from then on.
         let setup = "/usr/bin/spotkeep setup --disk claude-persist --user ann --yes --no-packages";
         let first = machine.run(setup);
         assert!(
@@ -145,21 +151,24 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
         );
         assert_eq!(offered(&machine, "spotkeep attach "), "a");
         machine
-            .run("cp /usr/bin/spotkeep /root/new; printf x >>/root/new; /usr/bin/spotkeep setup --upgrade /root/new")
+            .run(
+                "cp /usr/bin/spotkeep /root/new; printf x >>/root/new; /usr/bin/spotkeep setup \
+                  --upgrade /root/new",
+            )
             .ok();
         let sum = || machine.run("cksum </mnt/persist/bin/spotkeep").ok().out;
         let theirs = sum();
         for line in [setup.to_owned(), format!("{setup} --dry-run")] {
             let handed = machine.run(&line);
             assert!(
-                matches!(handed.code, 0 | 3) && handed.out.contains("goes on from here"),
+                matches!(handed.code, 0 | 3) && handed.out.contains("continuing with"),
                 "{handed:?}"
             );
             assert!(!handed.out.contains("this spotkeep"), "{handed:?}");
         }
         assert_eq!(sum(), theirs);
 
-        // The next version of the package says what it does not do.
+        // The next version of the package prints the command that upgrades the fleet.
         machine
             .run("sed -i 's/^Version=.*/Version=0.0.9/' /etc/systemd/system/spotkeep.service")
             .ok();
@@ -167,7 +176,8 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
         let command = "sudo spotkeep --data-dir /mnt/persist setup --upgrade /usr/bin/spotkeep";
         assert!(next.out.contains(command), "{next:?}");
         let gone = machine.run("dpkg --purge spotkeep").ok();
-        let undo = "/mnt/persist/bin/spotkeep --data-dir /mnt/persist setup --undo";
+        // The program on the disk may be older than the option's present name.
+        let undo = "/mnt/persist/bin/spotkeep --root /mnt/persist setup --undo";
         assert!(gone.out.contains(&format!("sudo {undo}")), "{gone:?}");
         assert_eq!(
             machine

@@ -1,22 +1,24 @@
-//! `spotkeep gcp` and its VM, with real systemd: the start-up script at each boot, the first set-up as a person who
-//! logs in by OS Login makes it, the questions that are asked from outside, and a preemption with all of it.
+//! Tests of `spotkeep gcp` and its VM with real systemd.
+//!
+//! They cover the start-up script at each boot, the first set-up by a user who logs in with OS
+//! Login, the status queries from outside, and a preemption.
 
 use std::sync::Mutex;
 use std::time::Duration;
 
-use gcp::ssh::{FirstTime, Guest, GuestReport, Startup, in_words, parse};
+use gcp::ssh::{FirstTime, Guest, GuestReport, Startup, describe, parse};
 use gcp::{Call, Cloud, Refusal, preempt, quote, scripts};
 use sys::time::Timestamp;
 
 use crate::boot::{Disk, Machine, Site, agent, with_a_site};
 use testing::wait::{FOREVER, during};
 
-/// As Google's guest agent runs a start-up script.
+/// A unit that runs the start-up script as Google's guest agent does.
 const UNIT: &str = "[Unit]\nWants=network-online.target\nAfter=network-online.target\n\
     [Service]\nType=oneshot\nExecStart=/startup\nRemainAfterExit=true\nKillMode=process\n\
     StandardOutput=journal+console\n[Install]\nWantedBy=multi-user.target\n";
 
-/// A new VM of the group: a fresh boot disk, the start-up script, and a person who may become root.
+/// A new VM of the group: a fresh boot disk, the start-up script, and a user who may become root.
 fn vm<'r>(site: &'r Site, disk: &Disk) -> Machine<'r> {
     let mut machine = Machine::new(site);
     let startup = scripts::startup("claude-persist");
@@ -35,7 +37,7 @@ fn vm<'r>(site: &'r Site, disk: &Disk) -> Machine<'r> {
     machine
 }
 
-/// What `gcloud compute ssh` would run there.
+/// Returns the command line that `gcloud compute ssh` would run there.
 fn line_of(call: &Call) -> String {
     let command = call
         .words
@@ -47,7 +49,8 @@ fn line_of(call: &Call) -> String {
     )
 }
 
-/// Google Cloud, as far as a preemption goes: ssh leads to the machine, and a maintenance event to the next one.
+/// A fake of Google Cloud for a preemption: ssh reaches the machine, and a maintenance event
+/// replaces it.
 struct Group<'r> {
     site: &'r Site,
     disk: &'r Disk,
@@ -72,7 +75,7 @@ impl Cloud for Group<'_> {
     }
 
     fn pause(&self, _: Duration) {
-        // The machine tells nobody outside when it has come further.
+        // The machine sends no event to the outside, so this polls.
         std::thread::sleep(Duration::from_millis(100));
     }
 
@@ -82,7 +85,7 @@ impl Cloud for Group<'_> {
 }
 
 #[test]
-fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from_outside() {
+fn a_vm_of_a_group_is_set_up_at_each_boot_and_a_preemption_is_measured_from_outside() {
     with_a_site(|site| {
         let disk = Disk::blank(&site.dir, 600);
         let guest = Guest {
@@ -92,13 +95,14 @@ fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from
         };
         let machine = vm(site, &disk);
         let look = |machine: &Machine<'_>| -> GuestReport {
-            parse(&machine.run(&line_of(&guest.look_call(1))).ok().out)
+            parse(&machine.run(&line_of(&guest.report_call(1))).ok().out)
         };
         let first = look(&machine);
         assert_eq!(first.startup, Startup::New);
         assert!(first.fleet.is_none());
 
-        // The first time: what `scp` copies is there, and what ssh runs sets the VM up.
+        // The first set-up: the program is where `scp` copies it, and the ssh command sets the VM
+        // up.
         let calls = guest.first_setup(
             "claude-persist",
             &FirstTime {
@@ -110,7 +114,10 @@ fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from
             },
         );
         machine
-            .run("install -o person -m 0755 /usr/local/bin/spotkeep-under-test /home/person/spotkeep.upload")
+            .run(
+                "install -o person -m 0755 /usr/local/bin/spotkeep-under-test \
+                  /home/person/spotkeep.upload",
+            )
             .ok();
         let setup = machine.run(&line_of(calls.last().unwrap()));
         assert_eq!(setup.code, 0, "{setup:?}");
@@ -121,8 +128,8 @@ fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from
         );
         let ready = look(&machine);
         assert_eq!(ready.startup, Startup::Ready);
-        let (said, hint) = in_words(&ready, "claude-sandbox");
-        // The fake is no claude that could be kept on the disk.
+        let (said, hint) = describe(&ready, "claude-sandbox");
+        // The fake cannot be installed on the disk as a claude.
         assert!(
             said.starts_with("the VM is ready; no agents are declared; ")
                 && said.contains("claude"),
@@ -134,11 +141,11 @@ fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from
         machine.spotkeep("up").ok();
         machine.wait_open("a");
         let session = machine.agent("a")["session_id"].clone();
-        // Straight into its terminal: the words that ssh is given lead there, but that there is no terminal here.
+        // The ssh arguments lead to the agent's terminal, but there is no terminal here.
         let terminal = machine.run(&line_of(&guest.terminal(Some("a"))));
         assert!(
             terminal.err.contains("terminal"),
-            "it did not come as far as tmux: {terminal:?}"
+            "the command did not reach tmux: {terminal:?}"
         );
         let shell = machine.run(&format!(
             "echo 'id -un; pwd' | {}",
@@ -146,7 +153,7 @@ fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from
         ));
         assert_eq!(shell.out, "ann\n/home/ann\n", "{shell:?}");
 
-        // The real thing, by the verb's own code.
+        // The preemption itself, by the code of `spotkeep gcp preempt`.
         let group = Group {
             site,
             disk: &disk,

@@ -1,8 +1,8 @@
-//! The keeper and the tmux server as units: what happens to one of them, and what it means for agents.
+//! Tests of the keeper and the tmux server as systemd units, and of what their ends do to agents.
 
 use crate::boot::{Disk, Machine, Site, agent, with_a_site};
 
-/// A machine whose agent `a` is in the middle of a tool and whose agent `b` rests.
+/// Boots a machine whose agent `a` is in a tool call and whose agent `b` is idle.
 fn machine<'r>(site: &'r Site, disk: &Disk) -> Machine<'r> {
     let mut machine = Machine::new(site);
     machine.boot(Some(disk));
@@ -13,12 +13,12 @@ fn machine<'r>(site: &'r Site, disk: &Disk) -> Machine<'r> {
     machine
 }
 
-/// What must not change, whatever happens to the keeper.
+/// Returns the pids of both agents, which must not change whatever happens to the keeper.
 fn pids(machine: &Machine<'_>) -> [i64; 2] {
     ["a", "b"].map(|name| machine.pid(name))
 }
 
-/// Waits until another keeper than this one is ready.
+/// Waits until a keeper with another pid than `keeper` is ready.
 fn wait_for_another(machine: &Machine<'_>, keeper: &str) {
     machine.until("another keeper is ready", || {
         let now = machine.property("spotkeep", "MainPID");
@@ -39,7 +39,7 @@ fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
         assert_eq!((verify.code, verify.out + &verify.err), (0, String::new()));
         let exposure = machine.run("systemd-analyze security --no-pager spotkeep | tail -n 1");
         eprintln!("figure: {}", exposure.out.trim());
-        machine.until("systemd knows how it stands", || {
+        machine.until("systemd shows the status text", || {
             (machine.property("spotkeep", "StatusText") == "2 of 2 agents run").then_some(())
         });
 
@@ -65,19 +65,20 @@ fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
         assert_eq!(pids(&machine), before);
         let text = machine.journal().text();
         assert!(text.contains("Watchdog timeout"), "{text}");
-        // One that is at work is not taken for one that hangs.
+        // A busy keeper is not mistaken for one that hangs.
         let fourth = keeper();
         let pinged = || -> u64 {
             let at = machine.property("spotkeep", "WatchdogTimestampMonotonic");
             at.parse().unwrap()
         };
         let since = pinged();
-        machine.until("its watchdog would have barked", || {
+        machine.until("the watchdog time has passed", || {
             (pinged() > since + 5_000_000).then_some(())
         });
         assert_eq!(keeper(), fourth);
 
-        // Without its unit there is no keeper: one of a user's own would hold the data directory against it.
+        // No keeper is started beside a stopped unit: it would hold the lock against the unit's
+        // keeper.
         machine.run("systemctl stop spotkeep").ok();
         let up = machine.spotkeep("up");
         let hint = "hint: sudo systemctl start spotkeep-tmux.service spotkeep.service";
@@ -85,16 +86,18 @@ fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
         machine.run("systemctl start spotkeep").ok();
         machine.spotkeep("up").ok();
 
-        // needrestart restarts keepers, and does not even ask for the agents' server.
+        // needrestart restarts keepers, and does not list the agents' tmux server.
         let asks = "perl -e 'our %nrconf = (override_rc => {qr(^dbus) => 0}); \
-            eval do { local(@ARGV, $/) = shift; <> }; die $@ if $@; my %rc = %{$nrconf{override_rc}}; \
-            for my $unit (@ARGV) { print grep({ $unit =~ /$_/ && !$rc{$_} } keys %rc) ? \"left\\n\" : \"restarted\\n\" }' \
+            eval do { local(@ARGV, $/) = shift; <> }; die $@ if $@; my %rc = \
+            %{$nrconf{override_rc}}; \
+            for my $unit (@ARGV) { print grep({ $unit =~ /$_/ && !$rc{$_} } keys %rc) \
+            ? \"left\\n\" : \"restarted\\n\" }' \
             /etc/needrestart/conf.d/spotkeep.conf";
         let answers = machine.run(&format!(
             "{asks} spotkeep-tmux.service spotkeep.service dbus.service"
         ));
         assert_eq!(answers.ok().out, "left\nrestarted\nleft\n");
-        // By hand or by whoever asks, nobody ends all agents by the way.
+        // Neither a user nor a program ends all agents by restarting or stopping these units.
         for line in [
             "systemctl restart spotkeep-tmux",
             "systemctl stop spotkeep-tmux",
@@ -111,7 +114,7 @@ fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
     });
 }
 
-/// What a person asks of systemd's journal about one agent.
+/// Asserts that systemd's journal can be filtered by agent.
 fn the_log_has_fields(machine: &Machine<'_>) {
     let entries = |matches: &str| -> Vec<serde_json::Value> {
         let line = format!("journalctl --sync; journalctl -o json --no-pager {matches}");
@@ -144,7 +147,7 @@ fn the_log_has_fields(machine: &Machine<'_>) {
 }
 
 #[test]
-fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready() {
+fn an_upgrade_touches_no_agent_and_is_rolled_back_if_its_keeper_is_not_ready() {
     with_a_site(|site| {
         let disk = Disk::blank(&site.dir, 1024);
         let machine = machine(site, &disk);
@@ -158,7 +161,7 @@ fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready()
         assert!(same.out.contains("already"), "{same:?}");
         assert_eq!(machine.property("spotkeep", "MainPID"), keeper);
 
-        // Another program: the same one, and a byte that nobody reads.
+        // Another program: the same one, and one more byte that has no effect.
         machine
             .run(
                 "cd /tmp; cp /usr/local/bin/spotkeep-under-test new; printf x >>new; chown ann new",
@@ -185,7 +188,7 @@ fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready()
         );
         assert_eq!(pids(&machine), before);
 
-        // One that says that it is spotkeep, and whose keeper does not come up.
+        // A program that reports a version of spotkeep, and whose keeper does not start.
         machine.script(
             "/tmp-files/broken",
             "case $* in *--version*) echo spotkeep 9.9.9;; *units*) ;; *) exit 1;; esac",
@@ -201,7 +204,7 @@ fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready()
         assert_eq!(machine.property("spotkeep", "ActiveState"), "active");
         assert_eq!(pids(&machine), before);
 
-        // One that comes up and is not ready in time.
+        // A program whose keeper starts and is not ready in time.
         machine.script(
             "/tmp-files/hangs",
             "case $* in *--version*) echo spotkeep 9.9.8;; *units*) ;; *) exec sleep 1000;; esac",
@@ -220,19 +223,19 @@ fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready()
         );
         assert_eq!((sum(), pids(&machine)), (new.clone(), before));
 
-        // One that is no spotkeep at all: it is asked as the user, and nothing is replaced.
+        // A program other than spotkeep: it is run as the user, and nothing is replaced.
         machine.script("/tmp-files/other", "id -un >/tmp/who; echo hello");
         let refused = upgrade("/tmp-files/other");
         assert!(
-            refused.code == 1 && refused.err.contains("is no spotkeep"),
+            refused.code == 1 && refused.err.contains("is not a spotkeep"),
             "{refused:?}"
         );
         assert_eq!(machine.run("cat /tmp/who").ok().out, "ann\n");
-        // Nor from a place where the user could put another in between.
+        // Nor is a program accepted from a directory in which the user can replace it.
         machine.run("chmod 777 /mnt/persist/bin").ok();
         let refused = upgrade("/tmp/new");
         assert!(
-            refused.code == 1 && refused.err.contains("can be changed by others"),
+            refused.code == 1 && refused.err.contains("can be changed by users"),
             "{refused:?}"
         );
         assert_eq!((sum(), pids(&machine)), (new, before));
@@ -240,7 +243,7 @@ fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready()
 }
 
 #[test]
-fn an_agent_has_a_cgroup_of_its_own_and_is_resumed_after_its_tmux_server_died() {
+fn an_agent_has_its_own_cgroup_and_is_resumed_after_its_tmux_server_died() {
     with_a_site(|site| {
         let disk = Disk::blank(&site.dir, 1024);
         let machine = machine(site, &disk);
@@ -272,11 +275,12 @@ fn an_agent_has_a_cgroup_of_its_own_and_is_resumed_after_its_tmux_server_died() 
             "0\n"
         );
 
-        // What sheds its marker and its session is ended with the agent all the same.
+        // A process without the marker and the session of the agent is ended with the agent too.
         let procs = format!("/sys/fs/cgroup{of_a}/cgroup.procs");
         machine
             .run(&format!(
-                "setsid sh -c 'echo $$ >{procs}; exec env -i setpriv --reuid ann sleep 4711' >/dev/null 2>&1 &"
+                "setsid sh -c 'echo $$ >{procs}; exec env -i setpriv --reuid ann sleep 4711' \
+                 >/dev/null 2>&1 &"
             ))
             .ok();
         let runaway = || machine.run("pgrep -u ann -x sleep -a | grep -q 4711").code == 0;
@@ -303,10 +307,10 @@ fn an_agent_has_a_cgroup_of_its_own_and_is_resumed_after_its_tmux_server_died() 
         });
         assert_eq!(sessions(), before);
         assert_ne!(machine.property("spotkeep-tmux", "MainPID"), server);
-        // In the unit of tmux, and not in that of the keeper which asked for them.
+        // The agents run in the unit of tmux, and not in that of the keeper that started them.
         assert!(group(machine.pid("a")).starts_with(place));
 
-        // A limit of memory is set, or it is said that it cannot be.
+        // A memory limit is set, or a message says that it cannot be.
         machine.configure(&(agent("a", "tool") + "memory_max = \"1G\"\n" + &agent("b", "idle")));
         machine.spotkeep("up").ok();
         let pid = machine.pid("a");

@@ -1,14 +1,15 @@
-//! `spotkeep setup` with real systemd: a first machine, its reboot, and a new machine with the old disk.
+//! Tests of `spotkeep setup` with real systemd: first machine, reboot, new machine with old disk.
 
 use std::time::Instant;
 
 use crate::boot::{Disk, Machine, agent, with_a_site};
 
-const SETUP: &str = "/usr/local/bin/spotkeep-under-test --data-dir /mnt/persist setup --disk claude-persist \
+const SETUP: &str = "/usr/local/bin/spotkeep-under-test --data-dir /mnt/persist setup --disk \
+                     claude-persist \
                      --user ann --yes --no-packages --claude /usr/local/bin/claude";
 
 #[test]
-fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
+fn one_command_sets_up_a_vm_whose_agents_are_resumed_on_the_next_one() {
     with_a_site(|site| {
         let disk = Disk::blank(&site.dir, 600);
         let mut machine = Machine::new(site);
@@ -31,7 +32,13 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
             &("[machine]\nhome = [\".gitconfig\"]\non_new_machine = \"provision.sh\"\n".to_owned()
                 + &agent("a", "tool")),
         );
-        machine.run("printf '#!/bin/sh\\nid -un >>ran; test -e mirror || { echo no mirror; exit 7; }\\n' >/mnt/persist/provision.sh && chmod 755 /mnt/persist/provision.sh && chown ann /mnt/persist/provision.sh").ok();
+        machine
+            .run(
+                "printf '#!/bin/sh\\nid -un >>ran; test -e mirror || \
+                     { echo no mirror; exit 7; }\\n' >/mnt/persist/provision.sh && chmod 755 \
+                     /mnt/persist/provision.sh && chown ann /mnt/persist/provision.sh",
+            )
+            .ok();
         machine.spotkeep("up").ok();
         machine.wait_open("a");
         let session = machine.agent("a")["session_id"].clone();
@@ -42,7 +49,8 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
             failed.code == 3 && failed.out.contains("run provision.sh as the user"),
             "{failed:?}"
         );
-        // Whoever looks later is told, until it has worked. Root asks as ann, whose data directory it is.
+        // `status` shows the failure until the script has succeeded. Run by root, it acts as ann,
+        // who owns the data directory.
         for status in [
             machine.spotkeep("status"),
             machine.run("/mnt/persist/bin/spotkeep status"),
@@ -73,7 +81,8 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         assert_eq!(machine.pid("a"), pid, "an agent was touched");
         let start_up = first.out.split_once("#!/bin/sh").unwrap().1.to_owned();
 
-        // History as root, within the walls of its unit; what is lost is back before the keeper starts.
+        // Backups by root, in the sandbox of the unit; lost files are restored before the keeper
+        // starts.
         assert_eq!(
             machine.property("spotkeep-backup.timer", "ActiveState"),
             "active"
@@ -109,7 +118,7 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
             (machine.agent("a")["pid"].is_i64()).then_some(())
         });
 
-        // Without any further help, after a power cut.
+        // After a power cut, without further help.
         machine.cut();
         site.model.next_boot();
         machine.boot(Some(&disk));
@@ -120,7 +129,7 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         machine.power_off();
         site.model.next_boot();
 
-        // A new boot disk that knows nothing, and the start-up script that was printed.
+        // A blank boot disk, and the start-up script that was printed.
         let mut new = Machine::new(site);
         new.script("/startup", &start_up);
         new.boot(Some(&disk));
@@ -130,7 +139,7 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         assert_eq!(
             new.run("cat /mnt/persist/ran").out,
             "ann\nann\nann\n",
-            "once on each boot disk, and once more where it had failed"
+            "provision.sh runs once on each boot disk, and again after a failure"
         );
         assert_eq!(
             new.run("readlink /home/ann/.claude").out,
@@ -142,25 +151,25 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         let undone = new
             .run("/usr/local/bin/spotkeep-under-test --data-dir /mnt/persist setup --undo")
             .ok();
-        assert!(undone.out.contains("take out the units"), "{undone:?}");
+        assert!(undone.out.contains("remove the units"), "{undone:?}");
         for unit in ["mnt-persist.mount", "spotkeep", "spotkeep-tmux"] {
             assert_eq!(new.property(unit, "ActiveState"), "inactive", "{unit}");
         }
         assert_eq!(
             new.run("ls -A /home/ann/.claude").code,
             2,
-            "the link is gone"
+            "the link was not removed"
         );
         let back = new.run(SETUP).ok();
         assert!(!back.out.contains("format"), "{back:?}");
-        // To end the units was to end this boot.
+        // Stopping the units ended the keeper of this boot.
         new.spotkeep("restore").ok();
         assert_eq!(new.wait_state("a", "idle")["session_id"], session);
     });
 }
 
 #[test]
-fn the_start_up_script_runs_nothing_from_a_disk_that_is_no_root() {
+fn the_start_up_script_runs_nothing_from_a_disk_without_a_data_directory() {
     with_a_site(|site| {
         let disk = Disk::blank(&site.dir, 64);
         let mut machine = Machine::new(site);
@@ -182,9 +191,13 @@ fn the_start_up_script_runs_nothing_from_a_disk_that_is_no_root() {
             empty.code == 1 && empty.err.contains("holds no data directory"),
             "{empty:?}"
         );
-        // A program that somebody else than root has put there.
+        // A program that a user other than root has put there.
         machine
-            .run("mkdir /mnt/persist/bin && printf '#!/bin/sh\\ntouch /evil\\n' >/mnt/persist/bin/spotkeep && chmod 755 /mnt/persist/bin/spotkeep && chown nobody /mnt/persist/bin/spotkeep")
+            .run(
+                "mkdir /mnt/persist/bin && printf '#!/bin/sh\\ntouch /evil\\n' \
+                  >/mnt/persist/bin/spotkeep && chmod 755 /mnt/persist/bin/spotkeep && chown 65534 \
+                  /mnt/persist/bin/spotkeep",
+            )
             .ok();
         assert_eq!(machine.run("/startup").code, 1);
         assert_eq!(machine.run("ls /evil").code, 2, "root has run it");

@@ -1,23 +1,24 @@
-//! Shutdowns and boots with real systemd.
+//! Tests of shutdowns and boots with real systemd.
 
 use crate::boot::{Disk, Machine, agent, with_a_site};
 
 #[test]
-fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_resumes() {
+fn a_shutdown_saves_before_keeper_tmux_network_and_disk_stop_and_the_next_boot_resumes() {
     with_a_site(|site| {
         let disk = Disk::blank(&site.dir, 1024);
         let mut machine = Machine::new(site);
-        // A unit of somebody else's that does not want to end: not before the save has.
+        // A unit of another program that refuses to end before the save has.
         machine.script(
             "/usr/local/bin/hang",
             "trap 'told=1' TERM
-            until [ -n \"$told\" ] && [ \"$(systemctl show -P ActiveState spotkeep-save)\" = inactive ]; do sleep 0.2; done",
+            until [ -n \"$told\" ] && [ \"$(systemctl show -P ActiveState spotkeep-save)\" = \
+            inactive ]; do sleep 0.2; done",
         );
         machine.write(
             "/etc/systemd/system/hang.service",
             "[Service]\nExecStart=/usr/local/bin/hang\nKillMode=process\nTimeoutStopSec=30s\n[Install]\nWantedBy=multi-user.target\n",
         );
-        // Whatever brings the network up.
+        // The unit that brings the network up.
         machine.write(
             "/etc/systemd/system/net.service",
             "[Unit]\nWants=network.target\nBefore=network.target\n\
@@ -32,7 +33,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
         machine.wait_state("b", "idle");
         let session = machine.agent("a")["session_id"].clone();
 
-        // A second set-up finds everything as it should be.
+        // A second set-up finds nothing to do.
         let pid = machine.pid("a");
         let again = machine.setup("");
         assert_eq!(again.out, "", "{again:?}");
@@ -72,7 +73,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
         assert!(site.model.request_log().agents["a"].turns_ended > 0);
         machine.wait_state("b", "idle");
 
-        // A reboot is a shutdown as any other.
+        // A reboot is a shutdown too.
         let before = machine.status();
         machine.reboot(&disk);
         for name in ["a", "b"] {
@@ -84,7 +85,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
         assert_eq!(after["last_save"]["clean"], true, "{after}");
         assert_eq!(machine.agent("a")["session_id"], session);
 
-        // The keeper is dead, and nobody has noticed yet; then one that hangs.
+        // A keeper that was killed just before, then one that hangs.
         for (signal, agents) in [("KILL", 2), ("STOP", 2)] {
             machine.until("both are back", || {
                 let up = |name| machine.agent(name)["state"] == "idle";
@@ -106,7 +107,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
                 text.contains("everything safe after") && !text.contains("NOT CLEAN"),
                 "{text}"
             );
-            assert_eq!(text.matches("ended by itself").count(), agents, "{text}");
+            assert_eq!(text.matches("exited in time").count(), agents, "{text}");
             let saved = journal.stopped("spotkeep-save.service");
             assert!(saved <= journal.stopping("spotkeep-tmux.service"), "{text}");
             site.model.next_boot();
@@ -116,7 +117,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
         machine.wait_state("b", "idle");
         assert_eq!(machine.agent("a")["session_id"], session);
 
-        // The machine goes before the save unit has started, such as in the middle of its boot.
+        // The machine shuts down before the save unit has started, as in the middle of its boot.
         machine.run("systemctl disable spotkeep-save").ok();
         machine.cut();
         site.model.next_boot();
@@ -130,7 +131,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
 }
 
 #[test]
-fn without_its_disk_nothing_starts_and_the_boot_goes_on_and_another_machine_takes_it_over() {
+fn without_its_disk_nothing_starts_and_the_boot_completes_and_another_machine_takes_over() {
     with_a_site(|site| {
         let disk = Disk::blank(&site.dir, 1024);
         let mut first = Machine::new(site);
@@ -141,18 +142,18 @@ fn without_its_disk_nothing_starts_and_the_boot_goes_on_and_another_machine_take
         let session = first.agent("a")["session_id"].clone();
         first.cut();
 
-        // It boots without its disk: everything else works.
+        // A boot without the data disk: everything else works.
         first.boot(None);
         assert_eq!(first.property("multi-user.target", "ActiveState"), "active");
         for unit in ["spotkeep-tmux", "spotkeep", "spotkeep-save"] {
             assert_eq!(first.property(unit, "ActiveState"), "inactive", "{unit}");
         }
         assert_eq!(first.run("ls -A /mnt/persist").ok().out, "");
-        // Not by hand either.
+        // A start by hand fails too.
         assert_ne!(first.run("systemctl start spotkeep").code, 0);
         first.power_off();
 
-        // A new boot disk, and the old data.
+        // A new boot disk with the old data disk.
         site.model.next_boot();
         let mut second = Machine::new(site);
         second.boot(Some(&disk));
@@ -165,7 +166,7 @@ fn without_its_disk_nothing_starts_and_the_boot_goes_on_and_another_machine_take
 }
 
 #[test]
-fn sixteen_agents_in_a_tool_are_safe_when_the_power_button_was_pressed() {
+fn sixteen_agents_in_a_tool_are_saved_when_the_power_button_is_pressed() {
     with_a_site(|site| {
         let disk = Disk::blank(&site.dir, 1024);
         let mut machine = Machine::new(site);
@@ -184,7 +185,7 @@ fn sixteen_agents_in_a_tool_are_safe_when_the_power_button_was_pressed() {
             "{text}"
         );
         assert_eq!(
-            text.matches("ended by itself  in a tool (Bash)").count(),
+            text.matches("exited in time  in a tool (Bash)").count(),
             16,
             "{text}"
         );
@@ -206,7 +207,8 @@ fn sixteen_agents_in_a_tool_are_safe_when_the_power_button_was_pressed() {
         let own = ready - times("spotkeep", "ExecMainStartTimestampMonotonic");
         let mounted = times("mnt-persist.mount", "ActiveEnterTimestampMonotonic");
         eprintln!(
-            "figure: root mounted to keeper ready, 16 agents: {} ms, of these the keeper's own: {} ms",
+            "figure: root mounted to keeper ready, 16 agents: {} ms, of these the keeper's own: {} \
+             ms",
             (ready - mounted) / 1000,
             own / 1000
         );

@@ -1,21 +1,21 @@
-//! Checkpoints of a fleet.
+//! Tests of checkpoints made by the keeper and by `spotkeep checkpoint`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::terminal::Line;
+use crate::terminal::JournalLine;
 use serde_json::Value;
 
 use crate::support::{Lab, git, prompt_of};
 
 impl Lab {
-    /// `checkpoint ls NAME --json`, newest first.
+    /// Returns the output of `checkpoint ls NAME --json`, newest first.
     fn checkpoints(&self, name: &str) -> Vec<Value> {
         let said = self.run(&["checkpoint", "ls", name, "--json"]).ok().json();
         said["checkpoints"].as_array().unwrap().clone()
     }
 
-    /// Waits for a checkpoint that was made for this.
+    /// Waits for a checkpoint with this trigger.
     fn wait_checkpoint(&self, name: &str, trigger: &str) -> Value {
         self.until(&format!("{name} has a checkpoint for {trigger}"), || {
             let all = self.checkpoints(name);
@@ -23,7 +23,7 @@ impl Lab {
         })
     }
 
-    /// Everything that a rollback has to bring back.
+    /// Returns everything that a rollback has to restore.
     fn picture(&self, name: &str) -> (String, Vec<(PathBuf, Vec<u8>)>) {
         let dir = self.workspace(name);
         let status = git(&dir, &["status", "--porcelain=v2", "-z", "-uall"]);
@@ -33,7 +33,7 @@ impl Lab {
         (status, files)
     }
 
-    /// A repository outside of the data directory, with a commit on `main`.
+    /// Creates a repository outside of the data directory, with a commit on `main`.
     fn upstream(&self) -> PathBuf {
         let dir = self.dir.join("upstream");
         fs::create_dir_all(&dir).unwrap();
@@ -75,7 +75,7 @@ fn a_turn_that_ends_leaves_a_checkpoint_and_status_says_when() {
     let made = lab.wait_checkpoint("a", "turn-ended");
     assert!(made["files"].as_u64() >= Some(3), "{made}");
     assert_eq!(made["left_out"], Value::Array(Vec::new()));
-    let at = lab.until("status tells of it", || {
+    let at = lab.until("status shows the checkpoint", || {
         let at = lab.agent("a")["last_checkpoint"].clone();
         at.is_string().then_some(at)
     });
@@ -86,20 +86,20 @@ fn a_turn_that_ends_leaves_a_checkpoint_and_status_says_when() {
 }
 
 #[test]
-fn an_agent_at_work_is_checkpointed_from_time_to_time() {
+fn a_busy_agent_is_checkpointed_periodically() {
     let lab = Lab::new();
     lab.declare("a", "tool", "checkpoint_every = \"1s\"");
     let _keeper = lab.keeper();
     lab.wait_open("a");
     let later = lab.workspace("a").join("later.txt");
     let mut count = 0;
-    lab.until("one is made for the time that has passed", || {
+    lab.until("a periodic checkpoint is made", || {
         count += 1;
         fs::write(&later, format!("by a build, {count}\n")).unwrap();
         let all = lab.checkpoints("a");
         all.iter().any(|one| one["trigger"] == "time").then_some(())
     });
-    lab.until("the later file is in the newest", || {
+    lab.until("the later file is in the newest checkpoint", || {
         let newest = lab.checkpoints("a")[0]["commit"].as_str()?.to_owned();
         let tree = format!("{newest}:worktree");
         let files = git(&lab.workspace("a"), &["ls-tree", "--name-only", &tree]);
@@ -108,7 +108,7 @@ fn an_agent_at_work_is_checkpointed_from_time_to_time() {
 }
 
 #[test]
-fn a_rollback_refuses_while_the_agent_runs_stops_it_when_told_and_can_be_undone() {
+fn a_rollback_refuses_while_the_agent_runs_stops_it_on_request_and_can_be_undone() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
@@ -126,7 +126,11 @@ fn a_rollback_refuses_while_the_agent_runs_stops_it_when_told_and_can_be_undone(
         .run(&["checkpoint", "rollback", "a", &newest, "--dry-run"])
         .ok();
     assert!(plan.out.contains("tracked.txt"), "{plan:?}");
-    assert_eq!(lab.picture("a"), wrecked, "nothing was changed yet");
+    assert_eq!(
+        lab.picture("a"),
+        wrecked,
+        "the refused rollback changed something"
+    );
 
     let said = lab
         .run(&["checkpoint", "rollback", "a", &newest, "--stop"])
@@ -144,7 +148,7 @@ fn a_rollback_refuses_while_the_agent_runs_stops_it_when_told_and_can_be_undone(
 }
 
 #[test]
-fn without_a_keeper_checkpoints_are_made_compared_and_given_back_all_the_same() {
+fn without_a_keeper_checkpoints_are_created_compared_and_restored() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
@@ -190,7 +194,7 @@ fn without_a_keeper_checkpoints_are_made_compared_and_given_back_all_the_same() 
     assert_eq!(lab.events("a", "rolled-back").len(), 1);
     lab.run(&["checkpoint", "rollback", "a", "nonsense"])
         .refused(2, "no checkpoint nonsense", "checkpoint ls a");
-    lab.run(&["checkpoint", "ls", "nobody"])
+    lab.run(&["checkpoint", "ls", "unknown"])
         .refused(2, "no agent", "spotkeep ls");
 }
 
@@ -224,7 +228,7 @@ fn a_save_leaves_a_checkpoint_of_every_git_workspace_and_names_it() {
 }
 
 #[test]
-fn what_a_cut_left_torn_is_repaired_before_the_agent_starts() {
+fn damage_by_a_power_cut_is_repaired_before_the_agent_starts() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
     let _keeper = lab.keeper();
@@ -233,7 +237,8 @@ fn what_a_cut_left_torn_is_repaired_before_the_agent_starts() {
     lab.next_boot();
     let before = lab.picture("a");
     let dot_git = lab.workspace("a").join(".git");
-    // As a cut leaves them: the staged file's object empty, the branch's file empty, a lock of nobody.
+    // As after a power cut: an empty object for the staged file, an empty branch file, a lock
+    // without an owner.
     let staged = git(&lab.workspace("a"), &["rev-parse", ":staged-by-agent.txt"]);
     let object = dot_git
         .join("objects")
@@ -245,7 +250,7 @@ fn what_a_cut_left_torn_is_repaired_before_the_agent_starts() {
     fs::write(dot_git.join("index.lock"), "").unwrap();
     let _keeper = lab.keeper();
     lab.wait_up("a", 2);
-    // The turn that was cut goes on meanwhile, and adds a file of its own.
+    // The interrupted turn continues meanwhile, and adds another file.
     let after = lab.picture("a").0;
     assert!(
         before.0.split('\0').all(|line| after.contains(line)),
@@ -271,7 +276,7 @@ fn what_a_cut_left_torn_is_repaired_before_the_agent_starts() {
 }
 
 #[test]
-fn after_a_clean_end_nobodys_lock_is_touched() {
+fn after_a_clean_end_no_lock_is_removed() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
@@ -286,7 +291,7 @@ fn after_a_clean_end_nobodys_lock_is_touched() {
 }
 
 #[test]
-fn a_worktree_that_is_gone_is_made_anew_from_its_newest_checkpoint_and_the_agent_is_told() {
+fn a_missing_worktree_is_recreated_from_its_newest_checkpoint_and_the_note_says_so() {
     let lab = Lab::new();
     let upstream = lab.upstream();
     lab.add_from("a", &upstream, &["--prompt", &prompt_of("a", "idle", 1)]);
@@ -299,7 +304,7 @@ fn a_worktree_that_is_gone_is_made_anew_from_its_newest_checkpoint_and_the_agent
     fs::remove_dir_all(lab.workspace("a")).unwrap();
     let _keeper = lab.keeper();
     lab.wait_up("a", 2);
-    // The agent answers its note meanwhile, and adds a file of its own.
+    // The agent answers its note meanwhile, and adds another file.
     let (status, files) = lab.picture("a");
     assert!(
         before.0.split('\0').all(|line| status.contains(line)),
@@ -312,11 +317,11 @@ fn a_worktree_that_is_gone_is_made_anew_from_its_newest_checkpoint_and_the_agent
     let rebuilt = lab.wait_event("a", "rebuilt", 1);
     assert!(rebuilt.data["why"].as_str().unwrap().contains("gone"));
     let note = fs::read_to_string(lab.file("session-state/notes/a.md")).unwrap();
-    assert!(note.contains("made anew from a checkpoint"), "{note}");
+    assert!(note.contains("recreated from a checkpoint"), "{note}");
 }
 
 #[test]
-fn what_was_repaired_for_a_start_that_is_refused_is_told_by_the_next() {
+fn a_repair_for_a_start_that_is_refused_is_reported_by_the_next_start() {
     let lab = Lab::new();
     let upstream = lab.upstream();
     lab.add_from("a", &upstream, &["--prompt", &prompt_of("a", "idle", 1)]);
@@ -326,7 +331,7 @@ fn what_was_repaired_for_a_start_that_is_refused_is_told_by_the_next() {
     keeper.let_go();
     lab.next_boot();
     fs::remove_dir_all(lab.workspace("a")).unwrap();
-    // As on a new machine that lacks it.
+    // Without a claude, as on a new machine.
     let (claude, away) = (lab.dir.join("bin/claude"), lab.dir.join("bin/away"));
     fs::rename(&claude, &away).unwrap();
     let _keeper = lab.keeper();
@@ -339,17 +344,17 @@ fn what_was_repaired_for_a_start_that_is_refused_is_told_by_the_next() {
     lab.run(&["start", "a"]).ok();
     lab.wait_up("a", 2);
     let note = fs::read_to_string(lab.file("session-state/notes/a.md")).unwrap();
-    let told = "made anew from a checkpoint";
+    let told = "recreated from a checkpoint";
     assert_eq!(note.matches(told).count(), 1, "{note}");
-    let is_told = |line: &&Line| line.data["what"].as_str().unwrap().contains(told);
+    let says_so = |line: &&JournalLine| line.data["what"].as_str().unwrap().contains(told);
     let repaired = lab.events("", "repaired");
-    let count = repaired.iter().filter(is_told).count();
+    let count = repaired.iter().filter(says_so).count();
     assert_eq!(count, 1, "{}", lab.account());
     assert!(!lab.file("session-state/notes/a.repaired").exists());
 }
 
 #[test]
-fn a_worktree_that_was_emptied_or_became_a_file_is_made_anew_too() {
+fn a_worktree_that_was_emptied_or_became_a_file_is_recreated_too() {
     let lab = Lab::new();
     let upstream = lab.upstream();
     for name in ["a", "b"] {
@@ -381,7 +386,7 @@ fn a_worktree_that_was_emptied_or_became_a_file_is_made_anew_too() {
 }
 
 #[test]
-fn a_clone_that_is_gone_with_its_repository_is_not_invented() {
+fn a_missing_clone_whose_repository_is_missing_too_is_not_recreated() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
@@ -400,14 +405,14 @@ fn a_clone_that_is_gone_with_its_repository_is_not_invented() {
 }
 
 #[test]
-fn agents_of_one_repository_share_a_clone_and_have_branches_of_their_own() {
+fn agents_of_one_repository_share_a_clone_and_have_their_own_branches() {
     let lab = Lab::new();
     let upstream = lab.upstream();
     git(&upstream, &["branch", "topic"]);
     let url = format!("file://{}", upstream.display());
     let said = lab.add_from("one", Path::new(&url), &[]);
     assert!(said.contains("on the branch main"), "{said}");
-    // A file that the first add left when it was interrupted is in nobody's way.
+    // A file that an interrupted add has left does not block the next one.
     fs::create_dir_all(lab.file("workspaces/.new-two/half")).unwrap();
     let said = lab.add_from("two", Path::new(&url), &[]);
     assert!(said.contains("on the branch two"), "{said}");
@@ -431,7 +436,7 @@ fn agents_of_one_repository_share_a_clone_and_have_branches_of_their_own() {
     assert_eq!(record["origin"], url.as_str());
     let head = git(&upstream, &["rev-parse", "HEAD"]);
     assert_eq!(record["base_commit"], head.trim());
-    // A push goes where a person expects it.
+    // `git push` pushes to the upstream repository.
     fs::write(lab.workspace("two").join("new.txt"), "new\n").unwrap();
     git(&lab.workspace("two"), &["add", "."]);
     git(&lab.workspace("two"), &["commit", "-qm", "New"]);
@@ -446,7 +451,7 @@ fn agents_of_one_repository_share_a_clone_and_have_branches_of_their_own() {
 }
 
 #[test]
-fn what_cannot_be_made_into_a_workspace_is_refused_and_leaves_nothing() {
+fn add_refuses_what_cannot_become_a_workspace_and_leaves_nothing_behind() {
     let lab = Lab::new();
     let upstream = lab.upstream();
     let path = upstream.to_str().unwrap();
@@ -463,7 +468,7 @@ fn what_cannot_be_made_into_a_workspace_is_refused_and_leaves_nothing() {
     lab.run(&["add", "a", "--repo", "file:///nowhere/at/all"])
         .refused(1, "cannot clone", "git ls-remote");
     lab.run(&["add", "a", "--repo", "ext::sh -c true"]);
-    // The clone itself stays: the next add needs no download.
+    // The clone is kept: the next add needs no download.
     assert_eq!(entries(), 1, "only .repos");
     let repos: Vec<_> = fs::read_dir(lab.file("workspaces/.repos"))
         .unwrap()
@@ -472,12 +477,12 @@ fn what_cannot_be_made_into_a_workspace_is_refused_and_leaves_nothing() {
     assert_eq!(repos.len(), 1, "{repos:?}");
     fs::create_dir_all(lab.workspace("a").join("mine")).unwrap();
     lab.run(&["add", "a", "--repo", path])
-        .refused(2, "is there already", "--workspace");
+        .refused(2, "already exists", "--workspace");
     assert!(!lab.config_text().contains("[agents.a]"));
 }
 
 #[test]
-fn a_repository_inside_of_the_root_is_linked_to() {
+fn a_repository_inside_the_data_directory_is_linked_to() {
     let lab = Lab::new();
     lab.make_workspace("main-clone");
     let said = lab.add_from("b", &lab.workspace("main-clone"), &[]);
@@ -489,7 +494,7 @@ fn a_repository_inside_of_the_root_is_linked_to() {
     lab.run(&["add", "b", "--workspace", "workspaces/b"]).ok();
 }
 
-/// A place to push to, in `spotkeep.toml`.
+/// Creates a remote, and configures it in `spotkeep.toml`.
 fn with_remote(lab: &Lab) -> PathBuf {
     let remote = lab.dir.join("safe.git");
     git(
@@ -501,12 +506,12 @@ fn with_remote(lab: &Lab) -> PathBuf {
 }
 
 #[test]
-fn checkpoints_are_pushed_where_the_file_says_and_nothing_of_the_repository_is_asked() {
+fn checkpoints_are_pushed_to_the_configured_remote_and_repository_settings_are_ignored() {
     let lab = Lab::new();
     let remote = with_remote(&lab);
     lab.declare("a", "idle", "");
     let dir = lab.workspace("a");
-    // Each would leave a footprint, or lead elsewhere.
+    // Each setting would run a command that leaves a file, or push to another repository.
     let elsewhere = lab.dir.join("elsewhere.git");
     git(
         &lab.dir,
@@ -538,7 +543,7 @@ fn checkpoints_are_pushed_where_the_file_says_and_nothing_of_the_repository_is_a
         fs::write(&path, format!("#!/bin/sh\n{touch}\n")).unwrap();
         make_executable(&path);
     }
-    // Plain git does fall for it.
+    // Plain git obeys the settings.
     git(
         &dir,
         &[
@@ -556,7 +561,7 @@ fn checkpoints_are_pushed_where_the_file_says_and_nothing_of_the_repository_is_a
 
     let _keeper = lab.keeper();
     lab.wait_done("a");
-    lab.until("it was pushed", || {
+    lab.until("the checkpoint was pushed", || {
         let refs = git(&remote, &["for-each-ref", "--format=%(refname)"]);
         refs.contains("refs/spotkeep/").then_some(())
     });
@@ -572,7 +577,7 @@ fn checkpoints_are_pushed_where_the_file_says_and_nothing_of_the_repository_is_a
 }
 
 #[test]
-fn a_save_pushes_after_it_is_safe_and_a_push_that_fails_is_no_harm() {
+fn a_save_pushes_after_everything_is_safe_and_a_failed_push_does_no_harm() {
     let lab = Lab::new();
     let remote = with_remote(&lab);
     lab.declare("a", "tool", "");
@@ -591,12 +596,12 @@ fn a_save_pushes_after_it_is_safe_and_a_push_that_fails_is_no_harm() {
 }
 
 #[test]
-fn a_checkpoint_that_fails_is_told_once_and_shown_until_it_works() {
+fn a_failed_checkpoint_is_logged_once_and_shown_until_one_succeeds() {
     let lab = Lab::new();
     lab.declare("a", "tool", "checkpoint_every = \"1s\"");
     let _keeper = lab.keeper();
     lab.wait_open("a");
-    lab.until("one is made", || {
+    lab.until("a checkpoint is made", || {
         (!lab.checkpoints("a").is_empty()).then_some(())
     });
     // A config that git cannot read.
@@ -608,7 +613,9 @@ fn a_checkpoint_that_fails_is_told_once_and_shown_until_it_works() {
     let trouble = || lab.status()["trouble"].as_array().unwrap().len();
     assert_eq!(trouble(), 1);
     fs::write(&config, good).unwrap();
-    lab.until("it works again", || (trouble() == 0).then_some(()));
+    lab.until("no trouble is shown any more", || {
+        (trouble() == 0).then_some(())
+    });
     assert_eq!(lab.events("a", "checkpoint-failed").len(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! What the commands say, to people and to programs.
+//! Tests of the commands' output, as text and as JSON, and of their exit codes.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{Lab, SPOTKEEP, said};
 
-/// An output with what differs from run to run replaced.
+/// Returns an output with all parts replaced that differ between runs.
 fn filtered(lab: &Lab, text: &str) -> String {
     let data_dir: Value =
         serde_json::from_slice(&fs::read(lab.file("session-state/root.json")).unwrap_or_default())
@@ -24,7 +24,7 @@ fn filtered(lab: &Lab, text: &str) -> String {
     text
 }
 
-/// Ages are as long as a machine is slow, and so are the columns that hold them.
+/// Replaces ages, and the width of their columns, which depend on the speed of the machine.
 fn without_ages(text: &str) -> String {
     let line = |line: &str| {
         let mut words: Vec<&str> = line.split_whitespace().collect();
@@ -37,7 +37,7 @@ fn without_ages(text: &str) -> String {
 }
 
 #[test]
-fn init_makes_a_root_once_and_changes_nothing_the_second_time() {
+fn init_creates_a_data_directory_once_and_changes_nothing_the_second_time() {
     let lab = Lab::bare();
     let dry = lab.run(&["init", "--dry-run"]).ok();
     assert!(!lab.data_dir().exists());
@@ -71,13 +71,13 @@ fn init_makes_a_root_once_and_changes_nothing_the_second_time() {
     next: spotkeep --data-dir <data-dir> add agent-1 --prompt 'Fix issue 123.'
     --
     the data directory at <data-dir> has a spotkeep.toml again
-    agents will run every command without asking: give this machine nothing that you would not give them
+    agents will run every command without asking: use only a machine without secrets
     next: spotkeep --data-dir <data-dir> add agent-1 --prompt 'Fix issue 123.'
     ");
 }
 
 #[test]
-fn a_place_that_is_no_root_is_told_with_what_to_do() {
+fn a_path_that_is_not_a_data_directory_is_refused_with_a_hint() {
     let lab = Lab::bare();
     for verb in ["status", "ls", "up", "save", "run", "events"] {
         lab.run(&[verb]).refused(1, "no data directory at", "init");
@@ -98,13 +98,13 @@ fn a_fresh_fleet_is_shown_without_a_keeper() {
     keeper  stopped
 
     STATE      AGENT  SESSION  BRANCH  DIRTY  CHECKPOINT  SIZE  RESTARTS  WHY
-    ? unknown  a      -        main    -      -           -     0         no keeper has taken it in yet
-    ? unknown  b      -        main    -      -           -     0         no keeper has taken it in yet
+    ? unknown  a      -        main    -      -           -     0         no keeper has loaded it yet
+    ? unknown  b      -        main    -      -           -     0         no keeper has loaded it yet
     ");
 }
 
 #[test]
-fn a_fleet_at_work_is_shown_in_lines() {
+fn a_running_fleet_is_shown_as_a_table() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     lab.declare("b", "", "");
@@ -206,7 +206,7 @@ fn the_json_of_status_has_every_field_of_its_contract() {
 }
 
 #[test]
-fn every_verb_explains_itself() {
+fn every_verb_has_a_help_text() {
     let lab = Lab::bare();
     let help = said(lab.program(SPOTKEEP).arg("--help")).ok().out;
     let verbs: Vec<&str> = help
@@ -233,7 +233,7 @@ fn every_verb_explains_itself() {
 }
 
 #[test]
-fn exit_codes_tell_wrong_usage_from_failure_from_a_fleet_that_is_not_as_declared() {
+fn exit_codes_distinguish_wrong_usage_a_failure_and_a_fleet_that_is_not_as_declared() {
     let lab = Lab::new();
     lab.declare("a", "", "env_file = \"missing.env\"");
     assert_eq!(lab.run(&["status"]).code, 0);
@@ -268,7 +268,7 @@ fn no_colour_reaches_a_pipe() {
 }
 
 #[test]
-fn colour_is_shown_in_a_terminal_unless_it_is_not_wanted() {
+fn colour_is_shown_in_a_terminal_unless_it_is_turned_off() {
     let lab = Lab::new();
     lab.declare("a", "", "");
     let in_a_terminal = |no_colour: &str| {
@@ -282,7 +282,7 @@ fn colour_is_shown_in_a_terminal_unless_it_is_not_wanted() {
     };
     if lab.program("script").arg("--version").output().is_err() {
         return crate::support::skip(
-            "colour_is_shown_in_a_terminal_unless_it_is_not_wanted",
+            "colour_is_shown_in_a_terminal_unless_it_is_turned_off",
             "there is no `script`",
         );
     }
@@ -326,7 +326,7 @@ fn a_dry_run_changes_not_one_byte() {
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
     lab.wait_done("a");
-    lab.until("the record has come to rest", || {
+    lab.until("the record does not change any more", || {
         lab.record("a")["transcript"].is_object().then_some(())
     });
     let state = || {

@@ -1,4 +1,4 @@
-//! What a command said, and what it should have.
+//! Runs a command, and checks its exit code and output.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
@@ -9,27 +9,28 @@ use sys::error::Result;
 
 use testing::wait::{FOREVER, during};
 
-/// What a command said.
+/// The exit code and the output of a command.
 #[derive(Debug)]
-pub struct Said {
+pub struct CommandOutput {
     pub code: i32,
     pub out: String,
     pub err: String,
 }
 
-impl Said {
-    /// Standard output as JSON.
+impl CommandOutput {
+    /// Parses standard output as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Fails unless it ended with 0.
+    /// Asserts that the exit code is 0.
     pub fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{self:?}");
         self
     }
 
-    /// Fails unless it ended with `code`, said `error` and gave a hint that holds `hint`.
+    /// Asserts that the exit code is `code`, that standard error begins with an error and contains
+    /// `error`, and that a hint contains `hint`.
     pub fn refused(self, code: i32, error: &str, hint: &str) -> Self {
         assert_eq!(self.code, code, "{self:?}");
         assert!(
@@ -45,7 +46,7 @@ impl Said {
         self
     }
 
-    /// As [`Said::refused`], where other lines come first.
+    /// As [`CommandOutput::refused`], with other lines allowed before the error.
     pub fn refused_somewhere(self, code: i32, error: &str, hint: &str) -> Self {
         let from = self
             .err
@@ -55,7 +56,7 @@ impl Said {
         Self { err, ..self }.refused(code, error, hint)
     }
 
-    /// Fails if the program panicked.
+    /// Asserts that the program did not panic, and that its exit code is 0 to 3.
     pub fn sound(self) -> Self {
         assert!(
             !self.err.contains("panicked") && (0..=3).contains(&self.code),
@@ -78,14 +79,14 @@ pub fn run(command: &mut Command) -> Result<Output> {
     during(&line, || command::run(command, FOREVER))
 }
 
-/// Runs a command to its end, and takes down what it said.
-pub fn said(command: &mut Command) -> Said {
+/// Runs a command to its end, and returns its exit code and output.
+pub fn said(command: &mut Command) -> CommandOutput {
     let output = run(command).unwrap();
     let code = output
         .status
         .code()
         .unwrap_or_else(|| -output.status.signal().unwrap_or(1));
-    Said {
+    CommandOutput {
         code,
         out: output.stdout,
         err: output.stderr,

@@ -1,4 +1,4 @@
-//! `spotkeep.toml`: what is wrong in it is told with its place, and nothing is done by halves.
+//! Tests of `spotkeep.toml`: errors with their position, and the last good file.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +7,7 @@ use crate::pane::Pane;
 use crate::support::{Lab, SPOTKEEP, git};
 
 #[test]
-fn every_mistake_in_the_file_is_told_with_line_and_column_and_stops_nothing_that_runs() {
+fn every_mistake_in_the_file_is_reported_with_line_and_column_and_stops_no_running_agent() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
@@ -48,7 +48,7 @@ fn every_mistake_in_the_file_is_told_with_line_and_column_and_stops_nothing_that
         }
         assert!(
             !lab.workspace("new").exists(),
-            "nothing is made for what is not declared"
+            "a workspace was created for an agent that is not declared"
         );
         assert_eq!(lab.status()["agents"][0]["pid"], process.pid);
     }
@@ -59,7 +59,7 @@ fn every_mistake_in_the_file_is_told_with_line_and_column_and_stops_nothing_that
 }
 
 #[test]
-fn a_fleet_comes_back_on_the_last_good_file_where_it_was_edited_wrongly() {
+fn a_fleet_starts_with_the_last_good_file_after_a_wrong_edit() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let good = lab.config_text();
@@ -87,7 +87,7 @@ fn a_fleet_comes_back_on_the_last_good_file_where_it_was_edited_wrongly() {
 }
 
 #[test]
-fn a_declaration_that_is_gone_ends_no_agent() {
+fn a_missing_spotkeep_toml_ends_no_agent() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let good = lab.config_text();
@@ -105,12 +105,12 @@ fn a_declaration_that_is_gone_ends_no_agent() {
         }
         assert_eq!(lab.process("a"), process);
     }
-    // Cut short, it looks as if somebody had taken an agent out.
+    // A truncated file looks as if the user had removed an agent.
     let short = good.split("[agents.a]").next().unwrap();
     lab.write_config(short);
     let refusal = "not declared any more, and running: a";
     lab.run(&["up"]).refused(3, refusal, "spotkeep up --yes");
-    // Nor does another change of the file take it along.
+    // Another change of the file does not end the agent either.
     lab.run(&["add", "b"])
         .refused(3, refusal, "spotkeep up --yes");
     assert_eq!(lab.process("a"), process);
@@ -124,7 +124,7 @@ fn a_declaration_that_is_gone_ends_no_agent() {
 }
 
 #[test]
-fn a_keeper_that_finds_no_declaration_goes_on_with_the_last_good_one() {
+fn a_keeper_that_finds_no_spotkeep_toml_uses_the_last_good_one() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let good = lab.config_text();
@@ -142,7 +142,7 @@ fn a_keeper_that_finds_no_declaration_goes_on_with_the_last_good_one() {
     assert_eq!(lab.wait_state("a", "idle")["pid"], process.pid);
     keeper.kill();
 
-    // Without any good one, it is not known who is to run: nobody is ended for that.
+    // Without any good file, the desired agents are unknown, and no agent is ended.
     let copy = lab.file("session-state/spotkeep.toml");
     let kept = fs::read(&copy).unwrap();
     fs::remove_file(&copy).unwrap();
@@ -157,7 +157,7 @@ fn a_keeper_that_finds_no_declaration_goes_on_with_the_last_good_one() {
     assert_eq!(lab.session_of("a"), session);
     let again = lab.run(&["init"]).ok().out;
     assert!(
-        again.contains("has its spotkeep.toml again, as it last was"),
+        again.contains("has its last spotkeep.toml again"),
         "{again}"
     );
     assert_eq!(lab.config_text(), good);
@@ -179,7 +179,7 @@ fn a_person_is_asked_before_up_ends_an_agent() {
         lab.data_dir().display()
     );
     let pane = Pane::run(&lab, 100, 30, &format!("{up}; {up}"));
-    pane.wait(&["this ends a; type yes to go on:"]);
+    pane.wait(&["this stops a; type yes to continue:"]);
     pane.press(&["n", "o", "Enter"]);
     pane.wait(&["not declared any more, and running: a", "ended with 3"]);
     assert!(process.is_alive());
@@ -238,7 +238,8 @@ fn two_agents_that_are_declared_by_hand_in_one_directory_do_not_both_start() {
     symlink(&dir, lab.workspace("link")).unwrap();
     let text = lab.config_text();
     lab.write_config(&format!(
-        "{text}\n[agents.a]\nworkspace = \"workspaces/a\"\n[agents.b]\nworkspace = \"workspaces/link\"\n"
+        "{text}\n[agents.a]\nworkspace = \"workspaces/a\"\n[agents.b]\nworkspace \
+         = \"workspaces/link\"\n"
     ));
     lab.run(&["up"]).refused(1, "share the workspace", "edit ");
     lab.run(&["run"]).refused(1, "share the workspace", "edit ");
@@ -246,7 +247,7 @@ fn two_agents_that_are_declared_by_hand_in_one_directory_do_not_both_start() {
 }
 
 #[test]
-fn a_workspace_that_is_missing_or_no_directory_is_refused() {
+fn a_workspace_that_is_missing_or_not_a_directory_is_refused() {
     let lab = Lab::new();
     let before = lab.config_text();
     lab.run(&["add", "a", "--workspace", "workspaces/none"])
@@ -258,7 +259,7 @@ fn a_workspace_that_is_missing_or_no_directory_is_refused() {
         "{said:?}"
     );
     assert_eq!(lab.config_text(), before);
-    // One that went away after it was declared.
+    // A workspace that was deleted after it was declared.
     lab.declare("gone", "idle", "");
     fs::remove_dir_all(lab.workspace("gone")).unwrap();
     lab.declare("good", "idle", "");
@@ -278,7 +279,7 @@ fn a_workspace_that_is_missing_or_no_directory_is_refused() {
 }
 
 #[test]
-fn what_may_not_survive_is_allowed_with_a_warning() {
+fn a_workspace_that_may_not_survive_is_allowed_with_a_warning() {
     let lab = Lab::new();
     let outside = lab.dir.join("home/project");
     fs::create_dir(&outside).unwrap();
@@ -289,7 +290,7 @@ fn what_may_not_survive_is_allowed_with_a_warning() {
         said.err.contains("warning: ") && said.err.contains("is outside the data directory"),
         "{said:?}"
     );
-    // A worktree inside whose repository is outside.
+    // A worktree inside the data directory, whose repository is outside.
     git(&outside, &["init", "-q", "-b", "main"]);
     git(&outside, &["commit", "-q", "--allow-empty", "-m", "x"]);
     let tree = lab.workspace("tree");
@@ -319,7 +320,7 @@ fn what_may_not_survive_is_allowed_with_a_warning() {
     let text = lab.config_text();
     assert!(
         text.contains("workspace = \"workspaces/in\""),
-        "inside it is stored relative to the data directory: {text}"
+        "a workspace inside the data directory is not stored as a relative path: {text}"
     );
     assert!(
         text.contains(&format!("workspace = \"{}\"", outside.display())),
@@ -335,7 +336,7 @@ fn what_may_not_survive_is_allowed_with_a_warning() {
 }
 
 #[test]
-fn arguments_that_would_take_the_session_away_are_refused() {
+fn arguments_that_would_select_another_session_are_refused() {
     let lab = Lab::new();
     let before = lab.config_text();
     for argument in [

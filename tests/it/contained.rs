@@ -1,4 +1,6 @@
-//! What a test starts, mounts and attaches ends with it, also when it is killed (`scripts/contain`).
+//! Tests of `scripts/contain`, which cleans up after tests.
+//!
+//! Processes, mounts and loop devices of a test end with it, also when it is killed.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -12,11 +14,11 @@ use crate::loop_device::LoopDevice;
 use crate::support::{is_root, said, skip};
 use testing::wait::{during, until};
 
-/// Set where a test runs that leaves things behind.
+/// Environment variable of the second run of the test, which leaves things behind.
 const LEAVES: &str = "SPOTKEEP_TEST_LEAVES";
 
-/// A daemon, and as root a disk with a file system that is mounted. Says so, and stays.
-#[expect(clippy::print_stdout, reason = "the test listens to it")]
+/// Starts a daemon and, as root, mounts a loop device; prints its path, and waits to be killed.
+#[expect(clippy::print_stdout, reason = "the test reads it")]
 fn leave_things() {
     let mut daemon = Command::new("setsid");
     daemon.args(["--fork", "tail", "-f", "/dev/null"]);
@@ -49,7 +51,7 @@ fn nothing_is_left_of_a_test_that_is_killed_nor_of_one_whose_runner_is() {
     if check.code != 0 {
         return skip(test, &check.err);
     }
-    for signal in ["-KILL", "-TERM", "none: its runner goes"] {
+    for signal in ["-KILL", "-TERM", "none: its runner ends"] {
         let id = sys::uuid::new_uuid();
         let mut runner = Command::new(&contain)
             .arg(std::env::current_exe().unwrap())
@@ -69,21 +71,21 @@ fn nothing_is_left_of_a_test_that_is_killed_nor_of_one_whose_runner_is() {
             device.trim_start_matches("/dev/")
         );
         let of_test = || with_marker(&format!("{LEAVES}={id}")).len();
-        assert!(of_test() >= 2, "the test and its daemon run");
+        assert!(of_test() >= 2, "the test or its daemon does not run");
         assert_eq!(Path::new(&backing).exists(), is_root());
 
         if signal.starts_with('-') {
             let group = format!("-{}", runner.id());
             said(Command::new("kill").args([signal, "--", &group])).ok();
         }
-        // Nobody reads any more.
+        // Close the pipe.
         drop(lines);
         during("the test ends", || runner.wait()).unwrap();
-        // The kernel ends processes, and lets go of a disk, a moment later.
+        // The kernel ends processes and releases a device a moment later.
         until(&format!("{signal}: all processes have ended"), || {
             (of_test() == 0).then_some(())
         });
-        until(&format!("{signal}: {device} is let go"), || {
+        until(&format!("{signal}: {device} is released"), || {
             (!Path::new(&backing).exists()).then_some(())
         });
     }

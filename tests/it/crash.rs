@@ -1,5 +1,7 @@
-//! The process ends at each of its crash points, and is started again: what was promised holds. A point that is never reached
-//! fails its test, since nothing ended there.
+//! Tests of crashes of spotkeep at each of its crash points.
+//!
+//! The process aborts and is started again, and what was saved before is still there. A crash point
+//! that is never reached fails its test.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,15 +19,15 @@ use crate::backup::{by_hand, has_restic};
 use crate::keeper::Keeper;
 use crate::mount_loss::{mount, on_a_disk};
 use crate::setup_machine::Vm;
-use crate::support::{Lab, SPOTKEEP, Said, git, is_root, said, skip};
+use crate::support::{CommandOutput, Lab, SPOTKEEP, git, is_root, said, skip};
 
 const CRASH: &str = "SPOTKEEP_CRASH_AT";
 
-/// What an aborted process leaves for its parent.
+/// The signal with which an aborted process ends (SIGABRT).
 const ABORTED: i32 = 6;
 
-/// The journeys that a test here plays for each of their points.
-const JOURNEYS: [&str; 10] = [
+/// The operations for which a test here ends the process at each of their crash points.
+const OPERATIONS: [&str; 10] = [
     "state",
     "journal",
     "save",
@@ -38,20 +40,20 @@ const JOURNEYS: [&str; 10] = [
     "undo",
 ];
 
-/// The names of the points of a journey.
-fn points(journey: &str) -> Vec<&'static str> {
+/// Returns the names of the crash points of an operation.
+fn points(operation: &str) -> Vec<&'static str> {
     let names = Point::ALL.iter().map(|(_, name)| *name);
     names
-        .filter(|name| name.split('/').next() == Some(journey))
+        .filter(|name| name.split('/').next() == Some(operation))
         .collect()
 }
 
 #[test]
-fn every_crash_point_is_in_a_journey_that_is_played_and_has_a_name_of_its_own() {
+fn every_crash_point_belongs_to_a_tested_operation_and_has_a_unique_name() {
     let mut names: Vec<&str> = Point::ALL.iter().map(|(_, name)| *name).collect();
     for name in &names {
         assert!(
-            JOURNEYS.contains(&name.split('/').next().unwrap()),
+            OPERATIONS.contains(&name.split('/').next().unwrap()),
             "{name}"
         );
     }
@@ -59,10 +61,14 @@ fn every_crash_point_is_in_a_journey_that_is_played_and_has_a_name_of_its_own() 
     let count = names.len();
     names.dedup();
     assert_eq!(names.len(), count);
-    assert!(JOURNEYS.iter().all(|journey| !points(journey).is_empty()));
+    assert!(
+        OPERATIONS
+            .iter()
+            .all(|operation| !points(operation).is_empty())
+    );
 }
 
-/// The one file that knows of crash points, compiled as a release build compiles it, and as a test's.
+/// Compiles the one file with crash points as a release build and as a test build.
 #[test]
 fn a_release_build_has_neither_the_variable_nor_the_names_of_crash_points() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/sys/src/failpoint.rs");
@@ -94,14 +100,15 @@ fn a_release_build_has_neither_the_variable_nor_the_names_of_crash_points() {
     };
     assert_eq!(holds("yes"), [true, true]);
     assert_eq!(holds("no"), [false, false]);
-    // Nobody else asks for the variable.
+    // No other file reads the variable.
     let mut grep = Command::new("grep");
     grep.args(["-rl", CRASH, "src", "crates"])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     assert_eq!(said(&mut grep).out, "crates/sys/src/failpoint.rs\n");
 }
 
-/// A lab of two, one at rest and one that is to be cut in a tool, whose claude takes down who runs which session.
+/// Declares an agent that becomes idle and one that stays in a tool, and installs a claude that
+/// records which process runs which session.
 fn furnish(lab: &Lab) {
     let script = format!(
         "#!/bin/sh
@@ -109,11 +116,13 @@ for word; do
     case $before in --session-id | --resume) session=$word ;; esac
     before=$word
 done
-alive() {{ [ -r /proc/$1/stat ] && set -- $2 $(cat /proc/$1/stat) && [ \"$1\" = \"${{23}}\" ] && [ \"$4\" != Z ]; }}
+alive() {{ [ -r /proc/$1/stat ] && set -- $2 $(cat /proc/$1/stat) && [ \"$1\" = \"${{23}}\" ] && \
+[ \"$4\" != Z ]; }}
 set_start() {{ start=${{22}}; }}
 set_start $(cat /proc/$$/stat)
 while read -r other pid since; do
-    if [ \"$other\" = \"$session\" ] && alive $pid $since; then echo $session $pid $$ >>'{dir}/twice'; fi
+    if [ \"$other\" = \"$session\" ] && alive $pid $since; then echo $session $pid $$ \
+    >>'{dir}/twice'; fi
 done <'{dir}/witness'
 echo $session $$ $start >>'{dir}/witness'
 exec '{SPOTKEEP}' fake-claude \"$@\"
@@ -126,7 +135,7 @@ exec '{SPOTKEEP}' fake-claude \"$@\"
     lab.declare("b", "tool", "");
 }
 
-/// What has to be the same afterwards.
+/// What has to be the same after the crash.
 struct Promised {
     sessions: [String; 2],
     transcripts: Vec<PathBuf>,
@@ -134,8 +143,8 @@ struct Promised {
 }
 
 impl Promised {
-    /// Both agents are where they were told to be.
-    fn of(lab: &Lab) -> Self {
+    /// Waits until both agents are where their plans end, and records their state.
+    fn from_lab(lab: &Lab) -> Self {
         lab.wait_done("a");
         lab.wait_open("b");
         Self {
@@ -145,7 +154,8 @@ impl Promised {
         }
     }
 
-    /// Both are back, in their sessions, with all their words and all their work, and nobody ran twice.
+    /// Asserts that both agents are back in their sessions, with complete transcripts and
+    /// workspaces, and that no session ran twice.
     fn holds(&self, lab: &Lab, point: &str) {
         lab.wait_state("a", "idle");
         lab.wait_done("b");
@@ -203,7 +213,7 @@ fn crashing(lab: &Lab, at: &str, args: &[&str]) -> Keeper {
     })
 }
 
-/// Waits until a keeper has ended at its point, and not otherwise.
+/// Waits until a keeper has ended, and asserts that it aborted at its crash point.
 fn has_crashed(lab: &Lab, keeper: Keeper, at: &str) {
     let status = keeper.end();
     assert_eq!(
@@ -214,7 +224,7 @@ fn has_crashed(lab: &Lab, keeper: Keeper, at: &str) {
     );
 }
 
-/// A keeper that may end before it answers.
+/// Starts a keeper that aborts at a crash point, perhaps before it answers.
 fn crash_at_start(lab: &Lab, at: &str) {
     let log = fs::OpenOptions::new()
         .append(true)
@@ -233,11 +243,11 @@ fn crash_in_save(at: &str) {
     let lab = Lab::new();
     furnish(&lab);
     let keeper = crashing(&lab, at, &["--sigterm", "save"]);
-    let promised = Promised::of(&lab);
+    let promised = Promised::from_lab(&lab);
     keeper.signal(Signal::Term);
     has_crashed(&lab, keeper, at);
 
-    // The same boot: the save is brought to its end, and nothing is started.
+    // In the same boot the next keeper completes the save, and starts no agent.
     let keeper = lab.keeper();
     lab.wait_event("", "saved", 1);
     assert!(
@@ -260,11 +270,11 @@ fn crash_in_save(at: &str) {
 }
 
 #[test]
-fn a_crash_at_any_point_of_a_save_is_made_good_in_this_boot_and_in_the_next() {
+fn a_crash_at_any_point_of_a_save_is_recovered_from_in_this_boot_and_in_the_next() {
     points("save").into_iter().for_each(crash_in_save);
 }
 
-/// The machine goes at the same moment, and the disk has what it has.
+/// The power is cut at the same moment: unsynced data is lost.
 #[test]
 fn a_power_cut_at_any_point_of_a_save_loses_nothing_that_was_durable() {
     let test = "crash::a_power_cut_at_any_point_of_a_save_loses_nothing_that_was_durable";
@@ -274,8 +284,9 @@ fn a_power_cut_at_any_point_of_a_save_loses_nothing_that_was_durable() {
         };
         furnish(&lab);
         let keeper = crashing(&lab, at, &["--sigterm", "save"]);
-        let promised = Promised::of(&lab);
-        // What was written has its two seconds, or five, which are not what is looked at here.
+        let promised = Promised::from_lab(&lab);
+        // Data becomes durable two or five seconds after it was written. That delay is not tested
+        // here.
         sys::files::sync_filesystem(&lab.data_dir()).unwrap();
         keeper.signal(Signal::Term);
         has_crashed(&lab, keeper, at);
@@ -288,14 +299,14 @@ fn a_power_cut_at_any_point_of_a_save_loses_nothing_that_was_durable() {
     }
 }
 
-/// In the first look at a boot that ended without a notice.
+/// Crashes in the first scan of a boot that ended without a notice.
 #[test]
-fn a_crash_at_any_point_of_a_restore_is_made_good_by_the_next_keeper() {
+fn the_next_keeper_recovers_from_a_crash_at_any_point_of_a_restore() {
     for at in points("restore") {
         let lab = Lab::new();
         furnish(&lab);
         let keeper = lab.keeper();
-        let promised = Promised::of(&lab);
+        let promised = Promised::from_lab(&lab);
         keeper.kill();
         lab.next_boot();
         crash_at_start(&lab, at);
@@ -304,7 +315,7 @@ fn a_crash_at_any_point_of_a_restore_is_made_good_by_the_next_keeper() {
     }
 }
 
-/// The many times that a record or a line is written in a start.
+/// Crashes at several of the record and journal writes of a start.
 #[test]
 fn a_crash_while_any_file_is_replaced_or_any_line_is_written_leaves_them_whole() {
     for name in [points("state"), points("journal")].concat() {
@@ -313,7 +324,7 @@ fn a_crash_while_any_file_is_replaced_or_any_line_is_written_leaves_them_whole()
             let lab = Lab::new();
             furnish(&lab);
             let keeper = lab.keeper();
-            let promised = Promised::of(&lab);
+            let promised = Promised::from_lab(&lab);
             lab.run(&["save", "--final"]).ok();
             keeper.let_go();
             lab.next_boot();
@@ -324,13 +335,13 @@ fn a_crash_while_any_file_is_replaced_or_any_line_is_written_leaves_them_whole()
     }
 }
 
-fn crash(lab: &Lab, at: &str, args: &[&str]) -> Said {
+fn crash(lab: &Lab, at: &str, args: &[&str]) -> CommandOutput {
     let crashed = said(lab.spotkeep(args).env(CRASH, at));
     assert_eq!(crashed.code, -ABORTED, "{at} was not reached: {crashed:?}");
     crashed
 }
 
-/// A workspace with a checkpoint, and no keeper.
+/// Returns a lab with a checkpoint of its workspace; no keeper runs.
 fn with_a_checkpoint() -> Lab {
     let lab = Lab::new();
     lab.declare("a", "", "");
@@ -420,13 +431,13 @@ fn a_crash_at_any_point_of_a_rollback_is_finished_or_undone_by_the_same_command(
         let now = Digest::from_workspace(&work).unwrap();
         crash(&lab, at, &["checkpoint", "rollback", "a", &id]);
         is_sound(&lab, at);
-        // All that was there is in the checkpoint that was made before anything was changed.
+        // The checkpoint made before the rollback holds the state before it.
         let before = checkpoints(&lab)[0].clone();
         assert_ne!(before, id, "{at}");
 
         let again = lab.run(&["checkpoint", "rollback", "a", &id]).sound();
         if again.code != 0 {
-            // git's own lock on the index, which only a person may take away: they are told which.
+            // git's own lock on the index, which only the user may remove: the error names it.
             assert!(
                 again.err.contains("index.lock") && again.err.contains("hint: "),
                 "{at}: {again:?}"
@@ -473,8 +484,8 @@ fn a_crash_at_any_point_of_a_backup_leaves_a_repository_without_errors() {
 }
 
 #[test]
-fn a_crash_while_a_transcript_is_brought_back_is_made_good_by_the_next_try() {
-    let test = "a_crash_while_a_transcript_is_brought_back_is_made_good_by_the_next_try";
+fn the_next_attempt_recovers_from_a_crash_while_a_transcript_is_restored() {
+    let test = "the_next_attempt_recovers_from_a_crash_while_a_transcript_is_restored";
     if !has_restic(test) {
         return;
     }
@@ -499,14 +510,14 @@ fn a_crash_while_a_transcript_is_brought_back_is_made_good_by_the_next_try() {
         lab.run(&["backup", "recover"]).ok();
         assert_eq!(fs::read(&path).unwrap(), words, "{at}");
     }
-    // It may be large: the next keeper removes it.
+    // A temporary file may be large; the next keeper removes it.
     lab.keeper().let_go();
     let left = fs::read_dir(lab.file("session-state")).unwrap().flatten();
     let left: Vec<_> = left
         .map(|entry| entry.file_name())
         .filter(|name| name.to_string_lossy().starts_with(".brought"))
         .collect();
-    assert!(left.is_empty(), "what lay aside is left: {left:?}");
+    assert!(left.is_empty(), "temporary files are left: {left:?}");
 }
 
 #[test]
@@ -517,9 +528,9 @@ fn a_crash_at_any_step_of_a_setup_is_completed_by_the_next() {
     let device = vm.disk("d", 512 << 20);
     let claude = vm.claude().display().to_string();
     let args = ["--disk", "d", "--user", "ann", "--yes", "--claude", &claude];
-    let mut played = [0, 0];
+    let mut crashes = [0, 0];
     for (which, name) in ["setup/step", "setup/done"].into_iter().enumerate() {
-        // What comes after one step is nearly what comes before the next.
+        // The state after one step is nearly the state before the next.
         let times = if which == 0 { 1..40 } else { 1..3 };
         for times in times {
             // A machine before its first set-up.
@@ -535,7 +546,7 @@ fn a_crash_at_any_step_of_a_setup_is_completed_by_the_next() {
                 vm.unmount();
                 break;
             }
-            played[which] += 1;
+            crashes[which] += 1;
             vm.ready("d").ok();
             assert!(
                 vm.setup(&["--disk", "d"])
@@ -545,14 +556,14 @@ fn a_crash_at_any_step_of_a_setup_is_completed_by_the_next() {
                 "{at}"
             );
             assert_eq!(
-                fs::read_to_string(vm.at("home/ann/.claude/history.jsonl")).unwrap(),
+                fs::read_to_string(vm.path("home/ann/.claude/history.jsonl")).unwrap(),
                 "words\n",
                 "{at}"
             );
             vm.unmount();
         }
     }
-    assert!(played[0] >= 8 && played[1] == 2, "{played:?}");
+    assert!(crashes[0] >= 8 && crashes[1] == 2, "{crashes:?}");
 }
 
 #[test]
@@ -563,19 +574,19 @@ fn a_crash_while_a_program_is_replaced_or_a_setup_is_undone_is_completed_by_the_
     vm.anns(".claude/history.jsonl", "words\n");
     vm.ready("d").ok();
     let program = vm.data_dir().join("bin/spotkeep");
-    // An older one, to be replaced.
+    // An older program, to be replaced.
     fs::write(&program, "#!/bin/sh\necho spotkeep 0.0.1\n").unwrap();
     let at = "setup/previous";
     let crashed = said(vm.command(&["--disk", "d"]).env(CRASH, at));
     assert_eq!(crashed.code, -ABORTED, "{at} was not reached: {crashed:?}");
     assert!(
         fs::read_to_string(&program).unwrap().contains("0.0.1"),
-        "there is no moment without a program"
+        "the crash left no program"
     );
     vm.setup(&["--disk", "d"]).ok();
     assert_eq!(fs::read(&program).unwrap(), fs::read(SPOTKEEP).unwrap());
 
-    let mut played = 0;
+    let mut crashes = 0;
     for times in 1..20 {
         let at = format!("undo/step:{times}");
         let crashed = said(vm.command(&["--undo"]).env(CRASH, &at));
@@ -583,23 +594,23 @@ fn a_crash_while_a_program_is_replaced_or_a_setup_is_undone_is_completed_by_the_
             assert_eq!(crashed.code, 0, "{at}: {crashed:?}");
             break;
         }
-        played += 1;
+        crashes += 1;
         vm.setup(&["--undo"]).ok();
         assert!(
-            fs::symlink_metadata(vm.at("usr/local/bin/spotkeep")).is_err(),
+            fs::symlink_metadata(vm.path("usr/local/bin/spotkeep")).is_err(),
             "{at}"
         );
         vm.setup(&["--disk", "d"]).ok();
         assert_eq!(
-            fs::read_to_string(vm.at("home/ann/.claude/history.jsonl")).unwrap(),
+            fs::read_to_string(vm.path("home/ann/.claude/history.jsonl")).unwrap(),
             "words\n",
             "{at}"
         );
     }
-    assert!(played >= 4, "{played}");
+    assert!(crashes >= 4, "{crashes}");
 }
 
-/// The keeper does not run, so systemd is only asked whether it does.
+/// The keeper does not run, so spotkeep only queries systemd for its state.
 #[test]
 fn a_crash_at_any_point_of_an_upgrade_leaves_a_program_that_runs() {
     let test = "a_crash_at_any_point_of_an_upgrade_leaves_a_program_that_runs";
@@ -610,7 +621,7 @@ fn a_crash_at_any_point_of_an_upgrade_leaves_a_program_that_runs() {
     lab.run(&["init"]).ok();
     said(
         Command::new("chown")
-            .arg("nobody")
+            .arg("65534")
             .arg(lab.file("session-state")),
     )
     .ok();

@@ -1,4 +1,4 @@
-//! Damaged files: each is named, none stops what can go on without it, and nothing is lost.
+//! Tests of damaged state files: each is named in a message, and costs as little as possible.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use crate::support::Lab;
 
-/// What a power cut, a full disk or a careless editor leaves of a file.
+/// The kinds of damage that a power cut, a full disk or an editor leaves in a file.
 const HARMS: [(&str, Harm); 4] = [
     ("empty", empty),
-    ("torn", torn),
+    ("truncated", truncate),
     ("nul", nul),
     ("garbage", garbage),
 ];
@@ -21,7 +21,7 @@ fn empty(path: &Path) {
     fs::write(path, "").unwrap();
 }
 
-fn torn(path: &Path) {
+fn truncate(path: &Path) {
     let bytes = fs::read(path).unwrap();
     fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
 }
@@ -35,7 +35,7 @@ fn garbage(path: &Path) {
     fs::write(path, b"\xff\xfe{]\n\x00 not json").unwrap();
 }
 
-/// A fleet of two that said something, was saved, and has no process left.
+/// Returns a lab with two agents that had a turn and were saved; none of their processes is left.
 fn after_a_boot() -> Lab {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
@@ -49,7 +49,7 @@ fn after_a_boot() -> Lab {
     lab
 }
 
-/// Every reader and every changer that changes nothing: no panic, whatever the exit code.
+/// Runs every command that reads, and dry runs of others; none may panic, whatever the exit code.
 fn ask_everything(lab: &Lab) -> String {
     let verbs: [&[&str]; 10] = [
         &["status"],
@@ -84,7 +84,7 @@ fn a_damaged_record_is_named_left_alone_and_stops_its_agent_only() {
         assert_eq!(
             fs::read(&path).unwrap(),
             damaged,
-            "{what}: it is left as it is"
+            "{what}: the damaged file was changed"
         );
 
         let keeper = lab.keeper();
@@ -94,13 +94,17 @@ fn a_damaged_record_is_named_left_alone_and_stops_its_agent_only() {
             "{what}: {agent}"
         );
         lab.wait_done("b");
-        assert_eq!(lab.transcripts().len(), 2, "{what}: no blank session");
+        assert_eq!(
+            lab.transcripts().len(),
+            2,
+            "{what}: a new session was started"
+        );
         assert_eq!(
             fs::read(&path).unwrap(),
             damaged,
-            "{what}: it is left as it is"
+            "{what}: the damaged file was changed"
         );
-        // Brought back from a copy, it goes on.
+        // With the record restored from a copy, the agent continues.
         fs::write(&path, &whole).unwrap();
         lab.run(&["up"]).ok();
         lab.wait_up("a", 2);
@@ -140,7 +144,7 @@ fn a_damaged_root_json_stops_every_verb_with_its_name_and_a_hint() {
 }
 
 #[test]
-fn a_torn_journal_is_read_past_its_damage_and_goes_on() {
+fn a_damaged_journal_is_read_past_its_damage_and_appended_to() {
     for tail in [
         &b"{\"version\":1,\"seq\":9"[..],
         b"\0\0\0\0\0\0",
@@ -155,10 +159,10 @@ fn a_torn_journal_is_read_past_its_damage_and_goes_on() {
         fs::write(&path, &bytes).unwrap();
         let said = ask_everything(&lab);
         let is_damage = tail != b"\n\n\n";
-        let told = said.contains("journal.jsonl cannot be read and are passed over");
+        let told = said.contains("journal.jsonl are damaged and are skipped");
         assert_eq!(told, is_damage, "{tail:?}: {said}");
         let _keeper = lab.keeper();
-        // The boot before had its save: that was read past the damage.
+        // The save of the previous boot was read past the damage.
         let started = lab
             .journal()
             .into_iter()
@@ -170,13 +174,13 @@ fn a_torn_journal_is_read_past_its_damage_and_goes_on() {
         assert!(lab.journal().len() > lines);
         assert!(
             fs::read(&path).unwrap().starts_with(&bytes),
-            "nothing of it is rewritten"
+            "the journal was rewritten"
         );
     }
 }
 
 #[test]
-fn a_journal_that_is_gone_or_all_garbage_costs_history_and_no_agent() {
+fn a_missing_or_unreadable_journal_costs_history_and_no_agent() {
     for harm in [nul as Harm, garbage, |path| fs::remove_file(path).unwrap()] {
         let lab = after_a_boot();
         harm(&lab.file("session-state/journal.jsonl"));
@@ -195,14 +199,14 @@ fn a_journal_that_is_gone_or_all_garbage_costs_history_and_no_agent() {
 }
 
 #[test]
-fn a_torn_claude_json_is_kept_aside_and_rebuilt_before_the_start() {
+fn a_damaged_claude_json_is_quarantined_and_rebuilt_before_the_start() {
     for (what, harm) in HARMS {
         let lab = after_a_boot();
         let path = lab.file(".claude/.claude.json");
         let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         config["mine"] = Value::from("precious");
         fs::write(&path, config.to_string()).unwrap();
-        // A start makes our copy of it.
+        // A start makes spotkeep's copy of the file.
         let keeper = lab.keeper();
         lab.wait_up("a", 2);
         lab.wait_done("b");
@@ -214,7 +218,7 @@ fn a_torn_claude_json_is_kept_aside_and_rebuilt_before_the_start() {
         assert_eq!(
             fs::read(&path).unwrap(),
             damaged,
-            "{what}: readers repair nothing"
+            "{what}: a reading command changed the file"
         );
         let _keeper = lab.keeper();
         lab.wait_up("a", 3);
@@ -232,21 +236,21 @@ fn a_torn_claude_json_is_kept_aside_and_rebuilt_before_the_start() {
             "{what}: {repaired:?}"
         );
         if !damaged.is_empty() {
-            let aside: Vec<PathBuf> = fs::read_dir(lab.file(".claude"))
+            let found: Vec<PathBuf> = fs::read_dir(lab.file(".claude"))
                 .unwrap()
                 .map(|entry| entry.unwrap().path())
                 .collect();
-            let kept = aside
+            let kept = found
                 .iter()
                 .any(|path| path.is_file() && fs::read(path).unwrap() == damaged);
-            assert!(kept, "{what}: {aside:?}");
+            assert!(kept, "{what}: {found:?}");
         }
         lab.assert_nothing_lost("a");
     }
 }
 
 #[test]
-fn a_damaged_manifest_is_passed_over() {
+fn a_damaged_manifest_is_skipped() {
     for (what, harm) in HARMS {
         let lab = after_a_boot();
         let entry = fs::read_dir(lab.file("session-state/saves"))
@@ -268,7 +272,7 @@ fn a_damaged_manifest_is_passed_over() {
 }
 
 #[test]
-fn a_lock_file_that_holds_garbage_locks_nobody_out() {
+fn a_lock_file_that_holds_garbage_blocks_no_keeper() {
     for (what, harm) in HARMS {
         let lab = after_a_boot();
         harm(&lab.file("session-state/lock"));
@@ -293,7 +297,7 @@ fn a_keeper_whose_lock_file_was_overwritten_still_keeps_others_out() {
         let said = lab.run(verb).sound();
         assert_ne!(
             said.code, 0,
-            "nobody acts in the place of a keeper that lives: {said:?}"
+            "a command acted in the place of a running keeper: {said:?}"
         );
     }
     assert_eq!(lab.events("a", "starting").len(), 1);
@@ -301,7 +305,7 @@ fn a_keeper_whose_lock_file_was_overwritten_still_keeps_others_out() {
 }
 
 #[test]
-fn what_a_newer_version_wrote_survives_being_rewritten() {
+fn fields_of_a_newer_version_survive_a_rewrite() {
     let lab = after_a_boot();
     let mut record = lab.record("a");
     record["colour"] = serde_json::json!({"of": ["the", "future"]});
@@ -327,7 +331,7 @@ fn what_a_newer_version_wrote_survives_being_rewritten() {
 }
 
 #[test]
-fn files_that_are_gone_are_made_again_or_named() {
+fn missing_files_are_created_again_or_named() {
     let lab = after_a_boot();
     fs::remove_dir_all(lab.file("session-state/saves")).unwrap();
     fs::remove_dir_all(lab.file("session-state/notes")).unwrap();

@@ -1,4 +1,6 @@
-//! A disk without a free byte: it is told, nothing is torn, and with space all goes on.
+//! Tests of a full data disk.
+//!
+//! The error is shown, no file is damaged, and with free space the fleet continues.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::{Lab, is_root, prompt_of, said, skip};
 
-/// A lab whose data directory is a filesystem of its own, in memory; `None` where it cannot be mounted.
+/// Returns a lab whose data directory is its own tmpfs; `None` where it cannot be mounted.
 pub fn on_a_small_disk(test: &str) -> Option<Lab> {
     if !is_root() {
         skip(test, "mounting needs root");
@@ -32,7 +34,7 @@ pub fn on_a_small_disk(test: &str) -> Option<Lab> {
     Some(lab)
 }
 
-/// Takes every byte that is left.
+/// Fills the disk to its last byte.
 pub fn fill(data_dir: &Path) -> PathBuf {
     let path = data_dir.join("ballast");
     let mut file = fs::OpenOptions::new()
@@ -46,8 +48,9 @@ pub fn fill(data_dir: &Path) -> PathBuf {
     path
 }
 
-/// Every state file can be read; leftovers of a write that failed are none.
-pub fn assert_nothing_torn(lab: &Lab) {
+/// Asserts that every state file can be parsed, and that no temporary file of a failed write is
+/// left.
+pub fn assert_no_damaged_file(lab: &Lab) {
     for dir in [
         "session-state",
         "session-state/agents",
@@ -74,9 +77,9 @@ pub fn assert_nothing_torn(lab: &Lab) {
 }
 
 #[test]
-fn a_full_disk_is_told_tears_nothing_and_is_forgotten_once_there_is_space() {
+fn a_full_disk_is_shown_damages_no_file_and_is_cleared_once_there_is_space() {
     let Some(lab) =
-        on_a_small_disk("a_full_disk_is_told_tears_nothing_and_is_forgotten_once_there_is_space")
+        on_a_small_disk("a_full_disk_is_shown_damages_no_file_and_is_cleared_once_there_is_space")
     else {
         return;
     };
@@ -88,9 +91,9 @@ fn a_full_disk_is_told_tears_nothing_and_is_forgotten_once_there_is_space() {
     let (session, process) = (lab.session_of("a"), lab.process("a"));
     let ballast = fill(&lab.data_dir());
 
-    // Something to write down, and no byte for it: what ends frees some, so it is filled again.
+    // Each verb has to write. An agent that ends frees some space, so the disk is filled again.
     let mut verbs = ["stop", "start"].into_iter().cycle();
-    let status = lab.until("it says so", || {
+    let status = lab.until("status shows the trouble", || {
         let said = lab.run(&[verbs.next().unwrap(), "b"]).sound();
         assert!(said.code == 0 || !(said.out + &said.err).is_empty());
         fill(&lab.data_dir());
@@ -114,7 +117,7 @@ fn a_full_disk_is_told_tears_nothing_and_is_forgotten_once_there_is_space() {
     ] {
         lab.run(verb).sound();
     }
-    assert_nothing_torn(&lab);
+    assert_no_damaged_file(&lab);
     assert!(process.is_alive());
     assert_eq!(lab.process("a"), process);
 
@@ -140,8 +143,9 @@ fn a_full_disk_is_told_tears_nothing_and_is_forgotten_once_there_is_space() {
 }
 
 #[test]
-fn a_save_on_a_full_disk_ends_the_agents_and_keeps_their_words() {
-    let Some(lab) = on_a_small_disk("a_save_on_a_full_disk_ends_the_agents_and_keeps_their_words")
+fn a_save_on_a_full_disk_ends_the_agents_and_keeps_their_transcripts() {
+    let Some(lab) =
+        on_a_small_disk("a_save_on_a_full_disk_ends_the_agents_and_keeps_their_transcripts")
     else {
         return;
     };
@@ -151,20 +155,20 @@ fn a_save_on_a_full_disk_ends_the_agents_and_keeps_their_words() {
     let (session, process) = (lab.session_of("a"), lab.process("a"));
     let ballast = fill(&lab.data_dir());
     let save = lab.run(&["save", "--final"]).sound();
-    // Without a byte for its manifest it still saves what it came for, and says so.
+    // The manifest cannot be written; the agents are saved even so, and the error is shown.
     assert!(save.err.contains("No space left"), "{save:?}");
     assert!(!process.is_alive());
-    assert_nothing_torn(&lab);
+    assert_no_damaged_file(&lab);
     lab.assert_nothing_lost("a");
     drop(keeper);
     lab.next_boot();
-    // A keeper on a disk that is full says why it cannot keep.
+    // A keeper on a full disk refuses to start and shows the cause.
     let run = lab.run(&["run"]);
     assert!(
         run.code == 1 && run.err.contains("No space left"),
         "{run:?}"
     );
-    assert_nothing_torn(&lab);
+    assert_no_damaged_file(&lab);
     fs::remove_file(&ballast).unwrap();
     let _keeper = lab.keeper();
     lab.wait_done("a");

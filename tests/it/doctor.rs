@@ -1,5 +1,7 @@
-//! `doctor` from outside: a machine that was set up is healthy, each harm is found by the check for it,
-//! with a fix, and nothing is ever written.
+//! Tests of `spotkeep doctor`: the checks, the fixes, and that nothing is written.
+//!
+//! A machine that was set up passes every check, and each problem is found by its check, with a
+//! fix.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -15,14 +17,15 @@ use sys::uuid::new_uuid;
 
 use crate::support::{Lab, is_root, said, skip};
 
-/// A VM that was set up: its data directory is a lab's, the rest of it a directory that stands for `/`.
+/// A VM that was set up: its data directory is a lab's, and another directory takes the place of
+/// `/`.
 struct Vm {
     lab: Lab,
     dir: PathBuf,
 }
 
 impl Vm {
-    /// `None` where we are not root, whose files a VM has.
+    /// Returns `None` where the test does not run as root, who owns the files of a VM.
     fn new(test: &str) -> Option<Self> {
         if !is_root() {
             skip(test, "a VM that was set up has files of root");
@@ -102,11 +105,12 @@ impl Vm {
         symlink(data_dir.join("workspaces"), self.dir.join("workspaces")).unwrap();
     }
 
-    /// Has mountinfo say what is mounted at the data directory.
+    /// Writes a mountinfo with this mount at the data directory.
     fn mounted(&self, kind: &str, options: &str, super_options: &str) {
         let data_dir = self.lab.data_dir();
         let text = format!(
-            "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n36 22 8:16 / {} {options} - {kind} /dev/sdb {super_options}\n",
+            "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n36 22 8:16 / {} {options} - {kind} /dev/sdb \
+             {super_options}\n",
             data_dir.display()
         );
         self.put("proc/self/mountinfo", &text);
@@ -118,11 +122,11 @@ impl Vm {
         fs::write(path, text).unwrap();
     }
 
-    fn doctor(&self, more: &[&str]) -> crate::support::Said {
+    fn doctor(&self, more: &[&str]) -> crate::support::CommandOutput {
         let machine = self.dir.display().to_string();
         let args = [&["doctor", "--machine", &machine], more].concat();
         let mut doctor = self.lab.spotkeep(&args);
-        // Tools of this machine's own come first.
+        // The fake tools of this machine come first in the path.
         let path = std::env::var("PATH").unwrap();
         doctor.env(
             "PATH",
@@ -131,7 +135,7 @@ impl Vm {
         said(&mut doctor).sound()
     }
 
-    /// One check of `doctor --json`, and the exit code; null where it was left out.
+    /// Returns one check of `doctor --json` (null if it is missing), and the exit code.
     fn check(&self, name: &str) -> (Value, i32) {
         let said = self.doctor(&["--json"]);
         (find(&said.json(), name), said.code)
@@ -149,14 +153,15 @@ fn find(report: &Value, name: &str) -> Value {
 
 fn program(path: &Path, script: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    // Renamed into place: what another thread's fork holds open for writing cannot be executed.
+    // Renamed into place: a file that another thread's fork has open for writing cannot be
+    // executed.
     let draft = path.with_extension("draft");
     fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
     fs::rename(&draft, path).unwrap();
 }
 
-/// Everything that a writer would leave behind: names, modes, owners, times of change, contents.
+/// Returns everything that a write would change: names, modes, owners, times of change, contents.
 fn fingerprint(dir: &Path) -> Vec<(PathBuf, u32, u32, i64, i64, Vec<u8>)> {
     let mut all = Vec::new();
     let mut left = vec![dir.to_path_buf()];
@@ -208,7 +213,7 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
             "{check}"
         );
     }
-    // The contract: what is looked at on a VM, and the fields of each.
+    // The contract: the checks on a VM, and the fields of each.
     let names: Vec<&str> = checks
         .iter()
         .map(|check| check["check"].as_str().unwrap())
@@ -254,7 +259,7 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
             "notice",
         ]
         .into_iter()
-        // In memory, where labs are, there may be no limit of inodes.
+        // A tmpfs, where labs are, may have no inode limit.
         .filter(|name| *name != "inodes" || names.contains(name))
         .collect::<Vec<_>>()
     );
@@ -268,21 +273,22 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
         "{text:?}"
     );
     assert!(
-        text.out.ends_with(" good, 0 to know of, 0 wrong\n"),
+        text.out.ends_with(" ok, 0 warnings, 0 failed\n"),
         "{text:?}"
     );
     assert_eq!(fingerprint(&vm.lab.data_dir()), before);
 }
 
 #[test]
-fn a_claude_that_nobody_has_tested_is_rehearsed_with_and_what_it_did_is_told() {
+fn an_untested_claude_version_is_drilled_and_the_result_is_shown() {
     let lab = Lab::new();
     let claude = lab.dir.join("bin/claude");
-    // The fake, as a version that is still to come.
+    // The fake Claude, with a future version number.
     program(
         &claude,
         &format!(
-            "case $1 in --version) echo '9.9.9 (Claude Code)' ;; *) exec '{}' fake-claude \"$@\" ;; esac",
+            "case $1 in --version) echo '9.9.9 (Claude Code)' ;; *) exec '{}' fake-claude \"$@\" \
+             ;; esac",
             crate::support::SPOTKEEP
         ),
     );
@@ -291,8 +297,8 @@ fn a_claude_that_nobody_has_tested_is_rehearsed_with_and_what_it_did_is_told() {
         let found = checks.iter().find(|check| check["check"] == name);
         found.cloned().unwrap_or(Value::Null)
     };
-    // It is asked for its version in a bounded time, which a busy machine may need.
-    let told = lab.until("the claude is evaluated", || {
+    // `claude --version` has a time limit, which it may exceed on a busy machine.
+    let told = lab.until("the claude is checked", || {
         let report = lab.run(&["doctor", "--json"]).sound().json();
         Some(check(&report, "claude")).filter(|told| told["ok"] == true)
     });
@@ -303,7 +309,7 @@ fn a_claude_that_nobody_has_tested_is_rehearsed_with_and_what_it_did_is_told() {
     let fix = told["fix"].as_str().unwrap();
     assert!(fix.ends_with("doctor --probe"), "{told}");
 
-    let (told, found) = lab.until("it is evaluated again, and rehearsed with", || {
+    let (told, found) = lab.until("the claude is checked again, and drilled", || {
         let report = lab.run(&["doctor", "--json", "--probe"]).sound().json();
         let told = check(&report, "claude");
         (told["ok"] == true).then(|| (told, check(&report, "claude-behaviour")))
@@ -311,17 +317,17 @@ fn a_claude_that_nobody_has_tested_is_rehearsed_with_and_what_it_did_is_told() {
     let detail = found["detail"].as_str().unwrap();
     assert_eq!(found["ok"], true, "{found:#}");
     assert!(
-        detail.starts_with("9.9.9: ") && detail.contains("1 of 1 came back"),
+        detail.starts_with("9.9.9: ") && detail.contains("1 of 1 resumed"),
         "{detail}"
     );
     assert_eq!(told["warning"], false, "{told:#}");
 }
 
 #[test]
-fn a_root_of_another_user_is_said_to_be_theirs() {
+fn a_data_directory_of_another_user_is_reported_with_its_owner() {
     if !is_root() {
         skip(
-            "a_root_of_another_user_is_said_to_be_theirs",
+            "a_data_directory_of_another_user_is_reported_with_its_owner",
             "acting as another user needs root",
         );
         return;
@@ -330,14 +336,14 @@ fn a_root_of_another_user_is_said_to_be_theirs() {
     fs::set_permissions(&lab.dir, fs::Permissions::from_mode(0o755)).unwrap();
     let copy = lab.dir.join("spotkeep");
     fs::copy(crate::support::SPOTKEEP, &copy).unwrap();
-    let mut nobody = lab.program("setpriv");
-    nobody
+    let mut as_another_user = lab.program("setpriv");
+    as_another_user
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(copy)
         .arg("--data-dir")
         .arg(lab.data_dir())
         .arg("doctor");
-    let said = said(&mut nobody);
+    let said = said(&mut as_another_user);
     assert!(
         said.code == 3 && said.out.contains("fix: sudo spotkeep --data-dir"),
         "{said:?}"
@@ -345,18 +351,19 @@ fn a_root_of_another_user_is_said_to_be_theirs() {
 }
 
 #[test]
-fn root_acts_as_the_user_whose_root_it_is_and_leaves_nothing_of_roots_in_it() {
-    const NOBODY: u32 = 65_534;
+fn root_acts_as_the_owner_of_the_data_directory_and_leaves_no_file_of_roots_in_it() {
+    const OTHER_UID: u32 = 65_534;
     if !is_root() {
         return skip(
-            "root_acts_as_the_user_whose_root_it_is_and_leaves_nothing_of_roots_in_it",
+            "root_acts_as_the_owner_of_the_data_directory_and_leaves_no_file_of_roots_in_it",
             "it is about root",
         );
     }
     let lab = Lab::new();
     lab.make_workspace("b");
     fs::set_permissions(&lab.dir, fs::Permissions::from_mode(0o755)).unwrap();
-    // A program that an agent has put where `spotkeep.toml`, which is an agent's too, says.
+    // A program that an agent has installed at the path in `spotkeep.toml`, which agents can write
+    // too.
     program(
         &lab.dir.join("bin/claude"),
         &format!(
@@ -367,7 +374,7 @@ fn root_acts_as_the_user_whose_root_it_is_and_leaves_nothing_of_roots_in_it() {
     for dir in ["r", "run", "tmp"] {
         let given = said(
             Command::new("chown")
-                .args(["-R", &NOBODY.to_string()])
+                .args(["-R", &OTHER_UID.to_string()])
                 .arg(lab.dir.join(dir)),
         );
         assert_eq!(given.code, 0, "{given:?}");
@@ -375,31 +382,36 @@ fn root_acts_as_the_user_whose_root_it_is_and_leaves_nothing_of_roots_in_it() {
     lab.run(&["doctor"]).sound();
     let ran = fs::read_to_string(lab.dir.join("tmp/ran")).unwrap();
     assert!(
-        ran.lines().all(|uid| uid == NOBODY.to_string()) && !ran.is_empty(),
+        ran.lines().all(|uid| uid == OTHER_UID.to_string()) && !ran.is_empty(),
         "{ran}"
     );
     lab.run(&["ls"]).ok();
+    let owner = user::name(OTHER_UID);
     lab.run(&["add", "b", "--workspace", "workspaces/b"])
-        .refused(2, "belongs to nobody", "su --pty - nobody -c");
+        .refused(
+            2,
+            &format!("belongs to {owner}"),
+            &format!("su --pty - {owner} -c"),
+        );
     let of_others: Vec<PathBuf> = fingerprint(&lab.data_dir())
         .into_iter()
-        .filter(|(_, _, uid, ..)| *uid != NOBODY)
+        .filter(|(_, _, uid, ..)| *uid != OTHER_UID)
         .map(|(path, ..)| path)
         .collect();
     assert_eq!(of_others, Vec::<PathBuf>::new());
-    // A directory of root's is not the user's by way of a link.
+    // A link of the user's does not make a directory of root's the user's.
     let state = lab.file("session-state");
     fs::rename(&state, lab.dir.join("state")).unwrap();
     symlink(lab.dir.join("state"), &state).unwrap();
-    std::os::unix::fs::lchown(&state, Some(NOBODY), None).unwrap();
+    std::os::unix::fs::lchown(&state, Some(OTHER_UID), None).unwrap();
     give(&lab.dir.join("state"), 0);
     lab.run(&["ls"]).refused(1, "", "");
 }
 
 #[test]
-fn what_hangs_is_told_and_holds_nobody_up() {
+fn doctor_reports_a_file_that_does_not_answer_and_does_not_hang() {
     let lab = Lab::new();
-    // A pipe that nobody writes into: whoever opens it waits, as for a disk that hangs.
+    // A pipe without a writer: opening it blocks, as on a disk that hangs.
     fs::remove_file(lab.config()).unwrap();
     let made = said(Command::new("mkfifo").arg(lab.config()));
     assert_eq!(made.code, 0, "{made:?}");
@@ -411,7 +423,7 @@ fn what_hangs_is_told_and_holds_nobody_up() {
     );
 }
 
-/// The check that has to find it, whether it is wrong or worth a word, a piece of the fix, the harm.
+/// The check that finds the problem, its severity, a part of the fix, and how to cause the problem.
 type Case = (&'static str, Sort, &'static str, fn(&Vm));
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -506,7 +518,8 @@ const CASES: [Case; 50] = [
     }),
     ("clock", Sort::Wrong, "timedatectl", |vm| {
         let line = serde_json::json!({
-            "version": 1, "seq": 1, "at": "2096-01-01T00:00:00.000Z", "data_dir_id": "r", "epoch": 1,
+            "version": 1, "seq": 1, "at": "2096-01-01T00:00:00.000Z", "data_dir_id": "r",
+            "epoch": 1,
             "boot_id": "l", "event": "safe",
         });
         fs::write(
@@ -651,10 +664,10 @@ const CASES: [Case; 50] = [
     }),
 ];
 
-/// The same data directory on a file system of its own, in memory, that ends with the lab.
+/// Moves the data directory to its own file system in memory, which is unmounted with the lab.
 fn small(vm: &Vm, options: &str) {
-    let (data_dir, aside) = (vm.lab.data_dir(), vm.lab.dir.join("aside"));
-    fs::rename(&data_dir, &aside).unwrap();
+    let (data_dir, moved) = (vm.lab.data_dir(), vm.lab.dir.join("moved"));
+    fs::rename(&data_dir, &moved).unwrap();
     fs::create_dir(&data_dir).unwrap();
     let mounted = said(
         Command::new("mount")
@@ -662,7 +675,7 @@ fn small(vm: &Vm, options: &str) {
             .arg(&data_dir),
     );
     assert_eq!(mounted.code, 0, "{mounted:?}");
-    let copied = said(Command::new("cp").args(["-aT"]).args([&aside, &data_dir]));
+    let copied = said(Command::new("cp").args(["-aT"]).args([&moved, &data_dir]));
     assert_eq!(copied.code, 0, "{copied:?}");
 }
 
@@ -680,7 +693,7 @@ fn replace(vm: &Vm, old: &str, new: &str) {
     vm.lab.write_config(&text.replace(old, new));
 }
 
-/// A line for the agent, whose table is the last one.
+/// Appends a line to the table of the agent, which is the last one.
 fn add_to(vm: &Vm, line: &str) {
     let text = vm.lab.config_text();
     vm.lab.write_config(&format!("{text}\n{line}\n"));
@@ -698,8 +711,8 @@ fn two_records(vm: &Vm) {
 }
 
 #[test]
-fn each_harm_is_found_by_the_check_for_it_and_has_a_fix() {
-    let test = "each_harm_is_found_by_the_check_for_it_and_has_a_fix";
+fn each_problem_is_found_by_its_check_and_has_a_fix() {
+    let test = "each_problem_is_found_by_its_check_and_has_a_fix";
     for (name, sort, fix, harm) in CASES {
         let Some(vm) = Vm::new(test) else {
             return;
@@ -723,7 +736,7 @@ fn each_harm_is_found_by_the_check_for_it_and_has_a_fix() {
 }
 
 #[test]
-fn a_laptop_hears_nothing_of_boots_and_shutdowns() {
+fn on_a_laptop_nothing_is_reported_about_boots_and_shutdowns() {
     let lab = Lab::new();
     let machine = lab.dir.join("m");
     fs::create_dir_all(machine.join("run/systemd/system")).unwrap();
@@ -749,12 +762,12 @@ fn a_laptop_hears_nothing_of_boots_and_shutdowns() {
 }
 
 #[test]
-fn a_keeper_is_known_by_its_version_and_its_agents_by_where_they_live() {
+fn doctor_checks_the_keepers_version_and_the_cgroup_of_its_agents() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
     lab.wait_done("a");
-    lab.wait_kept("a");
+    lab.wait_checkpointed("a");
     let machine = lab.dir.join("m");
     fs::create_dir_all(machine.join("run/systemd/system")).unwrap();
     let shown = machine.display().to_string();
@@ -763,7 +776,7 @@ fn a_keeper_is_known_by_its_version_and_its_agents_by_where_they_live() {
             .sound()
             .json()
     };
-    // The keeper writes too, when a turn ends: whoever writes each time is the doctor.
+    // The keeper writes too, when a turn ends; a write during every attempt is one of the doctor's.
     lab.until("the checkpoint is made", || {
         lab.agent("a")["last_checkpoint"].is_string().then_some(())
     });
@@ -801,7 +814,7 @@ fn a_keeper_is_known_by_its_version_and_its_agents_by_where_they_live() {
 }
 
 #[test]
-fn whoever_logs_in_after_a_preemption_reads_how_it_went_and_nobody_else_reads_anything() {
+fn a_login_shell_after_a_preemption_prints_its_result_and_prints_nothing_otherwise() {
     let lab = Lab::in_a_cloud();
     lab.declare("a", "tool", "");
     lab.declare("b", "idle", "");
@@ -815,7 +828,7 @@ fn whoever_logs_in_after_a_preemption_reads_how_it_went_and_nobody_else_reads_an
     drop(keeper);
     lab.next_boot();
     lab.leave_the_cloud();
-    assert_eq!(line(&lab), "", "no keeper has begun yet");
+    assert_eq!(line(&lab), "", "no keeper has started yet");
     let _keeper = lab.keeper();
     lab.wait_up("a", 2);
     lab.wait_up("b", 2);
@@ -828,7 +841,7 @@ fn whoever_logs_in_after_a_preemption_reads_how_it_went_and_nobody_else_reads_an
         told.ends_with(" UTC: 2 of 2 agents, 0 records lost, 1 turn continued\n"),
         "{told}"
     );
-    // As a login shell has it.
+    // As in a login shell.
     let dir = lab.dir.join("etc-of-the-lab");
     let spotkeep = Path::new(crate::support::SPOTKEEP);
     login_line::install(&dir, spotkeep, &lab.data_dir(), user::id()).unwrap();
@@ -841,15 +854,15 @@ fn whoever_logs_in_after_a_preemption_reads_how_it_went_and_nobody_else_reads_an
     ]);
     if said(Command::new("script").arg("--version")).code != 0 {
         let test =
-            "whoever_logs_in_after_a_preemption_reads_how_it_went_and_nobody_else_reads_anything";
+            "a_login_shell_after_a_preemption_prints_its_result_and_prints_nothing_otherwise";
         return skip(test, "there is no script(1)");
     }
     let out = said(&mut shell).out;
     assert!(out.contains("2 of 2 agents") && out.contains("in"), "{out}");
-    // Another user's login shell does not even start the program.
+    // The login shell of another user does not start the program.
     login_line::install(&dir, spotkeep, &lab.data_dir(), user::id() + 1).unwrap();
     assert_eq!(said(&mut shell).out.trim_end(), "in");
-    // No root, no word, no error.
+    // Without a data directory: no output, no error.
     let nowhere = lab.dir.join("nowhere");
     let mut elsewhere = lab.program(crate::support::SPOTKEEP);
     elsewhere

@@ -1,5 +1,4 @@
-//! Faults of the machine under a fleet: a disk that fills up at any write, that fails, or is slow; a clock that jumps; a journal
-//! that is flooded; an agent that forks without end.
+//! Tests of machine faults: full, failing or slow disk, clock jump, large journal, fork bomb.
 
 use std::fs;
 use std::io::Write as _;
@@ -10,17 +9,17 @@ use std::time::Instant;
 use sys::power_cut::cut_power;
 use sys::process::{Signal, with_marker};
 
-use crate::disk::{assert_nothing_torn, fill, on_a_small_disk};
+use crate::disk::{assert_no_damaged_file, fill, on_a_small_disk};
 use crate::matrix::Run;
 use crate::mount_loss::{mount, on_a_disk};
 use crate::support::{Lab, is_root, said, skip};
 
-/// Pages that are left on a disk: each makes another write the one that fails.
+/// Numbers of free pages on the disk: each lets a different write fail.
 const LEFT: std::ops::Range<u64> = 0..14;
 
 #[test]
-fn a_disk_that_fills_up_at_any_write_of_a_boot_costs_no_session_and_no_word() {
-    let test = "a_disk_that_fills_up_at_any_write_of_a_life_costs_no_session_and_no_word";
+fn a_disk_that_fills_up_at_any_write_of_a_boot_costs_no_session_and_no_transcript() {
+    let test = "a_disk_that_fills_up_at_any_write_of_a_boot_costs_no_session_and_no_transcript";
     let Some(lab) = on_a_small_disk(test) else {
         return;
     };
@@ -41,7 +40,7 @@ fn a_disk_that_fills_up_at_any_write_of_a_boot_costs_no_session_and_no_word() {
         let save = lab.run(&["save", "--final"]).sound();
         refused += u32::from(save.code != 0);
         run.end();
-        assert_nothing_torn(&lab);
+        assert_no_damaged_file(&lab);
         fs::remove_file(&ballast).unwrap();
         assert_eq!(lab.session_of("a"), session, "{pages} pages");
     }
@@ -58,10 +57,11 @@ fn a_disk_that_fills_up_at_any_write_of_a_boot_costs_no_session_and_no_word() {
     lab.assert_nothing_lost("a");
 }
 
-/// Every read and write fails from one moment to the next, under a keeper that goes on.
+/// While the keeper runs, every read and write suddenly fails.
 #[test]
-fn a_disk_that_fails_under_a_fleet_is_told_and_all_comes_back_once_it_works() {
-    let test = "faults::a_disk_that_fails_under_a_fleet_is_told_and_all_comes_back_once_it_works";
+fn a_disk_that_fails_under_a_fleet_is_reported_and_the_fleet_recovers_once_it_works() {
+    let test =
+        "faults::a_disk_that_fails_under_a_fleet_is_reported_and_the_fleet_recovers_once_it_works";
     let Some((lab, image)) = on_a_disk(test) else {
         return;
     };
@@ -85,7 +85,8 @@ fn a_disk_that_fails_under_a_fleet_is_told_and_all_comes_back_once_it_works() {
         save.code == 1 && save.err.contains("nput/output error"),
         "{save:?}"
     );
-    // A notice reaches the keeper without the disk. Nothing can be made durable, and nobody is left running for that.
+    // The keeper receives a notice without the disk. Nothing can be made durable, and all agents
+    // are ended.
     keeper.signal(Signal::Term);
     assert_eq!(keeper.end().code(), Some(0));
     assert!(!process.is_alive());
@@ -99,12 +100,12 @@ fn a_disk_that_fails_under_a_fleet_is_told_and_all_comes_back_once_it_works() {
     assert!(!fs::read_to_string(lab.log()).unwrap().contains("panicked"));
 }
 
-/// Something of a test's that ends with it.
-struct Aside(Child);
+/// A process of the test that is ended with it.
+struct Background(Child);
 
-impl Drop for Aside {
+impl Drop for Background {
     fn drop(&mut self) {
-        // strace lets go of what it traces when it is told to, and not when it is killed.
+        // strace detaches from its tracees on SIGTERM, and not on SIGKILL.
         let pid = i32::try_from(self.0.id()).unwrap();
         if let Some(process) =
             sys::process::ProcessId::from_pid(pid).and_then(|process| process.open())
@@ -117,8 +118,8 @@ impl Drop for Aside {
 
 /// Each sync of the keeper takes most of a second.
 #[test]
-fn a_save_on_a_slow_disk_makes_words_durable_before_anything_else() {
-    let test = "a_save_on_a_slow_disk_makes_words_durable_before_anything_else";
+fn a_save_on_a_slow_disk_makes_transcripts_durable_before_anything_else() {
+    let test = "a_save_on_a_slow_disk_makes_transcripts_durable_before_anything_else";
     if !is_root() {
         return skip(test, "making syncs slow takes strace, as root");
     }
@@ -128,8 +129,8 @@ fn a_save_on_a_slow_disk_makes_words_durable_before_anything_else() {
     let keeper = lab.keeper_with(&["--sigterm", "save"]);
     lab.wait_done("a");
     lab.wait_open("b");
-    // The disk is what is slow here. The keeper, who traces it and what it starts go before all others, so that
-    // the deadline holds on a crowded machine too.
+    // Only the disk is slow here: the keeper, strace and their children have real-time priority, so
+    // that the deadline is met on a busy machine too.
     let pid = keeper.process.pid.to_string();
     let first = ["--all-tasks", "--rr", "--pid", "1", pid.as_str()];
     said(Command::new("chrt").args(first)).ok();
@@ -146,9 +147,9 @@ fn a_save_on_a_slow_disk_makes_words_durable_before_anything_else() {
         .arg(&order)
         .args(["-p", &pid])
         .stdin(Stdio::null());
-    let strace = Aside(strace.spawn().unwrap());
+    let strace = Background(strace.spawn().unwrap());
     let traced = format!("/proc/{}/status", keeper.process.pid);
-    lab.until("it is slow", || {
+    lab.until("strace is attached", || {
         let status = fs::read_to_string(&traced).unwrap_or_default();
         let tracer = status.lines().find(|line| line.starts_with("TracerPid:"));
         tracer
@@ -170,7 +171,7 @@ fn a_save_on_a_slow_disk_makes_words_durable_before_anything_else() {
         stage("notice_to_safe_ms"),
         stage("workspaces_ms"),
     );
-    // So slow that the order shows, and the whole still within its bound.
+    // Slow enough to show the order, and still within the time limit.
     assert!(
         words >= 600 && safe >= words + 600 && work > safe && work < 20_000,
         "{save}"
@@ -188,7 +189,8 @@ fn a_save_on_a_slow_disk_makes_words_durable_before_anything_else() {
     lab.assert_nothing_lost("b");
 }
 
-/// As if the clock had been set back or forward by ten years between two boots, and again in the next.
+/// Simulates a clock that was set back or forward by ten years between two boots, and again in the
+/// next.
 #[test]
 fn a_clock_that_jumps_by_years_between_two_boots_changes_nothing() {
     for (year, month) in [("2036", "01"), ("2006", "01")] {
@@ -228,7 +230,7 @@ fn a_clock_that_jumps_by_years_between_two_boots_changes_nothing() {
         lab.assert_nothing_lost("b");
         lab.run(&["status"]).sound();
         lab.run(&["doctor"]).sound();
-        // The newest save is the one that was made last, whatever the clocks said.
+        // The newest save is the one that was made last, whatever the clock.
         let save = lab.run(&["save", "--final", "--json"]).ok().json();
         assert_ne!(save["id"], before);
         assert_eq!(lab.status()["last_save"]["id"], save["id"], "{year}");
@@ -245,7 +247,7 @@ fn a_clock_that_jumps_by_years_between_two_boots_changes_nothing() {
     }
 }
 
-/// Lets a boot have been in another year: the journal, the manifest and its id, and the times of files.
+/// Moves a boot to another year: the journal, the manifest and its id, and the times of files.
 fn redate(lab: &Lab, year: &str, month: &str) {
     let now = sys::time::Timestamp::now().for_people();
     let (this_year, this_month) = (&now[..4], &now[5..7]);
@@ -288,9 +290,9 @@ fn redate(lab: &Lab, year: &str, month: &str) {
     }
 }
 
-/// More lines than are ever looked at, half of them torn, in front of what counts.
+/// Appends more lines than are ever read, half of them truncated, before the entries that count.
 #[test]
-fn a_journal_that_was_flooded_is_read_at_its_end_and_the_notice_in_it_holds() {
+fn a_flooded_journal_is_read_at_its_end_and_the_notice_in_it_still_applies() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
@@ -330,18 +332,18 @@ fn a_journal_that_was_flooded_is_read_at_its_end_and_the_notice_in_it_holds() {
     let _keeper = lab.keeper();
     assert!(
         lab.agent("a")["pid"].is_null(),
-        "the notice of this boot holds"
+        "an agent was started after the notice of this boot"
     );
     assert!(
         fs::metadata(&path).unwrap().len() - flooded < 64 << 10,
-        "it is appended to, and no more"
+        "the journal was rewritten"
     );
 }
 
-/// A user of its own, whose processes are counted.
+/// The uid of a user with no other processes, whose processes are counted.
 const FORKER: u32 = 48_217;
 
-/// Each of its processes forks as often as it may: whoever is ended is replaced by another one.
+/// A fork bomb: every process forks as often as its limit allows, so an ended process is replaced.
 const BOMB: &str = "import os, time
 while True:
     try:
@@ -352,8 +354,8 @@ while True:
 ";
 
 #[test]
-fn an_agent_that_forks_without_end_is_ended_with_all_that_it_forked_within_a_save() {
-    let test = "an_agent_that_forks_without_end_is_ended_with_all_that_it_forked_within_a_save";
+fn a_save_ends_an_agent_that_forks_without_end_with_all_its_processes() {
+    let test = "a_save_ends_an_agent_that_forks_without_end_with_all_its_processes";
     if !is_root() {
         return skip(
             test,
@@ -390,7 +392,7 @@ fn an_agent_that_forks_without_end_is_ended_with_all_that_it_forked_within_a_sav
             })
             .count()
     };
-    lab.until("it has forked", || (bombs() > 30).then_some(()));
+    lab.until("the bomb has forked", || (bombs() > 30).then_some(()));
     let began = Instant::now();
     let save = lab.run(&["save", "--final", "--json"]).ok().json();
     eprintln!(

@@ -1,4 +1,4 @@
-//! What a person does with a fleet: up and down, start, stop and restart, add and remove.
+//! Tests of fleet commands: up and down, start, stop and restart, add and remove, send and logs.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::{Lab, arguments, prompt_of, said};
 
 #[test]
-fn up_shows_its_plan_starts_a_keeper_and_what_is_declared() {
+fn up_shows_its_plan_and_starts_a_keeper_and_the_declared_agents() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     lab.declare("b", "idle", "");
@@ -19,7 +19,7 @@ fn up_shows_its_plan_starts_a_keeper_and_what_is_declared() {
     assert!(lab.processes().is_empty());
     let up = lab.run(&["up"]).ok();
     assert!(
-        up.out.starts_with(&dry.out) && up.out.ends_with("2 of 2 agents are up\n"),
+        up.out.starts_with(&dry.out) && up.out.ends_with("2 of 2 agents are running\n"),
         "{up:?}"
     );
     assert_eq!(lab.status()["keeper"], "running");
@@ -37,7 +37,7 @@ fn up_shows_its_plan_starts_a_keeper_and_what_is_declared() {
 }
 
 #[test]
-fn down_ends_everything_and_stays_down_over_a_new_boot_until_up() {
+fn down_ends_everything_and_the_fleet_stays_down_across_a_boot_until_up() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     lab.run(&["up"]).ok();
@@ -45,10 +45,10 @@ fn down_ends_everything_and_stays_down_over_a_new_boot_until_up() {
     let session = lab.session_of("a");
     assert_eq!(
         lab.run(&["down", "--dry-run"]).ok().out,
-        "would end 1 agents: a\n"
+        "would stop 1 agent: a\n"
     );
     lab.run(&["down"]).ok();
-    // The keeper that `up` started goes with the fleet, and so does its tmux server.
+    // The keeper that `up` started ends with the fleet, and so does its tmux server.
     lab.until("nothing runs", || lab.processes().is_empty().then_some(()));
     lab.next_boot();
     let _keeper = lab.keeper();
@@ -69,7 +69,7 @@ fn down_ends_everything_and_stays_down_over_a_new_boot_until_up() {
 }
 
 #[test]
-fn what_was_stopped_stays_stopped_over_a_keeper_and_over_a_boot() {
+fn a_stopped_agent_stays_stopped_across_keepers_and_boots() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
     lab.declare("b", "idle", "");
@@ -92,7 +92,7 @@ fn what_was_stopped_stays_stopped_over_a_keeper_and_over_a_boot() {
     assert_eq!(
         lab.events("a", "starting").len(),
         1,
-        "up starts only what shall run"
+        "up started a stopped agent"
     );
 
     lab.run(&["start", "a"]).ok();
@@ -106,12 +106,12 @@ fn without_a_keeper_a_request_is_remembered_for_the_next_one() {
     let lab = Lab::new();
     lab.declare("a", "", "");
     lab.run(&["start", "a"])
-        .refused(1, "no keeper has taken a in yet", "spotkeep up");
+        .refused(1, "no keeper has loaded a yet", "spotkeep up");
     lab.keeper().let_go();
     lab.next_boot();
     let starts = lab.events("a", "starting").len();
     let said = lab.run(&["stop", "a"]).ok();
-    assert!(said.err.contains("remembered for the next one"), "{said:?}");
+    assert!(said.err.contains("the next one applies this"), "{said:?}");
     let _keeper = lab.keeper();
     lab.wait_state("a", "stopped");
     assert_eq!(lab.events("a", "starting").len(), starts);
@@ -128,9 +128,9 @@ fn a_stop_without_a_keeper_says_that_the_agent_still_runs() {
     let process = lab.process("a");
     keeper.kill();
     lab.run(&["stop", "a"])
-        .refused(3, "a still run: no keeper is there to end them", "up");
+        .refused(3, "cannot stop a: no keeper runs", "up");
     lab.run(&["rm", "a"])
-        .refused(1, "no keeper is there to end it", "up");
+        .refused(1, "cannot stop a: no keeper runs", "up");
     lab.run(&["restart", "a"])
         .refused(1, "no keeper runs", "up");
     lab.run(&["send", "a", "x"])
@@ -151,13 +151,13 @@ fn a_restart_applies_changed_settings_in_the_same_session() {
     lab.wait_done("a");
     let (session, process) = (lab.session_of("a"), lab.process("a"));
     lab.write_config(&(lab.config_text() + "args = [\"--model\", \"opus\"]\n"));
-    // Another agent comes in, and the keeper reads the file for it.
+    // Another agent is added, and the keeper reads the file again.
     lab.run(&["add", "b"]).ok();
     lab.wait_up("b", 1);
     assert_eq!(
         lab.process("a"),
         process,
-        "a running agent keeps its settings until a restart"
+        "a running agent was changed without a restart"
     );
     lab.run(&["restart", "a"]).ok();
     let words = arguments(lab.process("a"));
@@ -169,7 +169,7 @@ fn a_restart_applies_changed_settings_in_the_same_session() {
     assert_eq!(
         lab.agent("a")["restarts"],
         0,
-        "a restart that was asked for is no failure"
+        "a requested restart counts as a failure"
     );
     lab.assert_nothing_lost("a");
 }
@@ -194,12 +194,12 @@ fn a_restart_when_idle_cuts_no_turn() {
     lab.wait_up("a", 2);
     assert_eq!(lab.process("busy"), process);
     assert!(lab.events("busy", "exited").is_empty());
-    // Its tool ends, and the model goes on to an endless text; only the end of a turn counts.
+    // The tool ends, and the model continues with an endless text; only the end of the turn counts.
     assert_eq!(lab.agent("busy")["state"], "running");
 }
 
 #[test]
-fn an_agent_that_is_removed_ends_and_comes_back_as_itself() {
+fn an_agent_that_is_removed_ends_and_has_its_session_when_it_is_added_again() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     lab.declare("b", "idle", "");
@@ -212,7 +212,7 @@ fn an_agent_that_is_removed_ends_and_comes_back_as_itself() {
         lab.run(&["rm", "a", "--dry-run"])
             .ok()
             .out
-            .contains("would stop it and take a out of")
+            .contains("would stop it and remove a from")
     );
     assert_eq!(lab.config_text(), text);
     lab.run(&["rm", "a"]).ok();
@@ -241,7 +241,7 @@ fn an_agent_that_is_removed_ends_and_comes_back_as_itself() {
     assert_eq!(
         lab.model.request_log().agents["a"].turns_ended,
         1,
-        "its prompt is not given twice"
+        "its prompt was given twice"
     );
     assert_eq!(lab.events("b", "starting").len(), 1);
     lab.assert_nothing_lost("a");
@@ -257,7 +257,7 @@ fn an_agent_that_is_added_while_a_keeper_runs_starts() {
     assert!(
         added
             .out
-            .ends_with("the keeper takes it from here: spotkeep ls\n"),
+            .ends_with("the keeper starts it now: spotkeep ls\n"),
         "{added:?}"
     );
     lab.wait_done("new");
@@ -303,13 +303,13 @@ fn an_existing_session_can_be_taken_over() {
 }
 
 #[test]
-fn texts_are_typed_whole_and_logs_show_what_was_said() {
+fn texts_are_typed_in_full_and_logs_shows_the_conversation() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
     lab.wait_done("a");
     let text = "a 'quoted' text; $HOME `x` \\ and -- more";
-    assert_eq!(lab.run(&["send", "a", text]).ok().out, "typed into a\n");
+    assert_eq!(lab.run(&["send", "a", text]).ok().out, "sent to a\n");
     lab.until("it is in the transcript", || {
         fs::read_to_string(lab.transcript("a"))
             .unwrap()
@@ -329,18 +329,18 @@ fn texts_are_typed_whole_and_logs_show_what_was_said() {
             .contains("a 'quoted' text")
     );
     for verb in [
-        &["send", "nobody", "x"][..],
-        &["logs", "nobody"],
-        &["attach", "nobody"],
-        &["stop", "nobody"],
+        &["send", "unknown", "x"][..],
+        &["logs", "unknown"],
+        &["attach", "unknown"],
+        &["stop", "unknown"],
     ] {
         lab.run(verb)
-            .refused(2, "there is no agent nobody", "spotkeep ls");
+            .refused(2, "there is no agent unknown", "spotkeep ls");
     }
 }
 
 #[test]
-fn agents_live_in_a_tmux_of_our_own_and_a_users_own_is_not_touched() {
+fn agents_run_in_spotkeeps_tmux_server_and_the_users_own_is_not_touched() {
     let lab = Lab::new();
     let theirs = |args: &[&str]| {
         let mut tmux = lab.program("tmux");
@@ -357,7 +357,7 @@ fn agents_live_in_a_tmux_of_our_own_and_a_users_own_is_not_touched() {
     let before = theirs(&["list-sessions"]);
     lab.declare("a", "idle", "");
     let mut up = lab.spotkeep(&["up"]);
-    // As from within a pane of the user's.
+    // Run as from a pane of the user's.
     up.env("TMUX_TMPDIR", lab.dir.join("home"))
         .env("TMUX", "/tmp/x,1,0")
         .env("TMUX_PANE", "%0");
@@ -401,13 +401,13 @@ fn up_shows_changed_arguments_and_applies_them_when_idle_to_one_agent_first() {
     lab.write_config(&text);
     let plan = lab.run(&["up", "--dry-run"]).ok().out;
     assert_eq!(
-        plan.matches("changed: args; restarted when idle").count(),
+        plan.matches("changed: args; restarts when idle").count(),
         2,
         "{plan}"
     );
     let said = lab.run(&["up", "--no-wait"]).ok();
     assert!(
-        said.out.contains("one first and the others once it is up"),
+        said.out.contains("one first, the others when it runs"),
         "{said:?}"
     );
     for name in ["a", "b"] {
@@ -416,7 +416,7 @@ fn up_shows_changed_arguments_and_applies_them_when_idle_to_one_agent_first() {
         assert!(arguments(lab.process(name)).contains(&"opus".to_owned()));
         lab.assert_nothing_lost(name);
     }
-    // The second came after the first had lived for its minute, which is short here.
+    // The second restarts after the first has run for a minute, which is shortened here.
     let (a, b) = (lab.events("a", "starting"), lab.events("b", "starting"));
     assert!(a[1].at < b[1].at || b[1].at < a[1].at);
     let plan = lab.run(&["up", "--dry-run"]).ok().out;
@@ -424,7 +424,7 @@ fn up_shows_changed_arguments_and_applies_them_when_idle_to_one_agent_first() {
 }
 
 #[test]
-fn a_changed_argument_that_the_first_agent_cannot_start_with_spares_the_others() {
+fn a_changed_argument_that_stops_the_first_agent_from_starting_is_not_applied_to_others() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     lab.declare("b", "idle", "");
@@ -435,13 +435,13 @@ fn a_changed_argument_that_the_first_agent_cannot_start_with_spares_the_others()
     let before = [lab.process("a"), lab.process("b")];
     let text = lab.config_text().replace(
         "IS_SANDBOX = \"1\"",
-        "IS_SANDBOX = \"1\", STAND_IN_EXIT = \"7\"",
+        "IS_SANDBOX = \"1\", FAKE_CLAUDE_EXIT = \"7\"",
     );
     lab.write_config(&text);
     let plan = lab.run(&["up", "--dry-run"]).ok().out;
-    assert!(plan.contains("changed: STAND_IN_EXIT"), "{plan}");
+    assert!(plan.contains("changed: FAKE_CLAUDE_EXIT"), "{plan}");
     lab.run(&["up", "--no-wait"]).ok();
-    let told = lab.until("it is told", || {
+    let told = lab.until("the trouble is logged", || {
         let told = lab.events("", "trouble");
         told.into_iter()
             .find(|line| line.data["what"].to_string().contains("does not come up"))
@@ -451,5 +451,5 @@ fn a_changed_argument_that_the_first_agent_cannot_start_with_spares_the_others()
         "{told:?}"
     );
     let alive = before.iter().filter(|process| process.is_alive()).count();
-    assert_eq!(alive, 1, "one was spared");
+    assert_eq!(alive, 1, "not exactly one agent was restarted");
 }

@@ -1,5 +1,7 @@
-//! The fuzz targets, over their committed seeds and former crashes: what once was found stays repaired, and a target that no
-//! longer fits the program fails here and not on the day when somebody fuzzes again (`make fuzz`).
+//! Runs the fuzz targets over their committed seeds and former crashes.
+//!
+//! A crash that was found once is tested for ever, and a target that no longer matches the program
+//! fails here and not only at the next `make fuzz`.
 
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
@@ -8,7 +10,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-/// What is in one of the directories of a target; nothing where there is none.
+/// Returns the files in one of a target's directories, or none where it does not exist.
 fn inputs(kind: &str, target: &str) -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let entries = fs::read_dir(dir.join(kind).join(target));

@@ -1,4 +1,4 @@
-//! A keeper of a lab, in the foreground.
+//! Starts and ends the keeper of a lab as a foreground process.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -15,7 +15,7 @@ impl Lab {
         self.keeper_with(&[])
     }
 
-    /// Tells the keeper that the file has changed, and no more than that.
+    /// Makes the keeper read `spotkeep.toml` again, without any other request.
     pub fn reload(&self) {
         let data_dir = state::layout::DataDir::open_of_anybody(&self.data_dir()).unwrap();
         spotkeep::keeper::client::reload(&data_dir, Vec::new())
@@ -27,7 +27,7 @@ impl Lab {
         self.start_keeper(self.spotkeep(&[&["run"], args].concat()))
     }
 
-    /// One whose command is changed before it is started, such as in its environment.
+    /// Starts a keeper after `change` has changed its command, for example its environment.
     pub fn keeper_by(&self, change: impl FnOnce(&mut Command)) -> Keeper {
         let mut command = self.spotkeep(&["run"]);
         change(&mut command);
@@ -75,19 +75,19 @@ impl Keeper {
         }
     }
 
-    /// `kill -9`.
+    /// Ends the keeper with SIGKILL.
     pub fn kill(mut self) {
         self.signal(Signal::Kill);
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM, which is to let go of the agents.
+    /// Ends the keeper with SIGTERM, on which it leaves the agents running.
     pub fn let_go(self) {
         self.signal(Signal::Term);
         assert_eq!(self.end().code(), Some(0));
     }
 
-    /// Waits for its end.
+    /// Waits until the keeper has ended.
     pub fn end(mut self) -> ExitStatus {
         during("the keeper ends", || self.child.wait()).unwrap()
     }

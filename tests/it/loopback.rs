@@ -1,5 +1,6 @@
-//! A test that runs once more in a network namespace of its own with nothing but loopback, so that
-//! nothing which it starts can reach beyond this machine.
+//! Runs a test again in its own network namespace with only a loopback device.
+//!
+//! Nothing that such a test starts can connect to another machine.
 
 use std::fs;
 use std::process::Command;
@@ -7,10 +8,11 @@ use std::process::Command;
 use crate::namespaces;
 pub use crate::namespaces::name_of;
 
-/// Set where a test runs once more.
+/// Environment variable of the second run.
 const INSIDE: &str = "SPOTKEEP_TEST_ON_LOOPBACK";
 
-/// Whether this is that second run. The variable alone proves nothing, so it is looked at.
+/// Whether this is the second run. The network devices are checked too: the variable alone proves
+/// nothing.
 pub fn is_on_loopback() -> bool {
     let inside = namespaces::inside(INSIDE).is_some();
     if inside {
@@ -19,7 +21,7 @@ pub fn is_on_loopback() -> bool {
     inside
 }
 
-/// Runs a test once more where nothing that it starts can reach beyond this machine.
+/// Runs a test again where nothing that it starts can connect to another machine.
 pub fn again_on_loopback(test: &str) {
     namespaces::again(test, INSIDE, |_| {
         let mut enter = Command::new("unshare");
@@ -37,6 +39,6 @@ pub fn ensure_only_loopback() {
         .map(|(name, _)| name.trim());
     assert!(
         names.into_iter().all(|name| name == "lo"),
-        "there is a network beside loopback:\n{devices}"
+        "there is a network device other than loopback:\n{devices}"
     );
 }

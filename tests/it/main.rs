@@ -1,5 +1,6 @@
-//! The whole program, from outside: real processes, real tmux, real files. In place of Claude the
-//! fake plays, in place of the cloud and of the API their fakes on loopback.
+//! Integration tests of the whole program: real processes, real tmux, real files.
+//!
+//! Claude is replaced by the fake Claude, and the cloud and the API by fakes on loopback.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,6 @@
-//! Two hundred agents on one keeper. In the place of Claude a shell plays, which is small: what is looked at is the keeper.
+//! Test of one keeper with two hundred agents.
+//!
+//! A small shell script takes the place of Claude, since the keeper is what is tested.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +12,7 @@ use crate::support::Lab;
 
 const AGENTS: usize = 200;
 
-/// As much of Claude as a keeper sees: a transcript, a session file, and an end upon SIGTERM.
+/// The part of Claude that a keeper sees: a transcript, a session file, and an end on SIGTERM.
 const CLAUDE: &str = r#"#!/bin/sh
 for word; do
     case $before in --session-id | --resume) session=$word ;; esac
@@ -42,7 +44,7 @@ fn two_hundred_agents_are_started_saved_and_resumed_by_one_keeper() {
     }
     lab.write_config(&text);
     let keeper = lab.keeper();
-    let told = all_are_up(&lab, 0);
+    let read = all_are_up(&lab, 0);
     let sessions = sessions(&lab);
     assert_eq!(sessions.len(), AGENTS);
 
@@ -58,22 +60,22 @@ fn two_hundred_agents_are_started_saved_and_resumed_by_one_keeper() {
     keeper.let_go();
     lab.next_boot();
     let _keeper = lab.keeper();
-    all_are_up(&lab, told);
+    all_are_up(&lab, read);
     assert_eq!(self::sessions(&lab), sessions);
     assert_eq!(lab.transcripts().len(), AGENTS);
 }
 
-/// Waits until every agent has come up once more. The journal is read on from byte `told`, and where it was
-/// read to is returned: to ask the keeper at each change how two hundred agents stand would take more of
-/// the machine than they do.
-fn all_are_up(lab: &Lab, told: usize) -> usize {
+/// Waits until every agent has come up once more. Reads the journal from byte `from`, and returns
+/// the byte up to which it was read: querying the status of two hundred agents at each change would
+/// take more of the machine than the agents do.
+fn all_are_up(lab: &Lab, from: usize) -> usize {
     let journal = lab.file("session-state/journal.jsonl");
-    let (mut read, mut up) = (told, 0);
+    let (mut read, mut up) = (from, 0);
     while up < AGENTS {
-        // As long as more and more are up, nothing hangs.
-        (read, up) = lab.until(&format!("more than {up} are up"), || {
+        // Each step waits for at least one more agent, so the time limit is per agent.
+        (read, up) = lab.until(&format!("more than {up} agents are up"), || {
             let text = fs::read_to_string(&journal).unwrap();
-            let now = text[told..].lines().filter(|line| {
+            let now = text[from..].lines().filter(|line| {
                 let is = |event| line.contains(&format!("\"event\":\"{event}\""));
                 is("started") || is("resumed")
             });

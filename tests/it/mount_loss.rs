@@ -1,7 +1,8 @@
-//! A disk that goes away under a running keeper, is replaced, or turns read-only: it is told, nothing
-//! is started or written meanwhile, and with the same data directory back all goes on by itself.
+//! Tests of a data disk that is unmounted, replaced, read-only or hangs while the keeper runs.
 //!
-//! The disk is a loop file in a mount namespace of the test: nothing else of this machine sees it.
+//! The trouble is shown, nothing is started or written meanwhile, and the fleet continues
+//! automatically when the same data directory is back. The disk is an image file, mounted in the
+//! test's mount namespace, so that no other process of this machine sees it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,12 @@ use sys::process::Signal;
 
 use crate::support::{Lab, is_root, said, skip};
 
-/// Set where a test runs once more, in a mount namespace of its own.
+/// Environment variable of the second run, in its own mount namespace.
 const INSIDE: &str = "SPOTKEEP_TEST_OWN_MOUNTS";
 
-/// A lab whose data directory is an ext4 of its own; `None` where that cannot be, or where the test has been
-/// run in a namespace of its own meanwhile.
+/// Returns a lab whose data directory is its own ext4 file system, and the image. Returns `None`
+/// where it cannot be mounted, and in the first run, after the test has run again in its own mount
+/// namespace.
 pub fn on_a_disk(test: &str) -> Option<(Lab, PathBuf)> {
     if !is_root() {
         skip(test, "mounting needs root");
@@ -60,7 +62,7 @@ pub fn mount(image: &Path, at: &Path) {
     must("mount", &["-o", "loop", &text(image), &text(at)]);
 }
 
-/// Waits until `status` tells of this trouble, or of none where `what` is empty.
+/// Waits until `status` shows this trouble, or none if `what` is empty.
 fn wait_trouble(lab: &Lab, what: &str) {
     lab.until(&format!("the trouble is {what:?}"), || {
         let trouble = lab.status()["trouble"].to_string();
@@ -71,7 +73,7 @@ fn wait_trouble(lab: &Lab, what: &str) {
     });
 }
 
-/// Every file below a directory.
+/// Returns every file below a directory.
 fn tree(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap().flatten() {
@@ -84,16 +86,16 @@ fn tree(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is_back() {
+fn an_unmounted_data_directory_gets_no_agent_and_no_file_and_recovers_later() {
     let test =
-        "mount::a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is_back";
+        "mount_loss::an_unmounted_data_directory_gets_no_agent_and_no_file_and_recovers_later";
     let Some((lab, image)) = on_a_disk(test) else {
         return;
     };
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
     lab.wait_done("a");
-    lab.wait_kept("a");
+    lab.wait_checkpointed("a");
     let (session, process) = (lab.session_of("a"), lab.process("a"));
 
     must("umount", &["-l", &text(&lab.data_dir())]);
@@ -109,13 +111,13 @@ fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is
         doctor.code == 3 && doctor.out.contains("was unmounted"),
         "{doctor:?}"
     );
-    // An agent that ends meanwhile is raised on no empty directory.
+    // An agent that ends meanwhile is not restarted in an empty directory.
     process.open().unwrap().signal(Signal::Kill);
-    lab.until("it waits", || {
+    lab.until("a waits for the data directory", || {
         let agent = lab.agent("a");
         agent["why"]
             .to_string()
-            .contains("may be run again")
+            .contains("to be available again")
             .then_some(())
     });
     assert_eq!(tree(&lab.data_dir()), Vec::<PathBuf>::new());
@@ -130,14 +132,14 @@ fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is
     );
     assert_eq!(lab.session_of("a"), session);
     lab.assert_nothing_lost("a");
-    // It holds the lock again.
+    // The keeper holds the lock again.
     assert_eq!(lab.run(&["run"]).code, 1);
     keeper.let_go();
 }
 
 #[test]
-fn another_root_in_the_place_of_ours_is_left_alone() {
-    let test = "mount::another_root_in_the_place_of_ours_is_left_alone";
+fn another_data_directory_mounted_in_its_place_is_left_alone() {
+    let test = "mount_loss::another_data_directory_mounted_in_its_place_is_left_alone";
     let Some((lab, _image)) = on_a_disk(test) else {
         return;
     };
@@ -145,7 +147,7 @@ fn another_root_in_the_place_of_ours_is_left_alone() {
     let keeper = lab.keeper();
     lab.wait_done("a");
     let process = lab.process("a");
-    // Prepared elsewhere, so that it comes whole.
+    // Created at another path, so that it appears complete.
     let other = lab.dir.join("other");
     fs::create_dir(&other).unwrap();
     let mode = "mode=755";
@@ -163,12 +165,12 @@ fn another_root_in_the_place_of_ours_is_left_alone() {
     let before = tree(&other).len();
 
     must("mount", &["--move", &text(&other), &text(&lab.data_dir())]);
-    lab.until("the keeper says so", || {
+    lab.until("the keeper logs that it is another data directory", || {
         let log = fs::read_to_string(lab.log()).unwrap();
         log.contains("another data directory").then_some(())
     });
     process.open().unwrap().signal(Signal::Kill);
-    lab.until("its end is seen", || {
+    lab.until("the end of the agent is logged", || {
         let log = fs::read_to_string(lab.log()).unwrap();
         log.contains("backoff failures=").then_some(())
     });
@@ -180,10 +182,12 @@ fn another_root_in_the_place_of_ours_is_left_alone() {
     lab.assert_nothing_lost("a");
 }
 
-/// Both ways that a filesystem turns read-only: by a person, and by itself after an error.
+/// Tests both ways in which a file system turns read-only: by a user, and by the kernel after an
+/// error.
 #[test]
-fn a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_be_written() {
-    let test = "mount::a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_be_written";
+fn a_read_only_data_directory_is_reported_and_gets_no_agent_until_writable() {
+    let test =
+        "mount_loss::a_read_only_data_directory_is_reported_and_gets_no_agent_until_writable";
     let Some((lab, _image)) = on_a_disk(test) else {
         return;
     };
@@ -192,11 +196,12 @@ fn a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_b
     let keeper = lab.keeper();
     lab.wait_done("a");
     lab.wait_state("b", "idle");
-    lab.wait_kept("a");
-    lab.wait_kept("b");
+    lab.wait_checkpointed("a");
+    lab.wait_checkpointed("b");
     lab.run(&["stop", "b"]).ok();
 
-    // What has files open for writing cannot be remounted; a mount over it can be read-only.
+    // A file system with files open for writing cannot be remounted read-only; a bind mount over it
+    // can be.
     let data_dir = text(&lab.data_dir());
     must("mount", &["--bind", "-o", "ro", &data_dir, &data_dir]);
     wait_trouble(&lab, "mounted read-only");
@@ -212,11 +217,11 @@ fn a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_b
     trigger_error(&lab.data_dir());
     wait_trouble(&lab, "cannot be written");
     process.open().unwrap().signal(Signal::Kill);
-    lab.until("it waits", || {
+    lab.until("a waits for the data directory", || {
         let agent = lab.agent("a");
         agent["why"]
             .to_string()
-            .contains("may be run again")
+            .contains("to be available again")
             .then_some(())
     });
     readers_work(&lab);
@@ -224,14 +229,14 @@ fn a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_b
     let save = lab.run(&["save", "--final"]).sound();
     assert_eq!(save.code, 3, "{save:?}");
     drop(keeper);
-    // Without a keeper the files are read, and nothing is started.
+    // Without a keeper the files can be read, and no keeper starts.
     lab.next_boot();
     readers_work(&lab);
     let run = lab.run(&["run"]);
     assert!(run.code == 1 && run.err.contains("ead-only"), "{run:?}");
 }
 
-/// A filesystem on which every write hangs until this is dropped, or a minute is over.
+/// A file system on which every write hangs until this is dropped or a minute has passed.
 struct Frozen<'a> {
     at: &'a Path,
     thaws_anyway: Child,
@@ -239,7 +244,7 @@ struct Frozen<'a> {
 
 impl<'a> Frozen<'a> {
     fn new(at: &'a Path) -> Self {
-        // First of all: a test that dies leaves nothing behind that hangs.
+        // Started first: a test that dies leaves no frozen file system behind.
         let thaw = format!("sleep 60; exec fsfreeze -u '{}'", at.display());
         let mut shell = Command::new("setsid");
         let thaws_anyway = shell.args(["sh", "-c", &thaw]).spawn().unwrap();
@@ -259,7 +264,8 @@ impl Drop for Frozen<'_> {
 
 #[test]
 fn a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once() {
-    let test = "mount::a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once";
+    let test =
+        "mount_loss::a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once";
     let Some((lab, _image)) = on_a_disk(test) else {
         return;
     };
@@ -268,13 +274,13 @@ fn a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once() {
     let keeper = lab.keeper_with(&["--sigterm", "save"]);
     lab.wait_done("a");
     lab.wait_state("b", "idle");
-    lab.wait_kept("a");
-    lab.wait_kept("b");
+    lab.wait_checkpointed("a");
+    lab.wait_checkpointed("b");
     let (data_dir, killed) = (lab.data_dir(), lab.process("b"));
 
     let frozen = Frozen::new(&data_dir);
     killed.open().unwrap().signal(Signal::Kill);
-    // The end of b is in the writer's hands. Its next start is due and held back.
+    // The writer thread holds the entry for the end of b. Its next start is due and waits.
     wait_trouble(&lab, "the disk has not answered");
     lab.wait_state("b", "starting");
     assert_eq!(lab.agent("a")["state"], "idle");
@@ -288,7 +294,7 @@ fn a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once() {
     drop(frozen);
     assert!(keeper.end().success());
 
-    // All that was decided is there, in its order.
+    // All decisions are in the journal, in order.
     let events: Vec<String> = lab.journal().into_iter().map(|line| line.event).collect();
     let place = |event: &str| events.iter().position(|word| word == event).unwrap();
     let ends = [
@@ -307,7 +313,7 @@ fn a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once() {
     lab.assert_nothing_lost("a");
 }
 
-/// Readers on a data directory that cannot be written.
+/// Asserts that reading commands work on a data directory that cannot be written.
 fn readers_work(lab: &Lab) {
     for verb in [
         &["ls"][..],
@@ -323,7 +329,7 @@ fn readers_work(lab: &Lab) {
     );
 }
 
-/// Has ext4 find an error in itself, as a disk that fails would.
+/// Triggers an ext4 error, as a failing disk would.
 fn trigger_error(data_dir: &Path) {
     let source = said(
         Command::new("findmnt")

@@ -1,11 +1,11 @@
-//! A test that runs once more, in namespaces of its own: as a new process, which alone can enter them.
+//! Runs a test a second time as a new process in its own namespaces.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use testing::wait::during;
 
-/// What it keeps of its environment.
+/// The environment variables that the second run keeps.
 const KEPT: [&str; 6] = [
     "PATH",
     "SPOTKEEP_CI",
@@ -15,24 +15,24 @@ const KEPT: [&str; 6] = [
     "SPOTKEEP_RECORD_REFUSALS",
 ];
 
-/// `module::test`, as the test runner takes it, of the test that this closure is in.
-pub fn name_of<Play>() -> String {
-    let name = std::any::type_name::<Play>();
+/// The name, as the test runner takes it (`module::test`), of the test that a closure is in.
+pub fn name_of<Closure>() -> String {
+    let name = std::any::type_name::<Closure>();
     let name = name.strip_suffix("::{{closure}}").unwrap_or(name);
     name.split_once("::")
         .map_or(name, |(_, path)| path)
         .to_owned()
 }
 
-/// Where this is the second run of a test, for which `variable` was set: its directory.
+/// The directory of a second run, for which `variable` is set; `None` in the first run.
 pub fn inside(variable: &str) -> Option<PathBuf> {
     let dir = PathBuf::from(std::env::var_os(variable)?);
     std::fs::write(ran(&dir), "").unwrap();
     Some(dir)
 }
 
-/// Runs a test once more by what `enter` makes of an empty directory: a command that runs the one in
-/// its last arguments apart.
+/// Runs a test again. `enter` gets an empty directory and returns a command that runs the program
+/// in its last arguments in namespaces.
 pub fn again(test: &str, variable: &str, enter: impl FnOnce(&Path) -> Command) {
     let dir = tempfile::Builder::new().prefix("sk-").tempdir().unwrap();
     let kept = KEPT
@@ -47,11 +47,11 @@ pub fn again(test: &str, variable: &str, enter: impl FnOnce(&Path) -> Command) {
         .env("HOME", "/nonexistent")
         .env(variable, dir.path())
         .stdin(Stdio::null());
-    // What it says is seen at once, also when it does not come to its end.
-    let status = during(&format!("{test}, which runs apart"), || enter.status()).unwrap();
-    // A name that no test has would end well too.
+    // Its output is inherited, so that it is seen also when the test hangs.
+    let status = during(&format!("the second run of {test}"), || enter.status()).unwrap();
+    // A name that no test has would succeed too.
     let passed = status.success() && ran(dir.path()).exists();
-    assert!(passed, "{test} failed apart: {status}");
+    assert!(passed, "{test} failed in its namespaces: {status}");
 }
 
 fn ran(dir: &Path) -> PathBuf {

@@ -1,4 +1,4 @@
-//! The cloud's word that the machine is about to go, and servers that say it badly.
+//! Preemption notices from the metadata server, and metadata servers that fail.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,13 +10,13 @@ use sys::process::Signal;
 
 use crate::support::Lab;
 
-/// A port that nobody listens on, nor can meanwhile: it is one end of a connection.
-pub struct NobodyListens {
+/// A port without a listener. No process can listen on it meanwhile: it is one end of a connection.
+pub struct UnusedPort {
     taken: TcpStream,
     _other_end: TcpListener,
 }
 
-impl NobodyListens {
+impl UnusedPort {
     pub fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Self {
@@ -29,7 +29,7 @@ impl NobodyListens {
         self.taken.local_addr().unwrap()
     }
 
-    /// From now on somebody listens there.
+    /// Starts to listen on the port.
     pub fn listens(self) -> TcpListener {
         let address = self.address();
         drop(self);
@@ -73,7 +73,7 @@ fn a_preemption_ends_every_agent_and_loses_nothing() {
 }
 
 #[test]
-fn a_preemption_that_began_before_the_keeper_is_seen_and_nothing_is_half_started() {
+fn a_preemption_that_began_before_the_keeper_is_found_and_no_agent_starts() {
     let lab = Lab::in_a_cloud();
     lab.declare("a", "idle", "");
     lab.metadata().preempt();
@@ -92,15 +92,15 @@ fn a_preemption_that_began_before_the_keeper_is_seen_and_nothing_is_half_started
 }
 
 #[test]
-fn a_notice_in_the_midst_of_a_start_up_leaves_every_agent_whole() {
+fn a_notice_during_start_up_leaves_every_agent_resumable() {
     let lab = Lab::in_a_cloud();
     let names: Vec<String> = (1..=8).map(|number| format!("agent-{number}")).collect();
     for name in &names {
         lab.declare(name, "idle", "");
     }
     let _keeper = lab.keeper();
-    // Some are up, some are starting, some wait for their turn.
-    lab.until("the first one is up", || {
+    // Some agents are up, some are starting, and some wait.
+    lab.until("the first agent is up", || {
         names
             .iter()
             .any(|name| !lab.events(name, "started").is_empty())
@@ -123,7 +123,7 @@ fn a_notice_in_the_midst_of_a_start_up_leaves_every_agent_whole() {
     lab.leave_the_cloud();
     let _keeper = lab.keeper();
     for (name, before) in names.iter().zip(started) {
-        lab.until("it starts in the next boot", || {
+        lab.until("the agent starts in the next boot", || {
             (lab.events(name, "starting").len() > before).then_some(())
         });
         lab.wait_rest(name);
@@ -132,7 +132,7 @@ fn a_notice_in_the_midst_of_a_start_up_leaves_every_agent_whole() {
 }
 
 #[test]
-fn an_etag_that_changes_alone_is_no_notice() {
+fn an_etag_that_changes_alone_is_not_a_notice() {
     let lab = Lab::in_a_cloud();
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
@@ -150,7 +150,7 @@ fn an_etag_that_changes_alone_is_no_notice() {
 }
 
 #[test]
-fn a_server_that_fails_resets_and_forgets_is_asked_until_it_tells() {
+fn the_keeper_asks_a_metadata_server_that_fails_until_it_answers() {
     let lab = Lab::in_a_cloud();
     lab.declare("a", "idle", "");
     lab.metadata().fault(Fault::Unavailable, 2);
@@ -181,10 +181,10 @@ fn a_server_that_fails_resets_and_forgets_is_asked_until_it_tells() {
 }
 
 #[test]
-fn a_slow_server_delays_nobody_but_itself() {
+fn a_slow_server_delays_only_its_own_requests() {
     let lab = Lab::in_a_cloud();
     lab.declare("a", "idle", "");
-    // However often it is asked, until the agent is up.
+    // For each request, until the agent is up.
     lab.metadata().fault(Fault::Slow(Duration::MAX), 10_000);
     let _keeper = lab.keeper();
     lab.wait_done("a");
@@ -200,10 +200,10 @@ fn a_slow_server_delays_nobody_but_itself() {
 }
 
 #[test]
-fn a_server_that_is_not_there_stops_nothing() {
+fn a_missing_metadata_server_stops_nothing() {
     let lab = Lab::new();
-    let nobody = NobodyListens::new();
-    let address = nobody.address();
+    let unused = UnusedPort::new();
+    let address = unused.address();
     let cloud = format!("provider = \"gcp\"\nmetadata = \"{address}\"");
     lab.write_config(&lab.config_text().replace("provider = \"none\"", &cloud));
     lab.declare("a", "idle", "");
@@ -219,7 +219,7 @@ fn a_server_that_is_not_there_stops_nothing() {
 }
 
 #[test]
-fn a_metadata_server_beyond_this_machine_is_never_asked_in_a_test() {
+fn a_test_never_asks_a_metadata_server_beyond_loopback() {
     let lab = Lab::new();
     let text = lab.config_text();
     let far = text.replace(
@@ -228,7 +228,7 @@ fn a_metadata_server_beyond_this_machine_is_never_asked_in_a_test() {
     );
     lab.write_config(&far);
     let keeper = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.spotkeep(&["run"])));
-    assert!(keeper.is_err(), "the lab starts no such keeper");
+    assert!(keeper.is_err(), "the lab refuses to start such a keeper");
     let mut command = lab.program(crate::support::SPOTKEEP);
     command.arg("--data-dir").arg(lab.data_dir()).arg("run");
     let said = crate::support::said(&mut command);
@@ -241,7 +241,7 @@ fn a_metadata_server_beyond_this_machine_is_never_asked_in_a_test() {
 }
 
 #[test]
-fn notice_tells_what_the_cloud_says() {
+fn the_notice_command_shows_what_the_metadata_server_says() {
     let lab = Lab::in_a_cloud();
     let said = lab.run(&["notice", "--json"]).ok().json();
     assert_eq!(
@@ -256,14 +256,11 @@ fn notice_tells_what_the_cloud_says() {
         "{text}"
     );
     let nowhere = Lab::new().run(&["notice"]).ok().out;
-    assert!(
-        nowhere.contains("only a shutdown or a signal will tell"),
-        "{nowhere}"
-    );
+    assert!(nowhere.contains("only a shutdown or a signal"), "{nowhere}");
 }
 
 #[test]
-fn the_length_of_the_notice_is_learnt_from_the_vm_unless_it_is_declared() {
+fn the_notice_length_comes_from_the_metadata_unless_the_config_sets_it() {
     let lab = Lab::in_a_cloud();
     lab.metadata().set_notice("120s");
     let said = lab.run(&["notice", "--json"]).ok().json();
@@ -272,11 +269,12 @@ fn the_length_of_the_notice_is_learnt_from_the_vm_unless_it_is_declared() {
     lab.wait_asked();
     lab.until("the length was asked for", || {
         let mut answers = lab.metadata().answers().into_iter();
-        // The first one was the command's.
+        // The first request was the command's.
         answers.by_ref().find(|answer| answer.key == NOTICE_KEY)?;
         answers.find(|answer| answer.key == NOTICE_KEY)
     });
-    // Its thread has told the keeper when it has ended, and what is seen later is told later.
+    // When its thread has ended, it has passed the answer on; a notice seen later is passed on
+    // later.
     let threads = format!("/proc/{}/task", keeper.process.pid);
     lab.until("the answer was passed on", || {
         let names = fs::read_dir(&threads).unwrap().flatten();
@@ -290,7 +288,7 @@ fn the_length_of_the_notice_is_learnt_from_the_vm_unless_it_is_declared() {
         notice.data["deadline_ms"].as_u64().unwrap() > 100_000,
         "{notice:?}"
     );
-    // What a person wrote wins.
+    // The user's setting takes precedence.
     let text = lab
         .config_text()
         .replace("[cloud]", "[cloud]\nnotice = \"30s\"");

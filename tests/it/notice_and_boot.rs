@@ -1,4 +1,4 @@
-//! Who keeps a data directory, and what one boot leaves to the next.
+//! Keeper locks and restarts, the notice by SIGTERM, and resuming in the next boot.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -44,7 +44,7 @@ fn agents_go_on_when_the_keeper_is_killed_and_the_next_one_finds_them() {
         assert_eq!(lab.events(name, "starting").len(), 1);
         lab.assert_nothing_lost(name);
     }
-    // It is followed again: its end is seen.
+    // The new keeper watches it: its end is seen.
     b.open().unwrap().signal(Signal::Kill);
     lab.wait_event("b", "exited", 1);
 }
@@ -70,7 +70,7 @@ fn an_agent_that_ended_while_no_keeper_ran_is_resumed_by_the_next_one() {
 }
 
 #[test]
-fn a_keeper_lets_go_of_its_agents_upon_sigterm() {
+fn a_keeper_leaves_its_agents_running_upon_sigterm() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
     let keeper = lab.keeper();
@@ -86,10 +86,10 @@ fn a_keeper_lets_go_of_its_agents_upon_sigterm() {
 }
 
 #[test]
-fn sigterm_is_the_notice_where_it_was_said_to_be_and_a_second_one_changes_nothing() {
+fn sigterm_is_the_notice_where_configured_and_a_second_one_changes_nothing() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
-    lab.declare("slow", "", "env = { STAND_IN_IGNORE_TERM = \"1\" }");
+    lab.declare("slow", "", "env = { FAKE_CLAUDE_IGNORE_TERM = \"1\" }");
     let keeper = lab.keeper_with(&["--sigterm", "save"]);
     lab.wait_open("a");
     lab.wait_state("slow", "idle");
@@ -108,7 +108,7 @@ fn sigterm_is_the_notice_where_it_was_said_to_be_and_a_second_one_changes_nothin
 }
 
 #[test]
-fn a_keeper_restarted_after_the_notice_starts_nothing_until_a_human_says_that_boot_goes_on() {
+fn a_keeper_restarted_after_the_notice_starts_nothing_until_the_user_restores() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
     let keeper = lab.keeper_with(&["--sigterm", "save"]);
@@ -123,10 +123,13 @@ fn a_keeper_restarted_after_the_notice_starts_nothing_until_a_human_says_that_bo
     assert_eq!(status["agents"][0]["state"], "stopped");
     assert!(status["agents"][0]["pid"].is_null());
     let text = lab.run(&["status"]).out;
-    assert!(text.contains("nothing is started in this boot"), "{text}");
+    assert!(
+        text.contains("no agent starts until the next boot"),
+        "{text}"
+    );
     for verb in [&["up"][..], &["start", "a"], &["restart", "a"]] {
         lab.run(verb)
-            .refused(3, "had its notice", "spotkeep restore");
+            .refused(3, "had its preemption notice", "spotkeep restore");
     }
     assert_eq!(lab.events("a", "starting").len(), 1);
 
@@ -139,7 +142,7 @@ fn a_keeper_restarted_after_the_notice_starts_nothing_until_a_human_says_that_bo
 }
 
 #[test]
-fn the_next_boot_resumes_the_same_sessions_and_tells_those_that_were_cut() {
+fn the_next_boot_resumes_the_same_sessions_and_sends_a_note_to_those_that_were_cut() {
     let lab = Lab::new();
     lab.declare("cut", "tool", "");
     lab.declare("done", "idle", "");
@@ -170,7 +173,7 @@ fn the_next_boot_resumes_the_same_sessions_and_tells_those_that_were_cut() {
         "{quiet:?}"
     );
 
-    // Everybody on the machine can see the arguments: the tool's name, never its input.
+    // All users of the machine can see the arguments: the tool's name, never its input.
     let note = words.last().unwrap();
     assert!(
         note.starts_with("[spotkeep]") && note.contains("without notice"),
@@ -194,7 +197,7 @@ fn the_next_boot_resumes_the_same_sessions_and_tells_those_that_were_cut() {
 }
 
 #[test]
-fn every_keeper_raises_the_epoch_and_says_how_the_last_boot_ended() {
+fn every_keeper_increments_the_epoch_and_logs_how_the_last_boot_ended() {
     let lab = Lab::new();
     let ends =
         |keeper: usize| lab.wait_event("", "keeper-started", keeper).data["last_end"].clone();
@@ -221,14 +224,14 @@ fn every_keeper_raises_the_epoch_and_says_how_the_last_boot_ended() {
 }
 
 #[test]
-fn a_pid_that_came_back_with_another_boot_is_not_taken_for_an_agent() {
+fn a_pid_that_was_reused_after_a_reboot_is_not_taken_for_an_agent() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
     lab.wait_done("a");
     keeper.let_go();
     lab.next_boot();
-    // The number of a living process that is not the agent's, as after a reboot.
+    // The pid of a living process that is not the agent's, as after a reboot.
     let mut record = lab.record("a");
     let me = ProcessId::current().unwrap();
     record["process"] = serde_json::json!({"pid": me.pid, "start_time": me.start_time + 1});
@@ -240,7 +243,7 @@ fn a_pid_that_came_back_with_another_boot_is_not_taken_for_an_agent() {
 }
 
 #[test]
-fn an_agent_that_was_taken_out_of_the_file_while_no_keeper_ran_is_ended() {
+fn an_agent_that_was_removed_from_the_config_while_no_keeper_ran_is_ended() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let without = lab.config_text();
@@ -252,14 +255,16 @@ fn an_agent_that_was_taken_out_of_the_file_while_no_keeper_ran_is_ended() {
     keeper.let_go();
     lab.write_config(&without);
     let _keeper = lab.keeper();
-    lab.until("it is ended", || (!b.is_alive()).then_some(()));
+    lab.until("the removed agent is ended", || {
+        (!b.is_alive()).then_some(())
+    });
     assert!(a.is_alive());
     lab.assert_nothing_lost("b");
 }
 
-/// A Claude that starts writes its configuration back as it read it.
+/// Claude writes its configuration back at its start, as it read it.
 #[test]
-fn claude_is_told_of_every_workspace_before_the_first_agent_starts() {
+fn every_workspace_is_trusted_before_the_first_agent_starts() {
     let lab = Lab::new();
     for name in ["a", "b", "c"] {
         lab.declare(name, "", "");
@@ -268,6 +273,6 @@ fn claude_is_told_of_every_workspace_before_the_first_agent_starts() {
     lab.wait_event("c", "starting", 1);
     let journal = lab.journal();
     let before_any = journal.iter().take_while(|line| line.event != "starting");
-    let told = before_any.filter_map(|line| line.data.get("what")?.as_str());
-    assert_eq!(told.filter(|what| what.contains("trusted")).count(), 3);
+    let changes = before_any.filter_map(|line| line.data.get("what")?.as_str());
+    assert_eq!(changes.filter(|what| what.contains("trusted")).count(), 3);
 }

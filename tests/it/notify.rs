@@ -1,4 +1,4 @@
-//! Somebody is told.
+//! `[notify]`: events that are sent to a webhook or to a command.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::{Lab, skip};
 use testing::wait::during;
 
-/// What a request to a webhook says.
+/// The JSON body of a request to a webhook.
 fn body_of(stream: &TcpStream) -> Value {
     let mut reader = BufReader::new(stream);
     let mut length = 0;
@@ -30,11 +30,12 @@ fn body_of(stream: &TcpStream) -> Value {
     serde_json::from_slice(&body).unwrap()
 }
 
-/// A webhook that takes down what it is sent. The first request fails; or none of them is ever answered.
+/// Starts a webhook that records what it is sent. With `answers`, only the first request fails;
+/// without, no request is ever answered.
 fn webhook(answers: bool) -> (String, Receiver<Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    let (told, tells) = channel();
+    let (sender, received) = channel();
     std::thread::spawn(move || {
         let mut kept = Vec::new();
         for (index, stream) in listener.incoming().enumerate() {
@@ -50,17 +51,17 @@ fn webhook(answers: bool) -> (String, Receiver<Value>) {
                 )
                 .unwrap();
             }
-            if (index > 0 || !answers) && told.send(body).is_err() {
+            if (index > 0 || !answers) && sender.send(body).is_err() {
                 return;
             }
         }
     });
-    (url, tells)
+    (url, received)
 }
 
-/// What the webhook is told next.
-fn next(tells: &Receiver<Value>) -> Value {
-    during("the webhook is told", || tells.recv()).unwrap()
+/// The next event that the webhook receives.
+fn next(received: &Receiver<Value>) -> Value {
+    during("the webhook receives an event", || received.recv()).unwrap()
 }
 
 fn has_curl() -> bool {
@@ -69,75 +70,76 @@ fn has_curl() -> bool {
 }
 
 #[test]
-fn a_webhook_that_hangs_is_not_in_the_way_of_a_save() {
+fn a_webhook_that_hangs_does_not_delay_a_save() {
     if !has_curl() {
         return skip("notify::a_webhook_that_hangs", "curl is not installed");
     }
     let lab = Lab::new();
-    let (url, tells) = webhook(false);
+    let (url, received) = webhook(false);
     lab.configure(&format!("[notify]\nwebhook = \"{url}\""));
     lab.declare("a", "tool", "");
     lab.declare("b", "", "env_file = \"missing.env\"");
     let _keeper = lab.keeper();
     lab.wait_open("a");
-    assert_eq!(next(&tells)["event"], "failed");
+    assert_eq!(next(&received)["event"], "failed");
     let saved = lab.run(&["save", "--final", "--json"]).ok().json();
     assert_eq!(saved["clean"], true, "{saved}");
-    // Half a minute is spent on each message that nobody takes: the save is over, and not even its
-    // notice has been told.
-    let told: Vec<Value> = tells.try_iter().collect();
+    // Each message without an answer takes half a minute: the save is over, and not even its notice
+    // has been sent.
+    let sent: Vec<Value> = received.try_iter().collect();
     assert!(
-        told.iter().all(|body| body["event"] == "failed"),
-        "{told:?}"
+        sent.iter().all(|body| body["event"] == "failed"),
+        "{sent:?}"
     );
     lab.assert_nothing_lost("a");
 }
 
 #[test]
-fn a_webhook_is_told_of_a_failure_and_of_the_save_also_if_it_was_busy_at_first() {
+fn a_webhook_gets_a_failure_and_the_save_also_if_it_was_busy_at_first() {
     if !has_curl() {
-        return skip("notify::a_webhook_is_told", "curl is not installed");
+        return skip("notify::a_webhook_gets_a_failure", "curl is not installed");
     }
     let lab = Lab::new();
-    let (url, tells) = webhook(true);
+    let (url, received) = webhook(true);
     lab.configure(&format!("[notify]\nwebhook = \"{url}\""));
     lab.declare("a", "idle", "");
     lab.declare("b", "", "env_file = \"missing.env\"");
     let _keeper = lab.keeper();
     lab.wait_done("a");
-    let failed = next(&tells);
+    let failed = next(&received);
     assert_eq!(
         (&failed["event"], &failed["agent"]),
         (&"failed".into(), &"b".into())
     );
     assert_eq!(failed["version"], 1);
     lab.run(&["save", "--final"]).ok();
-    assert_eq!(next(&tells)["event"], "notice");
-    let safe = next(&tells);
+    assert_eq!(next(&received)["event"], "notice");
+    let safe = next(&received);
     assert_eq!(safe["event"], "safe");
     assert!(safe["text"].as_str().unwrap().contains("safe after"));
 }
 
 #[test]
-fn a_command_is_told_what_it_asked_for_and_one_that_fails_is_shown() {
+fn a_notify_command_gets_the_events_it_asked_for_and_its_failure_is_shown() {
     let lab = Lab::new();
-    let out = lab.dir.join("told");
+    let out = lab.dir.join("notified");
     lab.configure(&format!(
-        "[notify]\ncommand = \"cat >> {0}; echo \\\" $SPOTKEEP_EVENT $SPOTKEEP_AGENT\\\" >> {0}; exit 7\"\non = [\"failed\"]",
+        "[notify]\ncommand = \"cat >> {0}; echo \\\" $SPOTKEEP_EVENT $SPOTKEEP_AGENT\\\" >> {0}; \
+         exit 7\"\non = [\"failed\"]",
         out.display()
     ));
     lab.declare("b", "", "env_file = \"missing.env\"");
     let _keeper = lab.keeper();
-    lab.until("it was told", || {
-        let told = fs::read_to_string(&out).ok()?;
-        told.contains(" failed b\n").then_some(())
+    lab.until("the command ran", || {
+        let events = fs::read_to_string(&out).ok()?;
+        events.contains(" failed b\n").then_some(())
     });
     assert!(
         fs::read_to_string(&out)
             .unwrap()
             .starts_with("{\"version\":1,")
     );
-    lab.until("its failure shows", || {
+    lab.until("its failure is shown", || {
         let trouble = lab.status()["trouble"].to_string();
         trouble.contains("[notify]").then_some(())
     });

@@ -1,29 +1,28 @@
-//! What each command says to a person, whole: one fleet, from its first minute to its end. What differs from
-//! run to run is replaced. `INSTA_UPDATE=always cargo nextest run outputs` writes them anew, to be looked at.
+//! Snapshots of the whole output of each command, for one fleet from its first minute to its end.
+//!
+//! What differs from run to run is replaced. `INSTA_UPDATE=always cargo nextest run outputs`
+//! rewrites the snapshots; review the diff.
 
 use std::fs;
 
 use crate::support::Lab;
 
-/// A word, with what differs from run to run replaced.
+/// Replaces a word that differs from run to run.
 fn steady(word: &str) -> String {
-    let supervisor = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
     let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = |sign: char| supervisor.split(sign).collect::<Vec<_>>();
-    let name = if supervisor.len() == 36
+    let parts = |sign: char| bare.split(sign).collect::<Vec<_>>();
+    let name = if bare.len() == 36
         && parts('-').len() == 5
         && parts('-').iter().all(|part| is_hex(part))
     {
         "<uuid>"
-    } else if supervisor.len() == 23
-        && supervisor.as_bytes()[8] == b'T'
-        && supervisor.as_bytes()[18] == b'-'
-    {
+    } else if bare.len() == 23 && bare.as_bytes()[8] == b'T' && bare.as_bytes()[18] == b'-' {
         "<checkpoint>"
-    } else if matches!(supervisor.len(), 7 | 8 | 40 | 64)
-        && is_hex(supervisor)
-        && supervisor.bytes().any(|byte| byte.is_ascii_digit())
+    } else if matches!(bare.len(), 7 | 8 | 40 | 64)
+        && is_hex(bare)
+        && bare.bytes().any(|byte| byte.is_ascii_digit())
     {
         "<hash>"
     } else if parts(':').len() == 3
@@ -37,7 +36,7 @@ fn steady(word: &str) -> String {
     } else {
         return word.to_owned();
     };
-    word.replacen(supervisor, name, 1)
+    word.replacen(bare, name, 1)
 }
 
 fn host() -> String {
@@ -54,7 +53,7 @@ fn scrubbed(lab: &Lab, text: &str) -> String {
     text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A line without what a slow machine makes longer, aligned columns included.
+/// Replaces durations and sizes in a line, and the width of its columns.
 fn line(line: &str) -> String {
     let is_number = |text: &str| {
         let text = text.trim_start_matches('(');
@@ -91,7 +90,7 @@ fn line(line: &str) -> String {
             out.push("<n>".into());
         }
     }
-    // In the rows of `status` the eighth is the size of a workspace, which is measured when there is time for it.
+    // The eighth word of a row of `status` is the size of the workspace, which is measured later.
     let is_row =
         ["●", "◐", "○", "◌", "◍", "✕", "–"].contains(&line.split(' ').next().unwrap_or(""));
     if let Some(size) = out.get_mut(7).filter(|word| is_row && *word == "<n>") {
@@ -100,7 +99,7 @@ fn line(line: &str) -> String {
     out.join(" ")
 }
 
-/// Everything that was typed, and what was said.
+/// A terminal session: each command line and its output.
 struct Session<'l> {
     lab: &'l Lab,
     text: String,
@@ -111,7 +110,8 @@ impl Session<'_> {
         let words: Vec<&str> = line.split(' ').collect();
         let mut said = self.lab.run(&words);
         if line == "checkpoint ls a" {
-            // At its start an agent is at rest for a moment; whether that is seen is a matter of time.
+            // An agent is idle for a moment at its start; whether the keeper sees that depends on
+            // timing.
             let newest: Vec<_> = said.out.lines().take(2).collect();
             said.out = newest.join("\n") + "\n";
         }
@@ -127,7 +127,7 @@ impl Session<'_> {
 }
 
 #[test]
-fn what_is_said_of_a_fleet_from_its_first_minute_to_its_end() {
+fn the_output_for_a_fleet_from_its_first_minute_to_its_end() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     lab.declare("b", "", "env_file = \"missing.env\"");
@@ -177,8 +177,8 @@ fn what_is_said_of_a_fleet_from_its_first_minute_to_its_end() {
 }
 
 #[test]
-fn what_is_said_of_backups() {
-    if !crate::backup::has_restic("what_is_said_of_backups") {
+fn the_output_for_backups() {
+    if !crate::backup::has_restic("the_output_for_backups") {
         return;
     }
     let lab = Lab::new();

@@ -1,14 +1,14 @@
-//! A terminal of the test's own: a pane of a tmux server that nothing else uses.
+//! A terminal for tests: a pane of a tmux server that only the test uses.
 
 use crate::support::{Lab, said};
 
-/// The pane. Its server ends with the lab.
+/// A tmux pane. Its server ends with the lab.
 pub struct Pane<'a> {
     lab: &'a Lab,
 }
 
 impl<'a> Pane<'a> {
-    /// Runs a line of shell in a terminal of this size; then it stays, to be looked at.
+    /// Runs a shell script in a terminal of this size, which stays open afterwards.
     pub fn run(lab: &'a Lab, columns: u32, lines: u32, script: &str) -> Self {
         let pane = Self { lab };
         let (columns, lines) = (columns.to_string(), lines.to_string());
@@ -36,24 +36,24 @@ impl<'a> Pane<'a> {
         said(&mut tmux).ok().out
     }
 
-    /// What it shows.
+    /// The text on the screen.
     pub fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"])
     }
 
-    /// Whether a program draws on the whole of it.
+    /// Whether a program uses the alternate screen.
     pub fn is_taken(&self) -> bool {
         self.tmux(&["display-message", "-p", "#{alternate_on}"])
             .trim()
             == "1"
     }
 
-    /// Presses keys, by the names that tmux has for them.
+    /// Presses keys, by tmux's names for them.
     pub fn press(&self, keys: &[&str]) {
         self.tmux(&[&["send-keys"], keys].concat());
     }
 
-    /// Waits until it shows all of these; returns the screen.
+    /// Waits until the screen shows all of `expected`; returns the screen.
     pub fn wait(&self, expected: &[&str]) -> String {
         let mut last = String::new();
         self.lab

@@ -1,8 +1,8 @@
-//! What happens when an agent ends by itself.
+//! Restart policies: what the keeper does when an agent exits.
 
 use sys::process::Signal;
 
-use crate::notice::NobodyListens;
+use crate::notice::UnusedPort;
 use crate::support::{Lab, arguments};
 
 fn fleet(restart: &str) -> Lab {
@@ -12,7 +12,7 @@ fn fleet(restart: &str) -> Lab {
 }
 
 #[test]
-fn an_agent_that_is_done_is_not_raised_in_this_boot_nor_in_the_next() {
+fn a_finished_agent_is_not_restarted_in_this_boot_or_the_next() {
     for restart in ["on-failure", "never"] {
         let lab = fleet(restart);
         let _keeper = lab.keeper();
@@ -32,7 +32,7 @@ fn an_agent_that_is_done_is_not_raised_in_this_boot_nor_in_the_next() {
 }
 
 #[test]
-fn an_agent_that_shall_always_run_is_raised_after_a_clean_exit_too() {
+fn an_agent_with_restart_always_is_restarted_after_a_clean_exit_too() {
     let lab = fleet("always");
     let _keeper = lab.keeper();
     lab.wait_done("a");
@@ -51,7 +51,7 @@ fn an_agent_that_shall_always_run_is_raised_after_a_clean_exit_too() {
 }
 
 #[test]
-fn an_agent_that_shall_never_be_raised_is_left_failed_with_the_reason() {
+fn an_agent_with_restart_never_stays_failed_with_the_reason() {
     let lab = fleet("never");
     let _keeper = lab.keeper();
     lab.wait_done("a");
@@ -67,11 +67,11 @@ fn an_agent_that_shall_never_be_raised_is_left_failed_with_the_reason() {
 #[test]
 fn each_failure_in_a_row_doubles_the_pause() {
     let lab = Lab::new();
-    lab.declare("a", "", "env = { STAND_IN_EXIT = \"7\" }");
+    lab.declare("a", "", "env = { FAKE_CLAUDE_EXIT = \"7\" }");
     let _keeper = lab.keeper();
     let second = lab.wait_event("a", "backoff", 2);
     let first = lab.wait_event("a", "backoff", 1);
-    let pause = |line: &crate::terminal::Line| line.data["pause_ms"].as_u64().unwrap();
+    let pause = |line: &crate::terminal::JournalLine| line.data["pause_ms"].as_u64().unwrap();
     assert!((2_000..=2_500).contains(&pause(&first)), "{first:?}");
     assert!((4_000..=5_000).contains(&pause(&second)), "{second:?}");
     assert_eq!(
@@ -84,10 +84,10 @@ fn each_failure_in_a_row_doubles_the_pause() {
     for line in [&first, &second] {
         assert!(
             line.data["why"].as_str().unwrap().contains('7'),
-            "the exit code is told: {line:?}"
+            "the reason has the exit code: {line:?}"
         );
     }
-    // A person who stops it need not wait for the pause to end.
+    // The user can stop it before the pause ends.
     lab.run(&["stop", "a"]).ok();
     assert_eq!(lab.agent("a")["state"], "stopped");
     assert!(lab.transcripts().is_empty());
@@ -97,7 +97,7 @@ fn each_failure_in_a_row_doubles_the_pause() {
 fn a_failure_of_one_agent_leaves_the_others_alone() {
     let lab = Lab::new();
     lab.declare("good", "idle", "");
-    lab.declare("bad", "", "env = { STAND_IN_EXIT = \"1\" }");
+    lab.declare("bad", "", "env = { FAKE_CLAUDE_EXIT = \"1\" }");
     lab.declare("ugly", "", "env_file = \"missing.env\"");
     let _keeper = lab.keeper();
     lab.wait_done("good");
@@ -113,16 +113,16 @@ fn a_failure_of_one_agent_leaves_the_others_alone() {
 }
 
 #[test]
-fn agents_wait_for_an_api_that_does_not_answer_yet_and_say_so() {
+fn agents_wait_for_an_api_that_does_not_answer_yet_and_status_says_so() {
     let lab = Lab::new();
-    let api = NobodyListens::new();
+    let api = UnusedPort::new();
     let env = format!(
         "env = {{ ANTHROPIC_BASE_URL = \"http://{}\" }}",
         api.address()
     );
     lab.declare("a", "", &env);
     let _keeper = lab.keeper();
-    lab.until("it says what it waits for", || {
+    lab.until("status shows what the agent waits for", || {
         (lab.agent("a")["why"] == "waits for the API to answer").then_some(())
     });
     assert!(lab.events("a", "starting").is_empty());
@@ -131,15 +131,15 @@ fn agents_wait_for_an_api_that_does_not_answer_yet_and_say_so() {
 }
 
 #[test]
-fn a_machine_whose_agents_have_finished_saves_and_ends_itself() {
+fn a_machine_whose_agents_have_finished_saves_and_powers_off() {
     let lab = Lab::new();
     let off = lab.dir.join("off");
     let poweroff = format!("poweroff = [\"touch\", \"{}\"]", off.display());
     lab.configure(&format!("[machine]\nstop_when_idle = \"1s\"\n{poweroff}"));
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
-    // A second after its turn the agent is ended, so nobody waits for it to be at rest.
-    lab.until("the machine is ended", || off.exists().then_some(()));
+    // The agent is ended a second after its turn, so the test does not wait until it is idle.
+    lab.until("the machine is powered off", || off.exists().then_some(()));
     let why = lab.wait_event("", "powering-off", 1).data["why"].to_string();
     assert!(why.contains("finished"), "{why}");
     assert_eq!(lab.wait_event("", "safe", 1).data["clean"], true);
@@ -148,7 +148,7 @@ fn a_machine_whose_agents_have_finished_saves_and_ends_itself() {
 }
 
 #[test]
-fn a_machine_that_cannot_be_ended_goes_on_with_its_fleet() {
+fn a_machine_that_cannot_power_off_resumes_its_fleet() {
     let lab = Lab::new();
     lab.configure("[machine]\nstop_when_idle = \"1s\"\npoweroff = [\"false\"]");
     lab.declare("a", "idle", "");

@@ -1,5 +1,6 @@
-//! What root does where a data directory belongs to the agents' user: no process of that user is
-//! ever on root's terminal, and nothing that they could have written is run as root.
+//! Privileges of verbs that root runs on a data directory that belongs to the agents' user.
+//!
+//! No process of that user ever has root's terminal, and root runs no file that the user can write.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -9,7 +10,7 @@ use std::process::{Command, Stdio};
 use crate::support::{Lab, SPOTKEEP, is_root, said, skip};
 
 /// Every process of a drill: the user that it runs as, and its command line.
-fn of_a_drill() -> Vec<(u32, String)> {
+fn drill_processes() -> Vec<(u32, String)> {
     let entries = fs::read_dir("/proc").unwrap();
     let of = |dir: PathBuf| {
         let environment = fs::read(dir.join("environ")).ok()?;
@@ -30,7 +31,7 @@ fn write_script(path: &Path, script: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Root types a command in a terminal of its own, and reads what it shows.
+/// Runs a command as root in a new terminal; returns its exit code and output.
 fn on_roots_terminal(lab: &Lab, line: &str) -> (Option<i32>, String) {
     let mut command = Command::new("script");
     let path = std::env::var("PATH").unwrap();
@@ -50,22 +51,24 @@ fn on_roots_terminal(lab: &Lab, line: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_verb_that_root_calls_to_read_runs_as_the_owner_without_a_terminal() {
+fn a_read_only_verb_that_root_runs_becomes_the_owner_without_a_terminal() {
     if !is_root() {
         return skip(
-            "a_verb_that_root_calls_to_read_runs_as_the_owner_without_a_terminal",
-            "it is about root",
+            "a_read_only_verb_that_root_runs_becomes_the_owner_without_a_terminal",
+            "the test needs root",
         );
     }
     let lab = Lab::of_a_user();
     lab.declare("a", "", "");
-    // What becomes the owner writes down what it is, and what it has, before it goes on.
+    // A process that becomes the owner writes down its user, session, terminal and files first.
     let facts = lab.dir.join("tmp/facts");
-    let write_down = "{ echo; id -u; cut -d\\  -f1,6,7 /proc/$$/stat; ls -l /proc/$$/fd; } >>\"$0\" 2>&1; exec \"$@\"";
+    let write_down = "{ echo; id -u; cut -d\\  -f1,6,7 /proc/$$/stat; ls -l /proc/$$/fd; } \
+                      >>\"$0\" 2>&1; exec \"$@\"";
     write_script(
         &lab.dir.join("shim/setpriv"),
         &format!(
-            "PATH=${{PATH#*:}}; before=\nwhile [ \"$1\" != -- ]; do before=\"$before $1\"; shift; done\n\
+            "PATH=${{PATH#*:}}; before=\nwhile [ \"$1\" != -- ]; do before=\"$before $1\"; shift; \
+             done\n\
              shift\nexec setpriv $before -- /bin/sh -c '{write_down}' {} \"$@\"",
             facts.display()
         ),
@@ -94,7 +97,7 @@ fn a_verb_that_root_calls_to_read_runs_as_the_owner_without_a_terminal() {
         let facts = fs::read_to_string(&facts).unwrap_or_else(|e| panic!("{e}: {verb}: {shown}"));
         let mut lines = facts.lines().skip(1);
         assert_eq!(lines.next(), Some(owner.to_string().as_str()), "{facts}");
-        // The leader of a session of its own, without a terminal (proc(5), fields 1, 6 and 7).
+        // It leads its own session, without a terminal (proc(5), fields 1, 6 and 7).
         let fields: Vec<&str> = lines.next().unwrap().split(' ').collect();
         assert!(
             fields[0] == fields[1] && fields[2] == "0",
@@ -111,11 +114,11 @@ fn a_verb_that_root_calls_to_read_runs_as_the_owner_without_a_terminal() {
 }
 
 #[test]
-fn a_verb_that_changes_something_of_the_owners_is_refused_to_root_and_starts_nothing() {
+fn a_verb_that_changes_the_owners_files_is_refused_to_root_and_starts_nothing() {
     if !is_root() {
         return skip(
-            "a_verb_that_changes_something_of_the_owners_is_refused_to_root_and_starts_nothing",
-            "it is about root",
+            "a_verb_that_changes_the_owners_files_is_refused_to_root_and_starts_nothing",
+            "the test needs root",
         );
     }
     let lab = Lab::of_a_user();
@@ -169,7 +172,7 @@ fn root_uses_no_data_directory_that_another_user_can_change() {
     if !is_root() {
         return skip(
             "root_uses_no_data_directory_that_another_user_can_change",
-            "it is about root",
+            "the test needs root",
         );
     }
     let lab = Lab::of_a_user();
@@ -181,13 +184,13 @@ fn root_uses_no_data_directory_that_another_user_can_change() {
     );
     lab.declare("a", "", "");
     lab.give_away();
-    let (state, aside) = (lab.file("session-state"), lab.file("aside"));
+    let (state, moved) = (lab.file("session-state"), lab.file("moved"));
     let root_types = |verb: &str| {
         let line = format!("{SPOTKEEP} --data-dir {} {verb}", lab.data_dir().display());
         on_roots_terminal(&lab, &line)
     };
-    // Without it, nobody would know whose directory it is.
-    fs::rename(&state, &aside).unwrap();
+    // Without the state, the owner of the data directory is unknown.
+    fs::rename(&state, &moved).unwrap();
     for verb in ["ls", "doctor", "up --dry-run", "up", "save", "init"] {
         let (code, shown) = root_types(verb);
         assert!(
@@ -201,9 +204,9 @@ fn root_uses_no_data_directory_that_another_user_can_change() {
     ));
     assert_eq!(offered, "");
     assert!(!state.exists());
-    // As if root had made one there before.
+    // As if root had made the state directory before.
     fs::create_dir(&state).unwrap();
-    fs::copy(aside.join("root.json"), state.join("root.json")).unwrap();
+    fs::copy(moved.join("root.json"), state.join("root.json")).unwrap();
     for verb in ["ls", "doctor", "up"] {
         let (_, shown) = root_types(verb);
         assert!(shown.contains("is not root's alone"), "{verb}: {shown}");
@@ -213,15 +216,15 @@ fn root_uses_no_data_directory_that_another_user_can_change() {
 }
 
 #[test]
-fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivileged() {
+fn a_drill_by_root_runs_nothing_from_the_working_directory_and_everything_unprivileged() {
     if !is_root() {
         return skip(
-            "a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivileged",
-            "it is about root",
+            "a_drill_by_root_runs_nothing_from_the_working_directory_and_everything_unprivileged",
+            "the test needs root",
         );
     }
     let lab = Lab::bare();
-    // A repository that somebody cloned.
+    // A repository that a user cloned.
     let repository = lab.dir.join("repository");
     let trap = format!("touch {}", lab.dir.join("trapped").display());
     for at in [".claude-bin/99.0.0/claude", "claude", "bin/claude"] {
@@ -252,7 +255,7 @@ fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivi
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!lab.dir.join("trapped").exists(), "{report}");
 
-    // The program that root names may be in a directory of root's; it waits before it plays.
+    // The program that root names may be in a directory of root's. It waits before it starts.
     fs::set_permissions(&lab.dir, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(lab.dir.join("tmp"), fs::Permissions::from_mode(0o777)).unwrap();
     let (started, gate) = (lab.dir.join("tmp/started"), lab.dir.join("tmp/gate"));
@@ -284,9 +287,9 @@ fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivi
         let text = fs::read_to_string(&started).unwrap();
         (!text.is_empty()).then_some(())
     });
-    // What runs in no pane of the drill's has no terminal at all.
+    // A process outside of the drill's panes has no terminal.
     assert_eq!(fs::read_to_string(&terminal).unwrap(), "0\n");
-    let all = of_a_drill();
+    let all = drill_processes();
     for expected in ["run", "tmux", "claude"] {
         assert!(
             all.iter().any(|(_, command)| command.contains(expected)),
@@ -296,7 +299,7 @@ fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivi
     for (uid, command) in &all {
         assert_ne!(*uid, 0, "{command}");
     }
-    // For this start and the one after the cut.
+    // An ordinary file in the place of the pipe, for this start and the one after the cut.
     let ordinary = lab.dir.join("tmp/ordinary");
     fs::write(&ordinary, "").unwrap();
     fs::set_permissions(&ordinary, fs::Permissions::from_mode(0o666)).unwrap();
@@ -306,7 +309,7 @@ fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivi
     fs::write(&held, "").unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    // It hid from the drill, and has ended with it all the same.
+    // The process in another session with an empty environment has ended with the drill too.
     let of = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).ok();
     let entries = fs::read_dir("/proc").unwrap();
     let commands: Vec<Vec<u8>> = entries.filter_map(|entry| of(entry.unwrap())).collect();

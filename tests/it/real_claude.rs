@@ -1,5 +1,7 @@
-//! The real Claude Code, each pinned version of it, where there is nothing but loopback: the lab,
-//! its model and no key. Nothing of this machine's own Claude is ever read.
+//! Runs tests with each pinned version of the real Claude Code, on loopback only.
+//!
+//! Claude talks to the lab's fake API, without a real key. The Claude that is installed on this
+//! machine, and its files, are never used.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -19,23 +21,24 @@ use crate::loopback::{again_on_loopback, ensure_only_loopback, is_on_loopback, n
 use crate::support::{Lab, is_root, run, skip};
 use testing::wait::{during, until, until_with};
 
-/// A key that opens nothing. Of this Claude remembers the last 20 characters.
+/// A key that is not valid anywhere. Claude remembers its last 20 characters.
 pub const KEY: &str = "lab-key-that-opens-nothing";
 
-/// A pinned version.
+/// A pinned version of Claude Code.
 pub struct Version {
     pub number: String,
     pub program: PathBuf,
 }
 
-/// Plays with each pinned version. `play` is a closure of the test itself, whose name it tells.
-pub fn with_each_version<Play: Fn(&Version)>(play: Play) {
-    with(|versions| versions, play);
+/// Runs `check` with each pinned version. It is a closure of the test, whose name is taken from its
+/// type.
+pub fn with_each_version<Check: Fn(&Version)>(check: Check) {
+    with(|versions| versions, check);
 }
 
-/// The same with the oldest and the newest, where a version takes half a minute and what lies between has
-/// shown nothing of its own: whole drills of all kinds, roots that are made from a copy.
-pub fn with_oldest_and_newest<Play: Fn(&Version)>(play: Play) {
+/// Runs `check` with the oldest and the newest version only, where one version takes half a minute
+/// and those between have never behaved differently: whole drills, imports of sessions.
+pub fn with_oldest_and_newest<Check: Fn(&Version)>(check: Check) {
     with(
         |mut versions| {
             let newest = versions.pop();
@@ -43,12 +46,12 @@ pub fn with_oldest_and_newest<Play: Fn(&Version)>(play: Play) {
             versions.extend(newest);
             versions
         },
-        play,
+        check,
     );
 }
 
-fn with<Play: Fn(&Version)>(which: fn(Vec<Version>) -> Vec<Version>, play: Play) {
-    let test = name_of::<Play>();
+fn with<Check: Fn(&Version)>(which: fn(Vec<Version>) -> Vec<Version>, check: Check) {
+    let test = name_of::<Check>();
     let Some(versions) = pinned(&test) else {
         return;
     };
@@ -57,11 +60,11 @@ fn with<Play: Fn(&Version)>(which: fn(Vec<Version>) -> Vec<Version>, play: Play)
     }
     for version in which(versions) {
         eprintln!("with Claude Code {}", version.number);
-        play(&version);
+        check(&version);
     }
 }
 
-/// All pinned versions; `None`, and said by name, where a thing is missing.
+/// Returns the pinned versions that are installed; `None`, with a message, where none can run.
 pub fn pinned(test: &str) -> Option<Vec<Version>> {
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
     let numbers = fs::read_to_string(checkout.join("scripts/claude-versions")).unwrap();
@@ -98,14 +101,14 @@ pub fn pinned(test: &str) -> Option<Vec<Version>> {
     )
 }
 
-/// A lab whose agents are the real thing.
+/// A lab whose agents are the real Claude Code.
 pub fn lab(version: &Version) -> Lab {
     let lab = Lab::new();
     furnish(&lab, version);
     lab
 }
 
-/// The same in a cloud whose metadata server is a fake.
+/// Like [`lab`], in a cloud whose metadata server is a fake.
 pub fn lab_in_a_cloud(version: &Version) -> Lab {
     let lab = Lab::in_a_cloud();
     furnish(&lab, version);
@@ -132,7 +135,7 @@ fn furnish(lab: &Lab, version: &Version) {
     lab.write_config(&text);
 }
 
-/// What keeps Claude within the lab, beside what the lab declares itself.
+/// The variables that keep Claude within the lab, in addition to those that the lab sets.
 fn environment(lab: &Lab) -> [(&'static str, String); 4] {
     [
         ("ANTHROPIC_API_KEY", KEY.to_owned()),
@@ -148,8 +151,8 @@ fn environment(lab: &Lab) -> [(&'static str, String); 4] {
     ]
 }
 
-/// The command line of a person who runs `claude` beside the keeper, with this configuration. Of the
-/// terminal's own variables it gets those by which programs know their pane.
+/// The command line with which the user runs `claude` beside the keeper, with this configuration.
+/// Of the terminal's variables it gets those by which programs know their pane.
 fn by_hand(lab: &Lab, config: &Path, arguments: &[&str]) -> Vec<String> {
     let clean = r#"exec env -i TMUX="$TMUX" TMUX_PANE="$TMUX_PANE" "$@""#;
     let mut words: Vec<String> = ["sh", "-c", clean, "sh"].map(str::to_owned).to_vec();
@@ -179,8 +182,8 @@ fn by_hand(lab: &Lab, config: &Path, arguments: &[&str]) -> Vec<String> {
     words
 }
 
-/// A configuration of a person's own, in which the dialogs of a first start were answered.
-pub fn settle(lab: &Lab, config: &Path, cwd: &Path) {
+/// Writes a Claude configuration in which the dialogs of a first start have been answered.
+pub fn write_onboarded_config(lab: &Lab, config: &Path, cwd: &Path) {
     let answers = Seed {
         cwds: &[cwd],
         api_key: Some(KEY),
@@ -190,9 +193,9 @@ pub fn settle(lab: &Lab, config: &Path, cwd: &Path) {
     seed(config, &answers, &lab.dir.join("copy.json")).unwrap();
 }
 
-/// What `claude` prints to a person who runs it for a moment, with a configuration of their own.
+/// Runs a `claude` command that ends, with the user's configuration; returns its output.
 pub fn said_by_hand(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) -> String {
-    // A verb of its own has to come first.
+    // Claude's own verb has to come first.
     let mut words = by_hand(lab, config, &[]);
     words.pop();
     words.extend(arguments.iter().map(|word| (*word).to_owned()));
@@ -203,7 +206,7 @@ pub fn said_by_hand(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) ->
     output.stdout
 }
 
-/// A person's own terminal with a `claude` in it.
+/// The user's terminal with a `claude` in it.
 pub struct Person {
     pub tmux: Tmux,
     name: AgentName,
@@ -212,19 +215,21 @@ pub struct Person {
 }
 
 impl Person {
-    /// With the configuration of the agents.
-    pub fn at(lab: &Lab, cwd: &Path, arguments: &[&str]) -> Self {
+    /// Starts `claude` with the configuration of the agents.
+    pub fn with_agent_config(lab: &Lab, cwd: &Path, arguments: &[&str]) -> Self {
         Self::with(lab, &lab.file(".claude"), cwd, arguments)
     }
 
-    /// With a configuration of their own, in which the dialogs of a first start were answered.
-    pub fn elsewhere(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) -> Self {
-        settle(lab, config, cwd);
+    /// Starts `claude` with another configuration, in which the dialogs of a first start have been
+    /// answered.
+    pub fn with_own_config(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) -> Self {
+        write_onboarded_config(lab, config, cwd);
         Self::with(lab, config, cwd, arguments)
     }
 
     fn with(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) -> Self {
-        // Of its own: the server of the one before may still hold its socket.
+        // A new directory each time: the server of an earlier person may still have its socket
+        // open.
         let id = sys::uuid::new_uuid();
         let dir = lab.dir.join(format!("person-{}", &id[..8]));
         fs::create_dir_all(&dir).unwrap();
@@ -250,7 +255,7 @@ impl Person {
             watch.wait(Duration::from_millis(100));
         };
         until_with(
-            "a person's session is idle",
+            "the user's session is idle",
             || self.screen(),
             pause,
             || {
@@ -260,7 +265,7 @@ impl Person {
         )
     }
 
-    /// Types it and sends it. A person sees their words before they press Enter.
+    /// Types a text, waits until the screen shows it, and presses Enter.
     pub fn says(&self, text: &str) {
         self.tmux.paste(&self.name, text).unwrap();
         until(&format!("the screen shows {text}"), || {
@@ -273,11 +278,11 @@ impl Person {
         self.tmux.screen(&self.name).unwrap_or_default()
     }
 
-    /// Ends it in order.
+    /// Ends `claude` with SIGTERM.
     pub fn leaves(self) {
         let claude = self.claude.open().unwrap();
         claude.signal(Signal::Term);
-        during("a person's claude ends", || claude.wait(None));
+        during("the user's claude ends", || claude.wait(None));
     }
 }
 
@@ -287,7 +292,7 @@ impl Drop for Person {
     }
 }
 
-/// A transcript's records that a line-wise reader understands.
+/// The records of a transcript whose lines are whole.
 pub fn records(transcript: &Path) -> Vec<Value> {
     let text = fs::read(transcript).unwrap();
     String::from_utf8_lossy(&text)
@@ -296,7 +301,7 @@ pub fn records(transcript: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// How many times a user's record of a transcript holds this text.
+/// How many user records of a transcript contain this text.
 pub fn times_said(transcript: &Path, text: &str) -> usize {
     let escaped = Value::from(text).to_string();
     let inner = &escaped[1..escaped.len() - 1];
@@ -308,7 +313,7 @@ pub fn times_said(transcript: &Path, text: &str) -> usize {
         .count()
 }
 
-/// Waits until an agent's model has been asked so often in all.
+/// Waits until an agent has sent `count` requests in all.
 pub fn wait_requests(lab: &Lab, name: &str, count: u64) {
     lab.until_model(&format!("{name} has asked {count} times"), |request_log| {
         let account = request_log.agents.get(name);
@@ -316,7 +321,7 @@ pub fn wait_requests(lab: &Lab, name: &str, count: u64) {
     });
 }
 
-/// How often an agent's model was asked.
+/// How many requests an agent has sent.
 pub fn requests(lab: &Lab, name: &str) -> u64 {
     lab.model
         .request_log()

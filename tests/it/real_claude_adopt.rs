@@ -1,22 +1,24 @@
-//! A session of the real Claude Code, begun by hand outside of the data directory, becomes an agent.
+//! Imports sessions of the real Claude Code that were begun outside of the data directory.
 
 use std::fs;
 
 use claude::transcript::locate::slug;
 use serde_json::Value;
 
-use crate::adopt::{outside, own_config, session_of, somebody};
-use crate::real_claude::{lab, records, said_by_hand, settle, with_oldest_and_newest};
+use crate::adopt::{outside, own_config, session_of, start_person};
+use crate::real_claude::{
+    lab, records, said_by_hand, with_oldest_and_newest, write_onboarded_config,
+};
 use crate::support::{arguments, prompt_of};
 
 #[test]
-fn real_claude_goes_on_as_an_agent_after_its_workspace_moved_into_the_root() {
+fn real_claude_goes_on_as_an_agent_after_its_workspace_moved_into_the_data_dir() {
     with_oldest_and_newest(|version| {
         let lab = lab(version);
         let place = outside(&lab, "api");
-        let person = somebody(&lab, &place, "api", "idle");
+        let person = start_person(&lab, &place, "api", "idle");
         let session = person.session();
-        // As long as it runs, it is left alone.
+        // A session that is open is refused.
         let said = lab.run(&["adopt", "--yes", "--move", &session]);
         assert_eq!(said.code, 3, "{said:?}");
         assert!(
@@ -44,7 +46,7 @@ fn real_claude_goes_on_as_an_agent_after_its_workspace_moved_into_the_root() {
         lab.until("its next turn ends", || {
             (lab.model.request_log().agents["api"].turns_ended == 2).then_some(())
         });
-        // The model was given all that was said by hand, and it works in the new place.
+        // The model was given the whole conversation, and Claude works in the new directory.
         lab.assert_nothing_lost("api");
         let last = records(&transcript);
         let cwd = to.to_str().unwrap();
@@ -64,7 +66,7 @@ fn real_claude_that_is_ended_in_a_turn_goes_on_with_it_as_an_agent() {
     with_oldest_and_newest(|version| {
         let lab = lab(version);
         let place = outside(&lab, "api");
-        let person = somebody(&lab, &place, "api", "tool");
+        let person = start_person(&lab, &place, "api", "tool");
         lab.until("the open tool runs", || {
             place.join("open.txt").exists().then_some(())
         });
@@ -84,13 +86,13 @@ fn real_claude_that_is_ended_in_a_turn_goes_on_with_it_as_an_agent() {
 }
 
 #[test]
-fn real_claude_in_its_own_background_is_left_alone_and_goes_on_as_an_agent_once_it_was_stopped() {
+fn real_claude_in_the_background_is_imported_only_after_it_was_stopped() {
     with_oldest_and_newest(|version| {
         let lab = lab(version);
         let place = outside(&lab, "api");
         let config = own_config(&lab);
-        settle(&lab, &config, &place);
-        // A worker takes the address of the API from nowhere else.
+        write_onboarded_config(&lab, &config, &place);
+        // A background worker reads the address of the API from this file only.
         let file = config.join("settings.json");
         let mut settings: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         settings["env"]["ANTHROPIC_BASE_URL"] = Value::from(lab.model.url());
@@ -103,7 +105,7 @@ fn real_claude_in_its_own_background_is_left_alone_and_goes_on_as_an_agent_once_
         });
 
         let plan = lab.run(&["adopt", "--json"]).ok().json();
-        // What serves the job is no session of anybody's.
+        // The process that serves the job is not listed as a session.
         assert_eq!(plan["notes"], serde_json::json!([]), "{plan}");
         let found = &plan["sessions"][0];
         let session = found["session_id"].as_str().unwrap();

@@ -1,5 +1,4 @@
-//! The real Claude Code against an API that refuses, each in its way: at the start, in a tool, and with
-//! a login of a subscription.
+//! API errors with the real Claude Code: at the start of a turn, after a tool, and with a login.
 
 use drill::fake_api::Fault;
 use sys::time::Timestamp;
@@ -10,7 +9,7 @@ use crate::support::Lab;
 
 const NO_RETRIES: &str = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\" }";
 
-/// Nothing is asked for twice by Claude itself, and what does not answer is given up at once.
+/// Claude does not retry, and gives up soon on a request without an answer.
 const IMPATIENT: &str = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\", API_TIMEOUT_MS = \"4000\", \
                          CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK = \"1\" }";
 
@@ -38,16 +37,17 @@ fn goes_on(lab: &Lab, name: &str) {
     assert!(lab.events(name, "exited").is_empty());
 }
 
-/// What an API does to one agent, and what is then said of it.
+/// An API error for one agent, and the reason that the keeper then logs.
 struct Case {
-    /// Answers before it: after one, a tool has been called and has answered.
+    /// How many answers come before the error: after one, a tool was called and its result was
+    /// sent.
     answers: usize,
     fault: Fault,
     reason: &'static str,
 }
 
-/// Each meets an agent of its own in a fleet of its own: bad API state slows a whole fleet down.
-fn goes_on_after_each(version: &Version, cases: &[Case]) {
+/// Runs each case in its own fleet of one agent, because an API error slows a whole fleet down.
+fn resumes_after_each(version: &Version, cases: &[Case]) {
     std::thread::scope(|scope| {
         for case in cases {
             scope.spawn(|| goes_on_after(version, case));
@@ -58,7 +58,7 @@ fn goes_on_after_each(version: &Version, cases: &[Case]) {
 fn goes_on_after(version: &Version, case: &Case) {
     let lab = lab(version);
     lab.model.let_pass(case.answers);
-    // A connection that was used before and hangs up is tried once more by Claude's own client.
+    // Claude's HTTP client retries once when a connection that was used before is closed.
     let hangs_up = case.fault == Fault::status(0);
     lab.model.fault(case.fault, if hangs_up { 2 } else { 1 });
     lab.declare("a", "idle", IMPATIENT);
@@ -75,7 +75,7 @@ fn goes_on_after(version: &Version, case: &Case) {
     assert_eq!(nudges.len(), stalls.len(), "{nudges:?}");
 }
 
-/// What an API does in place of an answer, and how it is called then.
+/// Errors in place of an answer, and the reason that the keeper logs for each.
 fn refusals() -> [(Fault, &'static str); 5] {
     let later = Fault {
         retry_after: Some(2),
@@ -93,7 +93,7 @@ fn refusals() -> [(Fault, &'static str); 5] {
 #[test]
 fn real_claude_goes_on_after_a_turn_that_was_refused_at_its_start() {
     with_oldest_and_newest(|version| {
-        goes_on_after_each(
+        resumes_after_each(
             version,
             &refusals().map(|(fault, reason)| Case {
                 answers: 0,
@@ -105,9 +105,9 @@ fn real_claude_goes_on_after_a_turn_that_was_refused_at_its_start() {
 }
 
 #[test]
-fn real_claude_goes_on_after_a_turn_that_was_refused_behind_a_tool() {
+fn real_claude_goes_on_after_a_turn_that_was_refused_after_a_tool() {
     with_oldest_and_newest(|version| {
-        goes_on_after_each(
+        resumes_after_each(
             version,
             &refusals().map(|(fault, reason)| Case {
                 answers: 1,
@@ -121,7 +121,7 @@ fn real_claude_goes_on_after_a_turn_that_was_refused_behind_a_tool() {
 #[test]
 fn real_claude_goes_on_after_an_answer_that_broke_off() {
     with_oldest_and_newest(|version| {
-        goes_on_after_each(
+        resumes_after_each(
             version,
             &[
                 (Fault::midway(429), "rate-limited"),
@@ -147,7 +147,7 @@ fn real_claude_goes_on_after_an_api_that_was_not_there() {
         lab.declare("a", "idle", NO_RETRIES);
         let _keeper = lab.keeper();
         lab.wait_event("a", "stalled", 1);
-        // The nudge reaches nobody.
+        // The nudge gets no answer.
         lab.model.refuse(true);
         let stalled = lab.wait_event("a", "stalled", 2);
         assert_eq!(stalled.data["reason"], "network", "{stalled:?}");
@@ -186,7 +186,7 @@ fn waits_for_the_end_of_a_limit(version: &Version, answers: usize) {
     assert_eq!(stalled.data["reason"], "limit", "{stalled:?}");
     let until = Timestamp::parse(stalled.data["until"].as_str().unwrap()).unwrap();
     assert!((soon - until.as_millis() / 1_000).abs() < 60, "{until}");
-    // The older version asks what to do then; the answer is to wait, and later to leave it.
+    // The older version shows a dialog then: the keeper chooses to wait, and closes it later.
     assert_eq!(lab.wait_state("a", "stalled")["name"], "a");
     goes_on(&lab, "a");
 }

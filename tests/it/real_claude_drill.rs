@@ -1,4 +1,4 @@
-//! The drill with the real Claude Code, in all three kinds.
+//! Drills of all three kinds with the real Claude Code.
 
 use std::process::Command;
 
@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::real_claude::{Version, with_oldest_and_newest};
 use crate::support::{Lab, SPOTKEEP, run};
 
-/// `spotkeep drill` with this version, as anybody would run it, and what holds for every kind.
-/// Returns the report.
+/// Runs `spotkeep drill` with this version, checks what holds for every kind, and returns the
+/// report.
 fn drill(version: &Version, kind: &str) -> Value {
     let mut command = Command::new(SPOTKEEP);
     command
@@ -41,7 +41,7 @@ fn drill(version: &Version, kind: &str) -> Value {
 }
 
 #[test]
-fn with_a_notice_every_agent_comes_back_and_not_a_record_is_lost() {
+fn with_a_notice_every_agent_resumes_and_no_record_is_lost() {
     with_oldest_and_newest(|version| {
         let report = drill(version, "notice");
         assert_eq!(report["verdict"], "pass", "{report:#}");
@@ -51,11 +51,11 @@ fn with_a_notice_every_agent_comes_back_and_not_a_record_is_lost() {
 }
 
 #[test]
-fn when_everything_is_killed_every_agent_comes_back() {
+fn when_everything_is_killed_every_agent_resumes() {
     with_oldest_and_newest(|version| {
         let report = drill(version, "kill");
-        // A drill allows for 0.2 s, which is what Claude needs to write on a machine that is not
-        // short of processors. Here others may run, so what it lost may be a little older.
+        // A drill allows for 0.2 s, which is what Claude needs to write on an idle machine. Other
+        // tests may run here, so a lost record may be a little older.
         for loss in report["losses"].as_array().unwrap() {
             let loss = loss.as_str().unwrap();
             let age = loss
@@ -68,7 +68,7 @@ fn when_everything_is_killed_every_agent_comes_back() {
 }
 
 #[test]
-fn when_the_power_is_cut_every_agent_comes_back() {
+fn when_the_power_is_cut_every_agent_resumes() {
     with_oldest_and_newest(|version| {
         let report = drill(version, "power-cut");
         assert_eq!(report["verdict"], "pass", "{report:#}");
@@ -76,7 +76,7 @@ fn when_the_power_is_cut_every_agent_comes_back() {
 }
 
 #[test]
-fn the_doctor_s_probe_finds_a_claude_that_behaves_as_we_know_it() {
+fn the_doctors_probe_passes_with_each_pinned_claude() {
     with_oldest_and_newest(|version| {
         let lab = Lab::new();
         let text = lab.config_text();

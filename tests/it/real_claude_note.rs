@@ -1,5 +1,6 @@
-//! What an agent is told after a cut: all of it once, the input of its tools never, and nothing
-//! where nothing was cut.
+//! The note that the real Claude Code gets after an interrupted turn.
+//!
+//! Each cause is named once, the input of tools never, and an agent that was idle gets no note.
 
 use std::fs;
 
@@ -27,7 +28,7 @@ fn after_a_notice_a_cut_turn_gets_its_note_once_and_an_idle_agent_gets_nothing()
         assert_eq!(lab.wait_event("", "safe", 1).data["clean"], true);
         lab.wait_event("", "saved", 1);
         keeper.let_go();
-        // It may have had time for one more request when its tool was ended under it.
+        // It may have sent one more request when its tool was ended.
         let asked = [asked[0].max(requests(&lab, "cut")), asked[1]];
         lab.next_boot();
         lab.leave_the_cloud();
@@ -70,9 +71,9 @@ fn after_a_notice_a_cut_turn_gets_its_note_once_and_an_idle_agent_gets_nothing()
         );
         assert!(
             request_log.agents["rests"].first.is_none(),
-            "nobody asked it anything"
+            "it has sent no request"
         );
-        // What it is asked now is the first since: nothing came in between, and it knows its past.
+        // The next request is the first one since the save, and has the whole conversation.
         lab.run(&["send", "rests", "Are you there?"]).ok();
         wait_requests(&lab, "rests", asked[1] + 1);
         assert_eq!(requests(&lab, "rests"), asked[1] + 1);
@@ -83,7 +84,7 @@ fn after_a_notice_a_cut_turn_gets_its_note_once_and_an_idle_agent_gets_nothing()
 }
 
 #[test]
-fn a_message_that_the_model_was_not_given_before_a_save_is_told_in_the_note() {
+fn a_queued_message_that_the_model_never_got_is_named_in_the_note() {
     with_each_version(|version| {
         let lab = lab(version);
         lab.declare("a", "tool", "");
@@ -122,7 +123,7 @@ fn a_message_that_the_model_was_not_given_before_a_save_is_told_in_the_note() {
             Some(note)
         );
 
-        // Once told is enough.
+        // The next start gets no second note.
         lab.run(&["save", "--final"]).ok();
         lab.next_boot();
         let _keeper = lab.keeper();
@@ -137,7 +138,7 @@ fn a_message_that_the_model_was_not_given_before_a_save_is_told_in_the_note() {
 }
 
 #[test]
-fn a_crash_in_the_middle_of_a_turn_goes_on_with_a_note_and_without_its_orphans() {
+fn an_agent_that_crashed_in_a_turn_goes_on_with_a_note_and_without_orphans() {
     with_each_version(|version| {
         let lab = lab(version);
         lab.declare("a", "tool", "");
@@ -160,7 +161,7 @@ fn a_crash_in_the_middle_of_a_turn_goes_on_with_a_note_and_without_its_orphans()
         lab.wait_up("a", 2);
         assert!(
             !orphan.is_alive(),
-            "its tool, which is in a session of its own, went with it"
+            "its tool, which leads its own session, was ended too"
         );
         lab.wait_done("a");
         let note = arguments(lab.process("a")).pop().unwrap();
@@ -175,13 +176,14 @@ fn a_crash_in_the_middle_of_a_turn_goes_on_with_a_note_and_without_its_orphans()
         assert_eq!(times_said(&lab.transcript("a"), "[spotkeep]"), 1);
         lab.assert_nothing_lost("a");
 
-        // What the model sees of the call itself: nothing up to 2.1.263; in 2.1.330, the call with a
-        // result that says it was interrupted. So only the note tells the older ones.
+        // Up to 2.1.263, the model does not see the call that was cut; with 2.1.330, it sees the
+        // call with a result that says it was interrupted. So with the older versions it knows only
+        // from the note.
         let first = lab.model.request_log().agents["a"].first.clone().unwrap();
         let drops_it = ["2.1.197", "2.1.263"].contains(&version.number.as_str());
         assert_eq!(first.markers.contains(&cut), !drops_it);
 
-        // The turn has ended, so the next crash leaves nothing to be told.
+        // The turn has ended, so there is no note after the next crash.
         let asked = requests(&lab, "a");
         lab.process("a").open().unwrap().signal(Signal::Kill);
         lab.wait_up("a", 3);

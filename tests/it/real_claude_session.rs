@@ -1,4 +1,4 @@
-//! One session through everything that a person does with it: by hand, cleared, moved, taken over.
+//! Sessions of the real Claude Code that the user opens, clears, moves or imports.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::real_claude::{
 use crate::support::{arguments, prompt_of};
 
 #[test]
-fn a_person_finds_the_session_of_an_agent_by_its_name_and_by_its_id() {
+fn the_user_finds_the_session_of_an_agent_by_name_and_by_id() {
     with_each_version(|version| {
         let lab = lab(version);
         lab.declare("issue-123", "idle", "");
@@ -23,12 +23,13 @@ fn a_person_finds_the_session_of_an_agent_by_its_name_and_by_its_id() {
             (session.as_str(), "Here I am by id."),
         ] {
             let asked = requests(&lab, "issue-123");
-            let person = Person::at(&lab, &lab.workspace("issue-123"), &["--resume", word]);
+            let workspace = lab.workspace("issue-123");
+            let person = Person::with_agent_config(&lab, &workspace, &["--resume", word]);
             assert_eq!(person.session(), session, "{}", person.screen());
             person.says(message);
-            // The model knows whose conversation it is, so the request has all of it.
+            // The fake API counts by the conversation, so the request has the whole of it.
             wait_requests(&lab, "issue-123", asked + 1);
-            lab.until("what the person said is written", || {
+            lab.until("the user's message is in the transcript", || {
                 (times_said(&transcript, message) == 1).then_some(())
             });
             assert_eq!(person.session(), session);
@@ -36,7 +37,7 @@ fn a_person_finds_the_session_of_an_agent_by_its_name_and_by_its_id() {
         }
         assert_eq!(lab.transcripts(), [transcript]);
 
-        // And the keeper goes on where the person left.
+        // The keeper resumes where the user stopped.
         lab.run(&["start", "issue-123"]).ok();
         lab.wait_state("issue-123", "idle");
         assert_eq!(lab.session_of("issue-123"), session);
@@ -45,7 +46,7 @@ fn a_person_finds_the_session_of_an_agent_by_its_name_and_by_its_id() {
 }
 
 #[test]
-fn a_session_that_a_person_holds_is_left_to_them() {
+fn a_session_that_the_user_has_open_is_not_started() {
     with_each_version(|version| {
         let lab = lab(version);
         lab.declare("a", "idle", "");
@@ -53,7 +54,7 @@ fn a_session_that_a_person_holds_is_left_to_them() {
         lab.wait_done("a");
         lab.run(&["stop", "a"]).ok();
         lab.wait_state("a", "stopped");
-        let person = Person::at(&lab, &lab.workspace("a"), &["--resume", "a"]);
+        let person = Person::with_agent_config(&lab, &lab.workspace("a"), &["--resume", "a"]);
         person.session();
         lab.run(&["start", "a"]).sound();
         let why = lab.wait_state("a", "backoff")["why"]
@@ -147,7 +148,7 @@ fn an_agent_whose_workspace_was_moved_is_resumed_by_its_file() {
         assert_eq!(lab.session_of("a"), session);
         assert!(
             moved.join("continued.txt").exists(),
-            "it works in the new place"
+            "it works in the new directory"
         );
         assert_eq!(lab.transcripts(), std::slice::from_ref(&transcript));
         let moved = fs::canonicalize(moved).unwrap();
@@ -157,7 +158,7 @@ fn an_agent_whose_workspace_was_moved_is_resumed_by_its_file() {
                 .any(|record| record["cwd"] == moved.to_str().unwrap())
         );
 
-        // The words stay where they are, so the next boot needs the file as well.
+        // The transcript stays where it is, so the next boot needs its path as well.
         lab.next_boot();
         let _keeper = lab.keeper();
         lab.wait_up("a", 3);
@@ -168,13 +169,13 @@ fn an_agent_whose_workspace_was_moved_is_resumed_by_its_file() {
 }
 
 #[test]
-fn a_session_made_without_spotkeep_is_taken_over_and_goes_on() {
+fn a_session_begun_without_spotkeep_is_imported_and_goes_on() {
     with_each_version(|version| {
         let lab = lab(version);
         let workspace = lab.make_workspace("mine");
         let config = lab.file(".claude");
         let prompt = prompt_of("mine", "idle", 1);
-        let person = Person::elsewhere(&lab, &config, &workspace, &[&prompt]);
+        let person = Person::with_own_config(&lab, &config, &workspace, &[&prompt]);
         lab.until("the first turn has ended", || {
             lab.model
                 .request_log()
@@ -210,10 +211,10 @@ fn a_session_made_without_spotkeep_is_taken_over_and_goes_on() {
         lab.assert_nothing_lost("mine");
         assert_eq!(lab.transcripts().len(), 1);
 
-        // It has a name now, by which a person finds it.
+        // The session has a name now, by which the user can resume it.
         lab.run(&["stop", "mine"]).ok();
         lab.wait_state("mine", "stopped");
-        let person = Person::at(&lab, &workspace, &["--resume", "mine"]);
+        let person = Person::with_agent_config(&lab, &workspace, &["--resume", "mine"]);
         assert_eq!(person.session(), session, "{}", person.screen());
     });
 }
@@ -231,14 +232,14 @@ fn a_text_that_is_sent_right_after_a_start_begins_a_turn() {
             lab.wait_state("a", "idle");
             let asked = requests(&lab, "a");
             let number = u32::try_from(turn).unwrap();
-            // The model answers at once, so the turn may be over before Claude tells of it.
+            // The fake API answers at once, so the turn may be over before Claude shows it.
             lab.run(&["send", "a", &prompt_of("a", "idle", number)])
                 .ok();
             wait_requests(&lab, "a", asked + 1);
             lab.until("its turn has ended", || {
                 (lab.model.request_log().agents["a"].turns_ended == number).then_some(())
             });
-            // Written before the next restart, which would cut what is not.
+            // Wait until the transcript is written: the next restart would lose the rest.
             lab.assert_nothing_lost("a");
         }
     });

@@ -1,5 +1,7 @@
-//! A start that nobody watches: no dialog where it can be answered in advance; one that cannot is
-//! shown, and is no start that counts.
+//! Unattended starts of the real Claude Code.
+//!
+//! Dialogs that can be answered in advance do not appear. Any other is shown to the user, and the
+//! start is not confirmed until it is answered.
 
 use std::fs;
 use std::path::Path;
@@ -18,12 +20,12 @@ fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// What is remembered of a key.
+/// The part of a key that Claude remembers.
 fn key_tail() -> &'static str {
     &KEY[KEY.len() - 20..]
 }
 
-/// Presses a key in an agent's terminal, as a person who is attached does.
+/// Presses a key in an agent's terminal, as an attached user does.
 fn press(lab: &Lab, name: &str, key: &str) {
     let mut tmux = lab.program("tmux");
     tmux.arg("-S")
@@ -33,7 +35,7 @@ fn press(lab: &Lab, name: &str, key: &str) {
 }
 
 #[test]
-fn a_fresh_root_starts_unattended_and_a_users_own_keys_survive_even_a_torn_file() {
+fn a_new_data_dir_starts_unattended_and_the_users_keys_survive_a_damaged_file() {
     with_each_version(|version| {
         let lab = lab(version);
         lab.declare("a", "idle", "");
@@ -48,7 +50,7 @@ fn a_fresh_root_starts_unattended_and_a_users_own_keys_survive_even_a_torn_file(
         lab.run(&["stop", "a"]).ok();
         lab.wait_state("a", "stopped");
 
-        // A user changes what is theirs, before, between and behind what we need.
+        // The user adds keys before, between and after those that spotkeep needs.
         let mut config = json_of(&config_path(&lab));
         config["editorMode"] = json!("vim");
         config["ofTheUser"] = json!({"list": [1, 2], "text": "\u{fc}"});
@@ -89,23 +91,23 @@ fn a_fresh_root_starts_unattended_and_a_users_own_keys_survive_even_a_torn_file(
         lab.wait_state("a", "idle");
         assert_kept(&lab);
 
-        // The power goes while somebody writes the file.
+        // The power is cut while the file is written.
         lab.run(&["stop", "a"]).ok();
         lab.wait_state("a", "stopped");
         let whole = fs::read(config_path(&lab)).unwrap();
-        let torn = &whole[..whole.len() / 2];
-        fs::write(config_path(&lab), torn).unwrap();
+        let damaged = &whole[..whole.len() / 2];
+        fs::write(config_path(&lab), damaged).unwrap();
         lab.run(&["start", "a"]).ok();
         lab.wait_state("a", "idle");
         assert_kept(&lab);
         let entries = fs::read_dir(lab.file(".claude"))
             .unwrap()
             .map(|entry| entry.unwrap().path());
-        let aside: Vec<_> = entries
-            .filter(|path| path.to_string_lossy().contains(".claude.json.torn-"))
+        let quarantined: Vec<_> = entries
+            .filter(|path| path.to_string_lossy().contains(".claude.json.damaged-"))
             .collect();
-        assert_eq!(aside.len(), 1, "{aside:?}");
-        assert_eq!(fs::read(&aside[0]).unwrap(), torn);
+        assert_eq!(quarantined.len(), 1, "{quarantined:?}");
+        assert_eq!(fs::read(&quarantined[0]).unwrap(), damaged);
         assert!(
             lab.events("a", "waiting").is_empty(),
             "no dialog: {}",
@@ -116,7 +118,7 @@ fn a_fresh_root_starts_unattended_and_a_users_own_keys_survive_even_a_torn_file(
 }
 
 #[test]
-fn a_fleet_that_starts_for_the_first_time_meets_no_dialog_although_all_share_one_configuration() {
+fn a_fleet_that_starts_for_the_first_time_with_one_shared_configuration_shows_no_dialog() {
     with_each_version(|version| {
         let lab = lab(version);
         let names = ["a", "b", "c", "d", "e"];
@@ -135,14 +137,14 @@ fn a_fleet_that_starts_for_the_first_time_meets_no_dialog_although_all_share_one
         assert!(
             !left
                 .iter()
-                .any(|path| path.to_string_lossy().contains("torn")),
+                .any(|path| path.to_string_lossy().contains(".damaged-")),
             "{left:?}"
         );
     });
 }
 
 #[test]
-fn a_transcript_that_was_torn_before_its_first_word_is_set_aside_and_the_session_begins() {
+fn a_transcript_damaged_before_its_first_record_is_quarantined_and_the_session_begins() {
     with_each_version(|version| {
         let lab = lab(version);
         lab.declare("a", "", "");
@@ -151,7 +153,7 @@ fn a_transcript_that_was_torn_before_its_first_word_is_set_aside_and_the_session
         let session = lab.session_of("a");
         lab.run(&["stop", "a"]).ok();
         lab.wait_state("a", "stopped");
-        // Claude itself refuses both ways to start over such a file.
+        // With such a file, Claude refuses both to resume the session and to begin it.
         let workspace = fs::canonicalize(lab.workspace("a")).unwrap();
         let folder = lab.file(".claude/projects").join(slug(&workspace));
         fs::create_dir_all(&folder).unwrap();
@@ -166,17 +168,17 @@ fn a_transcript_that_was_torn_before_its_first_word_is_set_aside_and_the_session
         let files = fs::read_dir(&folder)
             .unwrap()
             .map(|entry| entry.unwrap().path());
-        let torn =
+        let kept =
             files.filter(|path| fs::read(path).is_ok_and(|bytes| bytes == b"{\"type\":\"us"));
-        assert_eq!(torn.count(), 1, "it is kept beside it");
+        assert_eq!(kept.count(), 1, "the damaged file is kept");
     });
 }
 
 #[test]
-fn a_dialog_is_shown_with_its_words_and_answering_it_lets_the_agent_start() {
+fn a_dialog_is_shown_with_its_text_and_answering_it_lets_the_agent_start() {
     with_each_version(|version| {
         let lab = lab(version);
-        // The same mode by another flag, which the user has not agreed to in advance.
+        // The same mode by another flag, to which the user has not agreed in advance.
         let text = lab.config_text();
         lab.write_config(&text.replace(
             "[\"--dangerously-skip-permissions\"]",
@@ -190,18 +192,18 @@ fn a_dialog_is_shown_with_its_words_and_answering_it_lets_the_agent_start() {
             why.contains("Claude asks to accept the bypass mode"),
             "{why}"
         );
-        assert!(why.contains("Yes, I accept"), "the pane's own words: {why}");
+        assert!(why.contains("Yes, I accept"), "the text of the pane: {why}");
         assert!(
             lab.events("a", "resumed").is_empty(),
-            "a dialog is no start that counts"
+            "the start is not confirmed while a dialog is shown"
         );
         assert!(lab.model.request_log().agents.is_empty());
         lab.run(&["send", "a", "yes"])
             .refused(3, "waits for a human", "attach a");
 
-        // "No, exit" is lit; the arrow has to have arrived before Enter.
+        // "No, exit" is selected; the arrow has to have arrived before Enter.
         press(&lab, "a", "Down");
-        lab.until("the yes is lit", || {
+        lab.until("yes is selected", || {
             let screen = lab.run(&["logs", "--raw", "a"]).out;
             let lit = screen
                 .lines()
@@ -217,7 +219,7 @@ fn a_dialog_is_shown_with_its_words_and_answering_it_lets_the_agent_start() {
 }
 
 #[test]
-fn a_key_that_the_user_rejected_stays_so_and_the_agent_says_that_it_is_not_logged_in() {
+fn a_key_that_the_user_rejected_stays_rejected_and_status_says_not_logged_in() {
     with_each_version(|version| {
         let lab = lab(version);
         lab.declare("a", "idle", "");
@@ -228,7 +230,7 @@ fn a_key_that_the_user_rejected_stays_so_and_the_agent_says_that_it_is_not_logge
         )
         .unwrap();
         let _keeper = lab.keeper();
-        // Neither version asks again: the session begins, and its first turn ends at once.
+        // No version asks again: the session begins, and its first turn ends at once.
         let why = lab.wait_state("a", "stalled")["why"]
             .as_str()
             .unwrap()

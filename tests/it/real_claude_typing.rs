@@ -1,10 +1,12 @@
-//! What `send` types into the real Claude Code: one Enter, and none for a question that nobody saw.
+//! Tests of what `send` types into the real Claude Code.
+//!
+//! Each text is sent with one Enter, and no Enter answers a question that appeared meanwhile.
 
-use crate::command_output::Said;
+use crate::command_output::CommandOutput;
 use crate::real_claude::{Version, lab, requests, times_said, wait_requests, with_each_version};
 use crate::support::{Lab, SPOTKEEP, prompt_of, said};
 
-/// A lab whose agents ask before they run anything.
+/// A lab whose agents ask before they run a tool.
 fn asking_lab(version: &Version) -> Lab {
     let lab = lab(version);
     let text = lab.config_text();
@@ -17,8 +19,8 @@ fn asking_lab(version: &Version) -> Lab {
     lab
 }
 
-/// `printf TEXT | spotkeep send NAME -`
-fn send(lab: &Lab, name: &str, text: &str) -> Said {
+/// Runs `printf TEXT | spotkeep send NAME -`.
+fn send(lab: &Lab, name: &str, text: &str) -> CommandOutput {
     let script = r#"printf '%s\n' "$1" | "$2" --data-dir "$3" send "$4" -"#;
     let data_dir = lab.data_dir();
     let words = [
@@ -32,7 +34,7 @@ fn send(lab: &Lab, name: &str, text: &str) -> Said {
     said(lab.program("sh").args(words).arg(name))
 }
 
-/// Presses a key in an agent's terminal, as a person who is attached does.
+/// Presses a key in an agent's terminal, as an attached user does.
 fn press(lab: &Lab, name: &str, key: &str) {
     let mut tmux = lab.program("tmux");
     tmux.arg("-S").arg(lab.tmux().socket());
@@ -44,8 +46,8 @@ fn screen(lab: &Lab, name: &str) -> String {
     lab.tmux().screen(&name).unwrap()
 }
 
-/// Fails if the question that a first prompt leads to has been answered. Claude says that it waits
-/// before it has drawn the question.
+/// Fails if the question that the first prompt leads to has been answered. Claude's state is
+/// "waiting" before the question is on the screen.
 fn assert_still_asked(lab: &Lab, name: &str) {
     let shown = lab.until("the question is shown", || {
         let shown = screen(lab, name);
@@ -56,10 +58,10 @@ fn assert_still_asked(lab: &Lab, name: &str) {
 }
 
 #[test]
-fn real_claude_is_asked_a_question_that_a_text_which_leads_to_it_does_not_answer() {
+fn a_text_sent_to_real_claude_does_not_answer_the_question_it_leads_to() {
     with_each_version(|version| {
         let lab = asking_lab(version);
-        // Words that stand in the question, and in the lines below the input of one version or other.
+        // Words that are in the question, and below the input box of some version.
         let words = [("a", "to"), ("b", "y"), ("c", "on")];
         for (name, _) in words {
             lab.declare(name, "", "");
@@ -76,14 +78,14 @@ fn real_claude_is_asked_a_question_that_a_text_which_leads_to_it_does_not_answer
                 (times_said(&lab.transcript(name), &text) == 1).then_some(())
             });
         }
-        // Now that it is open, a text would answer it.
+        // While the question is shown, a text would answer it.
         send(&lab, "a", "x\ny").refused(3, "waits for a human", "attach a");
         assert_still_asked(&lab, "a");
     });
 }
 
 #[test]
-fn real_claude_gets_each_text_whole_by_one_enter_whatever_it_is() {
+fn real_claude_gets_each_text_whole_with_one_enter() {
     with_each_version(|version| {
         let lab = lab(version);
         lab.declare("a", "idle", "");
@@ -104,7 +106,7 @@ fn real_claude_gets_each_text_whole_by_one_enter_whatever_it_is() {
             send(&lab, "a", text).ok();
             wait_requests(&lab, "a", asked + turns);
             lab.until("the text is in the transcript", || {
-                // A tab is drawn, and sent on, as four spaces.
+                // Claude shows a tab, and sends it, as four spaces.
                 let text = text.replace('\t', "    ");
                 (times_said(&lab.transcript("a"), &text) == 1).then_some(())
             });
@@ -114,14 +116,14 @@ fn real_claude_gets_each_text_whole_by_one_enter_whatever_it_is() {
 }
 
 #[test]
-fn real_claude_is_typed_nothing_where_it_shows_no_input_box() {
+fn nothing_is_typed_into_real_claude_without_an_input_box() {
     with_each_version(|version| {
         let lab = lab(version);
         lab.declare("a", "idle", "");
         let _keeper = lab.keeper();
         lab.wait_done("a");
         lab.wait_state("a", "idle");
-        // Claude itself calls this idle.
+        // Claude's own state is "idle" here.
         press(&lab, "a", "C-o");
         lab.until("the whole transcript is shown", || {
             screen(&lab, "a")
@@ -133,7 +135,7 @@ fn real_claude_is_typed_nothing_where_it_shows_no_input_box() {
         lab.until("the input box is back", || {
             (!screen(&lab, "a").contains("detailed transcript")).then_some(())
         });
-        // Somebody scrolls: the keys are not tmux's.
+        // A user scrolls with tmux's copy mode; the text must not go to tmux.
         let mut tmux = lab.program("tmux");
         tmux.arg("-S").arg(lab.tmux().socket());
         said(tmux.args(["copy-mode", "-t", "a"])).ok();

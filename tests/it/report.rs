@@ -1,4 +1,4 @@
-//! What is told of a fleet: the report in each of its forms, and the metrics.
+//! `spotkeep report` in each of its forms, and `spotkeep metrics`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::{Lab, is_root, run};
 
-/// A fleet that was preempted, and is back.
+/// A fleet that was preempted, in its next boot.
 fn preempted() -> Lab {
     let lab = Lab::in_a_cloud();
     lab.declare("a", "tool", "");
@@ -40,7 +40,7 @@ fn states(report: &Value, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_preemption_is_told_in_each_form_and_counted() {
+fn a_preemption_is_in_each_form_of_the_report_and_counted() {
     let lab = preempted();
     let keeper = lab.keeper();
     lab.wait_done("a");
@@ -72,7 +72,7 @@ fn a_preemption_is_told_in_each_form_and_counted() {
     let mode = fs::metadata(&textfile).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644, "another user collects it");
 
-    // What it wrote down last is in the journal once it has ended.
+    // The keeper's last events are in the journal once it has ended.
     keeper.let_go();
     assert!(
         lab.run(&["metrics"])
@@ -129,7 +129,7 @@ fn a_preemption_is_told_in_each_form_and_counted() {
     let text = lab.run(&["report", "--since", "2w"]).ok().out;
     for word in [
         "1 preemption, 1 of 1 clean",
-        "0 of 1 cut turn, 0 records",
+        "0 of 1 interrupted turn, 0 records",
         "2 of 2",
         "RECORDS LOST",
     ] {
@@ -141,12 +141,13 @@ fn a_preemption_is_told_in_each_form_and_counted() {
     assert!(html.starts_with("<!doctype html>") && html.contains("class=\"away\""));
     lab.run(&["report", "--since", "soon"])
         .refused(2, "is not a span of time", "--since 7d");
-    look_at(&page);
+    render(&page);
 }
 
-/// Draws a page in a browser that reaches nothing, by day and by night. The browser is too heavy to be
-/// installed for this: where there is none, or it could reach others, this is left out, in CI too.
-fn look_at(page: &Path) {
+/// Renders a page in a browser without a network, in the light and in the dark scheme. The browser
+/// is too large to install for this: where there is none, or no network namespace can be made, the
+/// check is skipped, in CI too.
+fn render(page: &Path) {
     let found = ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
         .find_map(|name| {
@@ -156,20 +157,18 @@ fn look_at(page: &Path) {
                 .find(|path| path.exists())
         });
     let Some(browser) = found.filter(|_| is_root()) else {
-        eprintln!(
-            "skipped: looking at the page: it takes chromium, and root for a network of its own"
-        );
+        eprintln!("skipped: rendering the page needs chromium, and root for a network namespace");
         return;
     };
     let (day, night) = (draw(&browser, page, 1), draw(&browser, page, 0));
-    // A page that was not drawn, or is empty, is some 5 kB of one colour.
+    // An empty page is a picture of some 5 kB.
     assert!(
         day.len() > 12_000 && night.len() > 12_000,
         "{} {}",
         day.len(),
         night.len()
     );
-    assert!(day != night, "it looks the same by day and by night");
+    assert!(day != night, "the light and the dark scheme look the same");
 }
 
 fn draw(browser: &Path, page: &Path, scheme: u8) -> Vec<u8> {
@@ -177,8 +176,10 @@ fn draw(browser: &Path, page: &Path, scheme: u8) -> Vec<u8> {
     fs::create_dir(&dir).unwrap();
     let picture: PathBuf = dir.join("page.png");
     let line = format!(
-        "ip link set lo up; exec '{}' --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
-         --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars \
+        "ip link set lo up; exec '{}' --headless --no-sandbox --disable-gpu --disable-quic \
+         --no-first-run \
+         --disable-background-networking --disable-component-update --disable-sync \
+         --hide-scrollbars \
          --blink-settings=preferredColorScheme={scheme} --window-size=1200,900 \
          --user-data-dir='{}' --screenshot='{}' 'file://{}'",
         browser.display(),
@@ -187,7 +188,7 @@ fn draw(browser: &Path, page: &Path, scheme: u8) -> Vec<u8> {
         page.display()
     );
     let mut command = Command::new("unshare");
-    // With processes of its own, so that none of them outlives the picture.
+    // In its own PID namespace, so that no process outlives the picture.
     command.args([
         "--net",
         "--pid",

@@ -1,4 +1,4 @@
-//! As much of S3 as restic speaks: objects in memory, on loopback. Signatures are not looked at.
+//! A fake S3 server for restic: objects in memory, on loopback. Signatures are not checked.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 
 use drill::http::{Handler, Reply, Request, Server};
 
-/// The time that every object was written at; nobody compares it.
+/// The time at which every object was written; restic does not compare it.
 const TIME: &str = "2026-11-22T00:00:00.000Z";
 const HTTP_TIME: &str = "Sun, 22 Nov 2026 00:00:00 GMT";
 
-/// The fake. Its one bucket is made when somebody asks for that.
+/// The fake server. Requests to create its one bucket succeed.
 pub struct S3 {
     server: Server,
     store: Arc<Store>,
@@ -19,7 +19,7 @@ pub struct S3 {
 
 #[derive(Default)]
 struct Store {
-    /// By `/bucket/key`.
+    /// The objects, by `/bucket/key`.
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -30,17 +30,17 @@ impl S3 {
         Self { server, store }
     }
 
-    /// As restic names a repository in it.
+    /// The address of a repository in it, as restic writes it.
     pub fn url(&self) -> String {
         format!("s3:http://{}/fleet/copy", self.server.address())
     }
 
-    /// What restic needs in its environment.
+    /// The environment file that restic needs.
     pub fn environment() -> &'static str {
         "AWS_ACCESS_KEY_ID=lab\nAWS_SECRET_ACCESS_KEY=\"lab-secret\"\nAWS_DEFAULT_REGION=us-east-1\n"
     }
 
-    /// How many objects there are.
+    /// The number of objects.
     pub fn count(&self) -> usize {
         self.store.objects.lock().unwrap().len()
     }
@@ -53,7 +53,9 @@ impl Handler for Store {
         let is_bucket = path.trim_matches('/').split('/').count() < 2;
         match (request.method.as_str(), is_bucket) {
             ("PUT", true) | ("HEAD", true) => reply.send(200, &[], b""),
-            ("GET", true) if request.query("list-type").is_some() || request.query("prefix").is_some() => {
+            ("GET", true)
+                if request.query("list-type").is_some() || request.query("prefix").is_some() =>
+            {
                 let text = list(&objects, &path, request);
                 reply.send(200, &XML, text.as_bytes())
             }
@@ -71,7 +73,7 @@ impl Handler for Store {
                 reply.send(204, &[], b"")
             }
             _ => match objects.get(&path) {
-                Some(bytes) => give(request, bytes, reply),
+                Some(bytes) => send_object(request, bytes, reply),
                 None => reply.send(404, &XML, NO_SUCH_KEY),
             },
         }
@@ -79,10 +81,11 @@ impl Handler for Store {
 }
 
 const XML: [(&str, &str); 1] = [("Content-Type", "application/xml")];
-const NO_SUCH_KEY: &[u8] = b"<?xml version=\"1.0\"?><Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>";
+const NO_SUCH_KEY: &[u8] = b"<?xml version=\"1.0\"?><Error><Code>NoSuchKey</Code>\
+    <Message>The specified key does not exist.</Message></Error>";
 
-/// The whole of an object, or the bytes that are asked for.
-fn give(request: &Request, bytes: &[u8], reply: Reply<'_>) -> io::Result<()> {
+/// Sends a whole object, or the range that is asked for.
+fn send_object(request: &Request, bytes: &[u8], reply: Reply<'_>) -> io::Result<()> {
     let headers = [
         ("ETag", "\"1\""),
         ("Last-Modified", HTTP_TIME),
@@ -99,22 +102,23 @@ fn give(request: &Request, bytes: &[u8], reply: Reply<'_>) -> io::Result<()> {
     let last = bytes.len().saturating_sub(1);
     let (from, to) = match (from.parse::<usize>(), to.parse::<usize>()) {
         (Ok(from), to) => (from, to.unwrap_or(last).min(last)),
-        // The last so many bytes.
+        // The last `count` bytes.
         (Err(_), count) => (bytes.len().saturating_sub(count.unwrap_or(0)), last),
     };
-    let told = format!("bytes {from}-{to}/{}", bytes.len());
+    let range = format!("bytes {from}-{to}/{}", bytes.len());
     let mut headers = headers.to_vec();
-    headers.push(("Content-Range", &told));
+    headers.push(("Content-Range", &range));
     reply.send(206, &headers, bytes.get(from..=to).unwrap_or_default())
 }
 
-/// What lies below a prefix, directories as prefixes of their own where a delimiter is given.
+/// Lists the objects below a prefix; with a delimiter, directories are listed as prefixes.
 fn list(objects: &BTreeMap<String, Vec<u8>>, bucket: &str, request: &Request) -> String {
     let bucket = format!("/{}/", bucket.trim_matches('/'));
     let prefix = decode(request.query("prefix").unwrap_or_default());
     let delimiter = decode(request.query("delimiter").unwrap_or_default());
     let mut text = String::from(
-        "<?xml version=\"1.0\"?><ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><IsTruncated>false</IsTruncated>",
+        "<?xml version=\"1.0\"?><ListBucketResult \
+         xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><IsTruncated>false</IsTruncated>",
     );
     let mut folders = Vec::new();
     for (path, bytes) in objects.iter() {
@@ -149,7 +153,7 @@ fn list(objects: &BTreeMap<String, Vec<u8>>, bucket: &str, request: &Request) ->
     text + "</ListBucketResult>"
 }
 
-/// The object in a request: over plain HTTP it comes in chunks with a signature each.
+/// The object in a request. Over plain HTTP it comes in chunks, each with a signature.
 fn body(request: &Request) -> Vec<u8> {
     let is_signed = request
         .headers

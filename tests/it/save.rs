@@ -1,11 +1,11 @@
-//! Saves: what they end, what they make durable, and what they leave alone.
+//! `spotkeep save`: which processes it ends, what it writes to disk, and what it does not change.
 
 use drill::verify::workspace_digest::Digest;
 
 use crate::support::Lab;
 
 #[test]
-fn a_save_in_passing_leaves_agents_and_workspaces_as_they_are() {
+fn a_save_that_is_not_final_leaves_agents_and_workspaces_as_they_are() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
     let _keeper = lab.keeper();
@@ -33,19 +33,19 @@ fn a_save_in_passing_leaves_agents_and_workspaces_as_they_are() {
     assert!(lab.events("", "notice").is_empty());
     assert!(
         lab.status()["last_save"].is_null(),
-        "only the end of a boot counts"
+        "only a final save is shown"
     );
     assert_eq!(lab.run(&["save", "--final", "--dry-run"]).code, 0);
     assert!(process.is_alive());
 }
 
 #[test]
-fn a_final_save_ends_agents_in_order_and_says_what_was_open() {
+fn a_final_save_ends_agents_and_reports_what_was_open() {
     let lab = Lab::new();
     lab.declare("cut", "tool", "");
     lab.declare("done", "idle", "");
     lab.declare("off", "", "");
-    lab.declare("stubborn", "", "env = { STAND_IN_IGNORE_TERM = \"1\" }");
+    lab.declare("stubborn", "", "env = { FAKE_CLAUDE_IGNORE_TERM = \"1\" }");
     let _keeper = lab.keeper();
     lab.wait_open("cut");
     lab.wait_done("done");
@@ -63,16 +63,16 @@ fn a_final_save_ends_agents_in_order_and_says_what_was_open() {
             .find(|row| row["name"] == name)
             .unwrap()
     };
-    assert_eq!(row("cut")["end"], "ended by itself");
+    assert_eq!(row("cut")["end"], "exited in time");
     assert!(
         row("cut")["open"].as_str().unwrap().contains("Bash"),
         "{save}"
     );
-    assert_eq!(row("done")["end"], "ended by itself");
+    assert_eq!(row("done")["end"], "exited in time");
     assert_eq!(row("off")["end"], "was not running");
-    assert_eq!(row("stubborn")["end"], "killed: it did not end by itself");
+    assert_eq!(row("stubborn")["end"], "killed: it did not exit in time");
     let exit_ms = row("stubborn")["exit_ms"].as_u64().unwrap();
-    assert!(exit_ms >= 3_000, "it has its grace: {exit_ms}");
+    assert!(exit_ms >= 3_000, "it has its term timeout: {exit_ms}");
     let stages: Vec<u64> = [
         "agents_ended_ms",
         "transcripts_safe_ms",
@@ -95,7 +95,7 @@ fn a_final_save_ends_agents_in_order_and_says_what_was_open() {
     assert_eq!(lab.manifests(), std::slice::from_ref(&save));
     assert_eq!(save["data_dir_id"], lab.status()["data_dir_id"]);
 
-    // The tool that was open ran in a session of its own.
+    // The open tool ran in its own session.
     let left = lab.processes().into_iter().filter(|process| {
         std::fs::read(format!("/proc/{}/cmdline", process.pid))
             .unwrap_or_default()
@@ -111,9 +111,9 @@ fn a_final_save_ends_agents_in_order_and_says_what_was_open() {
 }
 
 #[test]
-fn whoever_asks_for_a_second_final_save_gets_the_result_of_the_first() {
+fn a_second_final_save_returns_the_result_of_the_first() {
     let lab = Lab::new();
-    lab.declare("slow", "", "env = { STAND_IN_IGNORE_TERM = \"1\" }");
+    lab.declare("slow", "", "env = { FAKE_CLAUDE_IGNORE_TERM = \"1\" }");
     let _keeper = lab.keeper();
     lab.wait_state("slow", "idle");
     let ask = || lab.run(&["save", "--final", "--json"]).ok().json();
@@ -145,13 +145,13 @@ fn a_final_save_is_done_without_a_keeper_too() {
         (save["clean"].as_bool(), save["source"].as_str()),
         (Some(true), Some("unit"))
     );
-    assert_eq!(save["agents"][0]["end"], "ended by itself");
+    assert_eq!(save["agents"][0]["end"], "exited in time");
     assert!(!process.is_alive());
     lab.assert_nothing_lost("a");
     assert_eq!(lab.events("", "safe").len(), 1);
     lab.run(&["up"])
-        .refused(3, "had its notice (unit)", "spotkeep restore");
-    // A keeper that systemd starts again meanwhile starts nothing either.
+        .refused(3, "preemption notice (unit)", "spotkeep restore");
+    // A keeper that systemd restarts meanwhile starts no agent either.
     let keeper = lab.keeper();
     assert!(lab.agent("a")["pid"].is_null());
     keeper.let_go();
@@ -163,11 +163,11 @@ fn a_final_save_is_done_without_a_keeper_too() {
 }
 
 #[test]
-fn a_keeper_that_dies_in_its_save_leaves_one_that_the_next_completes() {
+fn the_next_save_completes_one_in_which_the_keeper_died() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
-    lab.declare("slow", "", "env = { STAND_IN_IGNORE_TERM = \"1\" }");
-    // As soon as it has begun, whatever it would have come to.
+    lab.declare("slow", "", "env = { FAKE_CLAUDE_IGNORE_TERM = \"1\" }");
+    // The keeper crashes as soon as the save has begun.
     let keeper = lab.keeper_by(|command| {
         command.args(["--sigterm", "save"]);
         command.env("SPOTKEEP_CRASH_AT", "save/noticed");
@@ -205,10 +205,10 @@ fn a_long_notice_lets_agents_in_a_turn_work_on() {
         notice.data["deadline_ms"].as_u64().unwrap() > 100_000,
         "{notice:?}"
     );
-    // It works on: more steps are taken after the notice than there were at its time.
+    // It works on: it sends more requests after the notice.
     let steps = |lab: &Lab| lab.model.request_log().agents["a"].requests;
     let then = steps(&lab);
-    lab.until_model("it works on", |request_log| {
+    lab.until_model("the agent works on", |request_log| {
         request_log.agents["a"].requests >= then + 3
     });
     assert!(lab.events("", "safe").is_empty());
@@ -216,7 +216,7 @@ fn a_long_notice_lets_agents_in_a_turn_work_on() {
 }
 
 #[test]
-fn a_save_that_has_nobody_to_save_is_clean() {
+fn a_save_without_agents_is_clean() {
     let lab = Lab::new();
     let save = lab.run(&["save", "--final", "--json"]).ok().json();
     assert_eq!(

@@ -1,6 +1,7 @@
-//! What `SECURITY.md` says, from outside: modes, secrets, the control socket, names, the terminal, and a metadata
-//! server that means harm. What a repository says is in `checkpoints/hostile.rs`, what root does on a disk of the
-//! user's in `setup_disk.rs` and `setup_vm.rs`.
+//! Tests of `SECURITY.md`: modes, secrets, the control socket, names and metadata servers.
+//!
+//! Hostile repositories are in `checkpoints/hostile.rs`; what root does on the user's disk is in
+//! `setup_disk.rs` and `setup_vm.rs`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +22,7 @@ use crate::s3::S3;
 use crate::support::{Lab, SPOTKEEP, is_root, run, said, skip};
 use testing::wait::{during, until};
 
-/// Everything below a directory, links not followed.
+/// Every path below a directory; symlinks are not followed.
 fn below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -39,11 +40,11 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn whatever_the_umask_all_that_is_kept_is_for_its_user_alone() {
+fn state_is_readable_by_its_user_alone_with_any_umask() {
     let lab = Lab::in_a_cloud();
     lab.declare("a", "tool", "");
     lab.declare("b", "idle", "");
-    // Nothing of it is owed to the umask.
+    // Runs the keeper with a umask that removes no permission.
     let careless = |command: &mut Command| {
         let (program, arguments) = (
             command.get_program().to_owned(),
@@ -77,7 +78,7 @@ fn whatever_the_umask_all_that_is_kept_is_for_its_user_alone() {
 
     let mut kinds = BTreeSet::new();
     let runtime = below(&lab.dir.join("run"));
-    // What git writes in its own directories has the umask's mode, behind a directory that nobody else may enter.
+    // Files that git writes have the umask's mode, below a directory that no other user can enter.
     let of_git = |path: &&PathBuf| {
         let inside = path.strip_prefix(lab.file("session-state/checkpoints"));
         let name = inside.ok().and_then(|inside| inside.iter().nth(1));
@@ -91,7 +92,7 @@ fn whatever_the_umask_all_that_is_kept_is_for_its_user_alone() {
             true => 0o700,
             false => 0o600,
         };
-        // tmux marks a socket that somebody is attached to with an x of the user's.
+        // tmux sets the user's x on a socket with an attached client.
         let is = mode(path) & if kind.is_socket() { 0o677 } else { 0o7777 };
         assert_eq!(
             format!("{is:o}"),
@@ -114,15 +115,15 @@ fn whatever_the_umask_all_that_is_kept_is_for_its_user_alone() {
     }
 }
 
-/// Looks at the arguments of every process of this machine, again and again, for words that must not be there.
-struct Watchman {
+/// Scans the arguments of every process on this machine repeatedly for secrets.
+struct ArgumentScanner {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicUsize>,
     thread: Option<std::thread::JoinHandle<BTreeSet<String>>>,
 }
 
-impl Watchman {
-    fn of(secrets: &[String]) -> Self {
+impl ArgumentScanner {
+    fn start(secrets: &[String]) -> Self {
         let (stop, rounds) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let (secrets, halt, count) = (secrets.to_vec(), Arc::clone(&stop), Arc::clone(&rounds));
         let thread = std::thread::spawn(move || {
@@ -138,7 +139,7 @@ impl Watchman {
                 count.fetch_add(1, Ordering::SeqCst);
                 std::thread::park_timeout(Duration::from_millis(2));
             }
-            // Nobody is held any more.
+            // Ends the wait of requests that are held.
             count.store(usize::MAX, Ordering::SeqCst);
             seen
         });
@@ -149,7 +150,7 @@ impl Watchman {
         }
     }
 
-    /// A whole look at everybody, from now on.
+    /// The number of complete scans so far.
     fn rounds(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.rounds)
     }
@@ -160,22 +161,22 @@ impl Watchman {
     }
 }
 
-/// A place to push to that asks for a password, and a webhook. Each holds whoever asks until everybody's arguments have been
-/// looked at.
-struct Elsewhere {
+/// A server with a git remote that asks for a password, and a webhook. Each request is held until
+/// the arguments of all processes have been scanned.
+struct Remote {
     rounds: Arc<AtomicUsize>,
     basic: std::sync::Mutex<Vec<String>>,
-    told: AtomicUsize,
+    received: AtomicUsize,
 }
 
-impl Handler for Elsewhere {
+impl Handler for Remote {
     fn answer(&self, request: &Request, reply: Reply<'_>) -> io::Result<()> {
         let round = self.rounds.load(Ordering::SeqCst);
-        until("everybody's arguments have been looked at", || {
+        until("the arguments of all processes have been scanned", || {
             (self.rounds.load(Ordering::SeqCst) >= round.saturating_add(2)).then_some(())
         });
         if request.path.starts_with("/hook") {
-            self.told.fetch_add(1, Ordering::SeqCst);
+            self.received.fetch_add(1, Ordering::SeqCst);
             return reply.send(200, &[], b"");
         }
         match request.headers.get("authorization") {
@@ -207,7 +208,7 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
         secret("login"),
         secret("copy"),
     );
-    // The password of the repository is made by ourselves, before anything else.
+    // spotkeep generates the password of the backup repository here.
     lab.run(&["backup", "now"]);
     let of_backup = fs::read_to_string(lab.file("backups.key")).unwrap();
     let of_backup = of_backup.trim().to_owned();
@@ -220,17 +221,17 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
         &of_backup,
     ]
     .map(Clone::clone);
-    let watchman = Watchman::of(&secrets);
+    let scanner = ArgumentScanner::start(&secrets);
 
-    let (s3, elsewhere) = (
+    let (s3, remote) = (
         S3::start(),
-        Arc::new(Elsewhere {
-            rounds: watchman.rounds(),
+        Arc::new(Remote {
+            rounds: scanner.rounds(),
             basic: std::sync::Mutex::default(),
-            told: AtomicUsize::new(0),
+            received: AtomicUsize::new(0),
         }),
     );
-    let server = Server::start("elsewhere", 0, Arc::clone(&elsewhere) as Arc<dyn Handler>).unwrap();
+    let server = Server::start("remote", 0, Arc::clone(&remote) as Arc<dyn Handler>).unwrap();
     let address = server.address();
     lab.configure(&format!(
         "[notify]\nwebhook = \"http://{address}/hook/{of_webhook}\"\n\
@@ -274,14 +275,14 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
     show(&["backup", "now"]);
     show(&["checkpoint", "now", "a"]);
     show(&["save", "--json"]);
-    // A file that is edited wrongly just where a secret is.
+    // A syntax error in `spotkeep.toml` just where a secret is.
     let good = lab.config_text();
     lab.write_config(&good.replace(&format!("{of_webhook}\""), &of_webhook));
     show(&["up"]);
     show(&["doctor"]);
     keeper.kill();
     let keeper = lab.keeper();
-    lab.until("it is told that the file is wrong", || {
+    lab.until("status shows that the file is invalid", || {
         lab.status()["trouble"]
             .to_string()
             .contains("spotkeep.toml")
@@ -295,8 +296,8 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
     lab.next_boot();
     let _keeper = lab.keeper();
     lab.wait_done("a");
-    lab.until("the webhook was told", || {
-        (elsewhere.told.load(Ordering::SeqCst) > 1).then_some(())
+    lab.until("the webhook received two events", || {
+        (remote.received.load(Ordering::SeqCst) > 1).then_some(())
     });
     for words in [
         &["status", "--json"][..],
@@ -313,16 +314,17 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
         show(words);
     }
 
-    // Each was used.
-    let basic = elsewhere.basic.lock().unwrap().clone();
+    // Each secret was used.
+    let basic = remote.basic.lock().unwrap().clone();
     assert!(!basic.is_empty(), "the push did not give its password");
     assert!(s3.count() > 3, "{shown}");
-    let seen = watchman.end();
+    let seen = scanner.end();
     assert!(seen.is_empty(), "in the arguments of a process: {seen:#?}");
     for secret in &secrets {
         assert!(!shown.contains(secret), "{secret} is shown:\n{shown}");
     }
-    // Where each belongs, and nowhere else. `spotkeep.toml` and its last good copy hold what the user wrote into it.
+    // Each secret is in its own file only. `spotkeep.toml` and its last valid copy hold what the
+    // user wrote.
     let own = [
         ("spotkeep.toml", vec![&of_webhook, &of_push]),
         ("copy.env", vec![&of_copy]),
@@ -353,13 +355,13 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
     }
 }
 
-/// Set where the test below runs once more, as somebody else: where the socket is.
+/// Set in the second run of the test below, as another user: the path of the socket.
 const SOCKET: &str = "SPOTKEEP_TEST_KNOCKS_AT";
-/// How that ends well.
+/// The exit code of a second run that got no answer.
 const REFUSED: i32 = 42;
 
-/// Asks the keeper, and returns what it says.
-fn knock(socket: &Path) -> String {
+/// Asks the keeper for its status, and returns the answer.
+fn request_status(socket: &Path) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.write_all(b"{\"verb\":\"status\"}\n").ok();
     let mut answer = String::new();
@@ -368,9 +370,9 @@ fn knock(socket: &Path) -> String {
 }
 
 #[test]
-fn the_control_socket_answers_its_owner_and_root_and_nobody_else() {
+fn the_control_socket_answers_only_its_owner_and_root() {
     if let Some(socket) = std::env::var_os(SOCKET) {
-        let answer = knock(Path::new(&socket));
+        let answer = request_status(Path::new(&socket));
         std::process::exit(if answer.is_empty() { REFUSED } else { 1 });
     }
     let test = name_of_test(|| ());
@@ -390,12 +392,12 @@ fn the_control_socket_answers_its_owner_and_root_and_nobody_else() {
         .find(|path| !path.to_string_lossy().contains("tmux"))
         .unwrap_or_else(|| panic!("{sockets:?}"));
     assert!(
-        knock(socket).contains("\"boot_id\""),
+        request_status(socket).contains("\"boot_id\""),
         "its owner is answered"
     );
 
-    // Even where every mode has been opened.
-    let exe = lab.dir.join("knocker");
+    // Another user gets no answer even where every mode allows it.
+    let exe = lab.dir.join("other-user");
     fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
     let open =
         |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -408,27 +410,27 @@ fn the_control_socket_answers_its_owner_and_root_and_nobody_else() {
         dir = dir.parent().unwrap();
     }
     open(socket, 0o666);
-    let mut nobody = lab.program("setpriv");
-    nobody
+    let mut other_user = lab.program("setpriv");
+    other_user
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(&exe)
         .args([&test, "--exact", "--nocapture"])
         .env(SOCKET, socket);
-    let output = run(&mut nobody).unwrap();
+    let output = run(&mut other_user).unwrap();
     assert_eq!(output.status.code(), Some(REFUSED), "{output:?}");
     assert!(
-        knock(socket).contains("\"boot_id\""),
-        "and goes on for its owner"
+        request_status(socket).contains("\"boot_id\""),
+        "its owner is still answered"
     );
 }
 
 /// The name of the test whose closure this is.
-fn name_of_test<Play: Fn()>(_: Play) -> String {
-    name_of::<Play>()
+fn name_of_test<Closure: Fn()>(_: Closure) -> String {
+    name_of::<Closure>()
 }
 
 #[test]
-fn no_name_leads_out_of_its_place() {
+fn no_agent_name_escapes_its_directory() {
     let lab = Lab::new();
     let _keeper = lab.keeper();
     let before = below(&lab.dir);
@@ -472,14 +474,14 @@ fn no_name_leads_out_of_its_place() {
 }
 
 #[test]
-fn what_is_written_goes_where_it_belongs_and_through_no_link() {
+fn files_are_never_written_through_a_symlink() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
     let keeper = lab.keeper();
     lab.wait_open("a");
     keeper.kill();
     lab.next_boot();
-    // An agent has put links in the place of files that are written anew.
+    // An agent has replaced files that spotkeep rewrites by symlinks.
     let precious = lab.dir.join("precious");
     fs::write(&precious, "precious\n").unwrap();
     let notes = lab.file("session-state/notes");
@@ -487,10 +489,10 @@ fn what_is_written_goes_where_it_belongs_and_through_no_link() {
     symlink(&precious, notes.join("a.md")).unwrap();
     let record = lab.record_path("a");
     let own = fs::read(&record).unwrap();
-    let aside = lab.dir.join("record");
-    fs::write(&aside, &own).unwrap();
+    let target = lab.dir.join("record");
+    fs::write(&target, &own).unwrap();
     fs::remove_file(&record).unwrap();
-    symlink(&aside, &record).unwrap();
+    symlink(&target, &record).unwrap();
     let login = lab.file("session-state/credentials.json");
     fs::remove_file(&login).ok();
     symlink(&precious, &login).unwrap();
@@ -503,12 +505,12 @@ fn what_is_written_goes_where_it_belongs_and_through_no_link() {
     lab.wait_done("a");
     lab.run(&["save", "--final"]).ok();
     assert_eq!(fs::read_to_string(&precious).unwrap(), "precious\n");
-    assert_eq!(fs::read(&aside).unwrap(), own);
+    assert_eq!(fs::read(&target).unwrap(), own);
     assert!(!record.is_symlink() && !notes.join("a.md").is_symlink());
 }
 
 #[test]
-fn what_an_agent_or_a_file_says_is_shown_and_not_obeyed_by_the_terminal() {
+fn control_sequences_from_agents_and_files_do_not_reach_the_terminal() {
     let lab = Lab::new();
     let sequence = "\\u001b]0;title\\u0007\\u001b[2J";
     lab.declare("a", "", &format!("env_file = \"{sequence}.env\""));
@@ -531,33 +533,33 @@ fn what_an_agent_or_a_file_says_is_shown_and_not_obeyed_by_the_terminal() {
     assert!(lab.run(&["status"]).out.contains("]0;title"));
 }
 
-/// What a metadata server that means harm does with a connection.
-type Harm = fn(&mut TcpStream) -> io::Result<()>;
+/// What a malicious metadata server does with a connection.
+type Attack = fn(&mut TcpStream) -> io::Result<()>;
 
-/// As long as somebody listens.
-fn for_ever(stream: &mut TcpStream, bytes: &[u8], pause: Duration) -> io::Result<()> {
+/// Sends the same bytes until the client closes the connection.
+fn send_forever(stream: &mut TcpStream, bytes: &[u8], pause: Duration) -> io::Result<()> {
     loop {
         stream.write_all(bytes)?;
         std::thread::park_timeout(pause);
     }
 }
 
-const HARMS: [(&str, Harm); 9] = [
+const ATTACKS: [(&str, Attack); 9] = [
     ("an endless body", |stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\n\r\n")?;
-        for_ever(stream, &[b'T'; 65_536], Duration::ZERO)
+        send_forever(stream, &[b'T'; 65_536], Duration::ZERO)
     }),
     ("a body that claims to be endless", |stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\nTRUE")?;
-        for_ever(stream, &[0; 65_536], Duration::ZERO)
+        send_forever(stream, &[0; 65_536], Duration::ZERO)
     }),
     ("endless chunks", |stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
-        for_ever(stream, b"ffffffff\r\nTRUE", Duration::ZERO)
+        send_forever(stream, b"ffffffff\r\nTRUE", Duration::ZERO)
     }),
     ("endless headers", |stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\n")?;
-        for_ever(
+        send_forever(
             stream,
             b"X-Padding: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n",
             Duration::ZERO,
@@ -565,25 +567,28 @@ const HARMS: [(&str, Harm); 9] = [
     }),
     ("one endless header", |stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nX: ")?;
-        for_ever(stream, &[b'a'; 65_536], Duration::ZERO)
+        send_forever(stream, &[b'a'; 65_536], Duration::ZERO)
     }),
-    ("a byte now and then", |stream| {
+    ("a body that comes byte by byte", |stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")?;
-        for_ever(stream, b"T", Duration::from_millis(200))
+        send_forever(stream, b"T", Duration::from_millis(200))
     }),
-    ("a head that drips", |stream| {
-        for_ever(stream, b"H", Duration::from_millis(200))
+    ("a head that comes byte by byte", |stream| {
+        send_forever(stream, b"H", Duration::from_millis(200))
     }),
-    ("bytes that are no text", |stream| {
-        stream.write_all(b"HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\nETag: \x00\xff\xfe\r\nContent-Length: 6\r\n\r\n\xff\xfe\x00TRU")
+    ("bytes that are not text", |stream| {
+        stream.write_all(
+            b"HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\nETag: \x00\xff\xfe\r\n\
+              Content-Length: 6\r\n\r\n\xff\xfe\x00TRU",
+        )
     }),
     ("another protocol", |stream| {
         stream.write_all(b"\x16\x03\x01\x00\x00SSH-2.0-x\r\n\x00\x00\xff")
     }),
 ];
 
-/// A server that does this to everybody.
-fn harmful(harm: Harm) -> String {
+/// Starts a server that attacks every client in this way.
+fn malicious_server(attack: Attack) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -591,7 +596,7 @@ fn harmful(harm: Harm) -> String {
             std::thread::spawn(move || {
                 let mut request = [0; 1024];
                 if stream.read(&mut request).is_ok_and(|amount| amount > 0) {
-                    harm(&mut stream).ok();
+                    attack(&mut stream).ok();
                 }
             });
         }
@@ -600,12 +605,12 @@ fn harmful(harm: Harm) -> String {
 }
 
 #[test]
-fn a_metadata_server_that_means_harm_costs_a_bounded_time_and_little_memory() {
+fn a_malicious_metadata_server_costs_bounded_time_and_memory() {
     std::thread::scope(|scope| {
-        for (what, harm) in HARMS {
+        for (what, attack) in ATTACKS {
             scope.spawn(move || {
                 let lab = Lab::new();
-                let address = harmful(harm);
+                let address = malicious_server(attack);
                 let config = lab.config_text().replace(
                     "provider = \"none\"",
                     &format!("provider = \"gcp\"\nmetadata = \"{address}\""),
@@ -633,13 +638,13 @@ fn a_metadata_server_that_means_harm_costs_a_bounded_time_and_little_memory() {
 }
 
 #[test]
-fn a_keeper_goes_on_beside_a_metadata_server_that_means_harm_and_takes_nothing_for_a_notice() {
+fn a_keeper_with_a_malicious_metadata_server_goes_on_and_gets_no_notice() {
     std::thread::scope(|scope| {
-        for (what, harm) in [HARMS[0], HARMS[5], HARMS[7]] {
+        for (what, attack) in [ATTACKS[0], ATTACKS[5], ATTACKS[7]] {
             scope.spawn(move || {
                 let lab = Lab::new();
                 lab.declare("a", "idle", "");
-                let address = harmful(harm);
+                let address = malicious_server(attack);
                 let config = lab.config_text().replace(
                     "provider = \"none\"",
                     &format!("provider = \"gcp\"\nmetadata = \"{address}\""),

@@ -1,15 +1,15 @@
-//! What is said to agents, and what they say: `send` and `logs`.
+//! `spotkeep send` and `spotkeep logs`.
 
 use std::fs;
 
 use crate::support::{Lab, SPOTKEEP, prompt_of, said};
 
-fn heard(lab: &Lab, name: &str, text: &str) -> bool {
-    fs::read_to_string(lab.transcript(name)).is_ok_and(|words| words.contains(text))
+fn received(lab: &Lab, name: &str, text: &str) -> bool {
+    fs::read_to_string(lab.transcript(name)).is_ok_and(|transcript| transcript.contains(text))
 }
 
 #[test]
-fn a_text_goes_to_several_agents_and_to_those_in_a_turn_only_after_it() {
+fn a_text_goes_to_several_agents_and_waits_for_the_end_of_a_turn() {
     let lab = Lab::new();
     for name in ["a", "b"] {
         lab.declare(name, "idle", "");
@@ -23,11 +23,11 @@ fn a_text_goes_to_several_agents_and_to_those_in_a_turn_only_after_it() {
     lab.run(&["stop", "off"]).ok();
 
     let both = lab.run(&["send", "a,b", "to both of you"]).ok();
-    assert_eq!(both.out, "typed into a\ntyped into b\n");
+    assert_eq!(both.out, "sent to a\nsent to b\n");
     lab.until("both have it", || {
         ["a", "b"]
             .iter()
-            .all(|name| heard(&lab, name, "to both of you"))
+            .all(|name| received(&lab, name, "to both of you"))
             .then_some(())
     });
     ["a", "b"].iter().for_each(|name| {
@@ -37,9 +37,9 @@ fn a_text_goes_to_several_agents_and_to_those_in_a_turn_only_after_it() {
     let late = ["send", "a,busy", "later", "--when-idle", "--within", "1s"];
     let said = lab
         .run(&late)
-        .refused(3, "busy did not come to rest", "spotkeep ls");
-    assert_eq!(said.out, "typed into a\n");
-    assert!(!heard(&lab, "busy", "later"));
+        .refused(3, "nothing was sent to busy: still busy", "spotkeep ls");
+    assert_eq!(said.out, "sent to a\n");
+    assert!(!received(&lab, "busy", "later"));
     lab.run(&["send", "off", "x", "--when-idle"]).refused(
         3,
         "off does not run",
@@ -48,11 +48,11 @@ fn a_text_goes_to_several_agents_and_to_those_in_a_turn_only_after_it() {
     let some = lab.run(&["send", "off,b", "only b"]);
     assert_eq!(
         (some.code, some.out.as_str()),
-        (3, "typed into b\n"),
+        (3, "sent to b\n"),
         "{some:?}"
     );
     lab.run(&["send", "--all", "a", "b"])
-        .refused(2, "there is only the text", "--all 'TEXT'");
+        .refused(2, "--all takes one text", "--all 'TEXT'");
     lab.run(&["send", "a", ""])
         .refused_somewhere(2, "nothing to send", "");
 }
@@ -63,7 +63,7 @@ fn a_text_is_read_from_standard_input() {
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
     lab.wait_done("a");
-    // Longer than one argument of a program may be.
+    // Longer than the limit of one argument of a program.
     let text = format!("{} the end of it", "word ".repeat(30_000));
     let file = lab.dir.join("text");
     fs::write(&file, &text).unwrap();
@@ -74,14 +74,11 @@ fn a_text_is_read_from_standard_input() {
         file.display()
     );
     let dry = said(lab.program("sh").args(["-c", &script])).ok().out;
-    assert_eq!(
-        dry,
-        format!("would type {} characters into a\n", text.len())
-    );
+    assert_eq!(dry, format!("would send {} characters to a\n", text.len()));
 }
 
 #[test]
-fn words_of_several_agents_stand_in_the_order_of_their_times() {
+fn logs_of_several_agents_are_sorted_by_time() {
     let lab = Lab::new();
     lab.declare("api", "idle", "");
     lab.declare("website", "idle", "");
@@ -106,7 +103,7 @@ fn words_of_several_agents_stand_in_the_order_of_their_times() {
 }
 
 #[test]
-fn who_follows_an_agent_hears_its_next_session_too() {
+fn following_an_agents_log_shows_its_next_session_too() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
@@ -123,14 +120,16 @@ fn who_follows_an_agent_hears_its_next_session_too() {
             .contains(text)
             .then_some(())
     };
-    lab.until("it begins with what was said", || shows("tool    Bash"));
+    lab.until("it begins with the transcript so far", || {
+        shows("tool    Bash")
+    });
     let before = lab.session_of("a");
     lab.run(&["send", "a", "/clear"]).ok();
     lab.until("another session has begun", || {
         (lab.session_of("a") != before).then_some(())
     });
     lab.run(&["send", "a", &prompt_of("a", "second", 2)]).ok();
-    lab.until("it is heard in the next session", || {
+    lab.until("the message in the next session is shown", || {
         shows("plan=second turn=2")
     });
     child.kill().unwrap();

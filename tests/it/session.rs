@@ -1,4 +1,4 @@
-//! One agent, one session: never two processes in it, never a blank one in its place.
+//! Sessions of agents: one process for each session, and no new session in the place of a lost one.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,13 +9,13 @@ use sys::process::{ProcessId, Signal};
 
 use crate::support::{Lab, SPOTKEEP, arguments, prompt_of};
 
-/// A fleet of one that has said something and rests, with no keeper and no process.
+/// A fleet of one idle agent with a transcript, without a keeper and without processes.
 fn at_rest() -> Lab {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
     lab.wait_done("a");
-    lab.until("the transcript is on record", || {
+    lab.until("the record has the transcript", || {
         lab.record("a")["transcript"].is_object().then_some(())
     });
     keeper.let_go();
@@ -23,7 +23,7 @@ fn at_rest() -> Lab {
     lab
 }
 
-/// Fails unless the agent was refused for good, and nothing was begun in its session's place.
+/// Fails unless the agent has failed for the reason `why`, and no other session was begun.
 fn assert_refused(lab: &Lab, why: &str) {
     let agent = lab.wait_state("a", "failed");
     assert!(agent["why"].as_str().unwrap().contains(why), "{agent}");
@@ -33,19 +33,19 @@ fn assert_refused(lab: &Lab, why: &str) {
 }
 
 #[test]
-fn a_session_that_another_process_holds_is_not_run_a_second_time() {
+fn a_session_that_another_process_has_open_is_not_started() {
     let lab = at_rest();
     let session = lab.session_of("a");
-    let mut stranger = lab.program(lab.dir.join("bin/claude").to_str().unwrap());
-    stranger
+    let mut other = lab.program(lab.dir.join("bin/claude").to_str().unwrap());
+    other
         .args(["--resume", &session])
         .env("CLAUDE_CONFIG_DIR", lab.file(".claude"))
         .current_dir(lab.workspace("a"))
         .stdin(Stdio::piped())
         .stdout(Stdio::null());
-    let mut stranger = stranger.spawn().unwrap();
-    let pid = stranger.id();
-    lab.until("the stranger is up", || {
+    let mut other = other.spawn().unwrap();
+    let pid = other.id();
+    lab.until("the other process is up", || {
         lab.file(&format!(".claude/sessions/{pid}.json"))
             .exists()
             .then_some(())
@@ -56,23 +56,18 @@ fn a_session_that_another_process_holds_is_not_run_a_second_time() {
     let why = format!("in use by another claude (pid {pid})");
     assert!(agent["why"].as_str().unwrap().contains(&why), "{agent}");
     assert_eq!(lab.events("a", "starting").len(), 1);
-    assert!(stranger.try_wait().unwrap().is_none());
+    assert!(other.try_wait().unwrap().is_none());
 
-    // As soon as it is free, it goes on by itself.
-    stranger
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(b"/exit\n")
-        .unwrap();
-    stranger.wait().unwrap();
+    // As soon as the session is free, the agent resumes automatically.
+    other.stdin.take().unwrap().write_all(b"/exit\n").unwrap();
+    other.wait().unwrap();
     lab.wait_done("a");
     assert_eq!(lab.session_of("a"), session);
     lab.assert_nothing_lost("a");
 }
 
 #[test]
-fn a_session_that_is_in_two_folders_is_not_guessed() {
+fn a_session_that_is_in_two_folders_is_not_started() {
     let lab = at_rest();
     let other = lab.file(".claude/projects/-elsewhere");
     fs::create_dir(&other).unwrap();
@@ -97,8 +92,8 @@ fn a_session_that_is_in_two_folders_is_not_guessed() {
 fn a_lost_transcript_is_named_and_never_replaced_by_a_blank_session() {
     let lab = at_rest();
     let transcript = lab.transcript("a");
-    let aside = lab.dir.join("aside.jsonl");
-    fs::rename(&transcript, &aside).unwrap();
+    let moved = lab.dir.join("moved.jsonl");
+    fs::rename(&transcript, &moved).unwrap();
     let keeper = lab.keeper();
     assert_refused(&lab, "is gone, and no backup has it");
     assert_eq!(lab.run(&["start", "a"]).code, 3);
@@ -110,7 +105,7 @@ fn a_lost_transcript_is_named_and_never_replaced_by_a_blank_session() {
     assert_refused(&lab, "is gone, and no backup has it");
     assert!(lab.transcripts().is_empty());
 
-    fs::rename(&aside, &transcript).unwrap();
+    fs::rename(&moved, &transcript).unwrap();
     lab.run(&["start", "a"]).ok();
     lab.wait_done("a");
     assert_eq!(lab.events("a", "starting")[1].data["how"], "resume");
@@ -118,7 +113,7 @@ fn a_lost_transcript_is_named_and_never_replaced_by_a_blank_session() {
 }
 
 #[test]
-fn a_transcript_that_has_lost_every_word_is_not_begun_anew() {
+fn a_transcript_without_any_whole_record_is_not_replaced() {
     for rest in [&b""[..], b"\0\0\0\0\0\0\0\0", b"{\"type\":\"user\",\"mess"] {
         let lab = at_rest();
         fs::write(lab.transcript("a"), rest).unwrap();
@@ -129,7 +124,7 @@ fn a_transcript_that_has_lost_every_word_is_not_begun_anew() {
 }
 
 #[test]
-fn a_transcript_with_a_torn_end_goes_on() {
+fn a_session_whose_transcript_has_a_damaged_end_is_resumed() {
     let lab = at_rest();
     let mut file = fs::OpenOptions::new()
         .append(true)
@@ -153,7 +148,7 @@ fn clear_is_followed_at_once_and_the_next_boot_resumes_the_new_session() {
     let changed = lab.wait_event("a", "session-changed", 1);
     let new = changed.data["to"].as_str().unwrap().to_owned();
     assert_eq!(changed.data["from"], old.as_str());
-    // Durable before it is told.
+    // The record is durable before the event is logged.
     assert_eq!(lab.session_of("a"), new);
     assert_eq!(lab.record("a")["past_sessions"], serde_json::json!([old]));
 
@@ -172,7 +167,7 @@ fn clear_is_followed_at_once_and_the_next_boot_resumes_the_new_session() {
 }
 
 #[test]
-fn a_session_that_was_cleared_and_said_nothing_since_is_not_taken_for_a_lost_one() {
+fn a_cleared_session_without_a_message_is_not_taken_for_a_lost_one() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
@@ -186,7 +181,7 @@ fn a_session_that_was_cleared_and_said_nothing_since_is_not_taken_for_a_lost_one
     lab.wait_up("a", 2);
     let words = arguments(lab.process("a"));
     assert!(words.contains(&new), "{words:?}");
-    // The declared prompt was given to the session before; nobody asked for it again.
+    // The prompt in the config was given to the session before, so it is not sent again.
     assert!(
         !words.iter().any(|word| word.contains("DRILL")),
         "{words:?}"
@@ -195,7 +190,7 @@ fn a_session_that_was_cleared_and_said_nothing_since_is_not_taken_for_a_lost_one
 }
 
 #[test]
-fn a_claude_that_opens_another_session_is_ended_and_told() {
+fn a_claude_that_opens_another_session_is_ended_and_the_reason_shown() {
     let lab = Lab::new();
     let other = "0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55";
     let script = format!("#!/bin/sh\nexec '{SPOTKEEP}' fake-claude \"$@\" --session-id {other}\n");
@@ -217,7 +212,7 @@ fn a_claude_that_opens_another_session_is_ended_and_told() {
 }
 
 #[test]
-fn a_claude_that_is_not_there_is_told_at_once() {
+fn a_missing_claude_program_is_reported_at_once() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let missing = lab.dir.join("bin/nowhere");
@@ -248,20 +243,20 @@ fn a_claude_that_is_not_there_is_told_at_once() {
 #[test]
 fn a_claude_that_ends_at_its_start_is_tried_again_with_the_reason() {
     let lab = Lab::new();
-    lab.declare("a", "idle", "env = { STAND_IN_EXIT = \"1\" }");
+    lab.declare("a", "idle", "env = { FAKE_CLAUDE_EXIT = \"1\" }");
     let _keeper = lab.keeper();
     let first = lab.wait_event("a", "backoff", 1);
     assert!(
         first.data["why"].as_str().unwrap().contains("ended at"),
         "{first:?}"
     );
-    lab.until("each is counted", || {
+    lab.until("each restart is counted", || {
         (lab.agent("a")["restarts"] == lab.events("a", "backoff").len()).then_some(())
     });
-    // What was wrong is repaired; nobody has to wait for the pause to end.
+    // After the cause is removed, the user need not wait for the end of the pause.
     lab.write_config(
         &lab.config_text()
-            .replace("env = { STAND_IN_EXIT = \"1\" }", ""),
+            .replace("env = { FAKE_CLAUDE_EXIT = \"1\" }", ""),
     );
     lab.run(&["up", "--no-wait"]).ok();
     lab.run(&["start", "a"]).ok();
@@ -274,7 +269,7 @@ fn a_claude_that_ends_at_its_start_is_tried_again_with_the_reason() {
 fn a_dialog_that_blocks_a_start_is_shown_and_answering_it_lets_the_agent_run() {
     let lab = Lab::new();
     let env =
-        "env = { STAND_IN_DIALOG = \"Accessing workspace: /srv\\nDo you trust this folder?\" }";
+        "env = { FAKE_CLAUDE_DIALOG = \"Accessing workspace: /srv\\nDo you trust this folder?\" }";
     lab.declare("a", "idle", env);
     let _keeper = lab.keeper();
     let agent = lab.wait_state("a", "waiting");
@@ -293,9 +288,9 @@ fn a_dialog_that_blocks_a_start_is_shown_and_answering_it_lets_the_agent_run() {
 }
 
 #[test]
-fn a_start_that_hangs_can_be_stopped_and_does_not_hold_up_the_others() {
+fn a_start_that_hangs_can_be_stopped_and_does_not_delay_the_others() {
     let lab = Lab::new();
-    lab.declare("a", "", "env = { STAND_IN_HANG = \"1\" }");
+    lab.declare("a", "", "env = { FAKE_CLAUDE_HANG = \"1\" }");
     lab.declare("b", "idle", "");
     let _keeper = lab.keeper();
     lab.wait_done("b");
@@ -346,17 +341,14 @@ fn an_agent_that_crashes_goes_on_in_its_session_with_a_note() {
         note.contains("ended unexpectedly (killed by SIGKILL)"),
         "{note}"
     );
-    assert!(
-        !tool.is_alive(),
-        "what the agent left behind is ended with it"
-    );
+    assert!(!tool.is_alive(), "the agent's tool is ended with it");
     lab.wait_done("a");
     assert_eq!(lab.session_of("a"), session);
     assert_eq!(lab.agent("a")["restarts"], 1);
     lab.assert_nothing_lost("a");
 }
 
-/// The tool that an agent left running, which is in a session of its own.
+/// The tool that an agent has left running, which leads its own session.
 fn open_tool(lab: &Lab) -> ProcessId {
     let is_tool = |process: &ProcessId| {
         let words = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `spotkeep setup` and the disk: what is taken, what is refused, and that nothing is ever lost.
+//! `spotkeep setup` and disks: which it accepts, which it refuses, and that no data is ever lost.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -17,12 +17,13 @@ use crate::support::said;
 use testing::wait::{during, until};
 
 const MIB: u64 = 1 << 20;
-/// What a data directory needs at least.
+/// The smallest disk that setup accepts, in bytes.
 const ENOUGH: u64 = 512 * MIB;
 
 #[test]
-fn a_blank_disk_becomes_a_root_and_a_second_setup_changes_nothing() {
-    let Some(mut vm) = Vm::new("a_blank_disk_becomes_a_root_and_a_second_setup_changes_nothing")
+fn a_blank_disk_becomes_a_data_dir_and_a_second_setup_changes_nothing() {
+    let Some(mut vm) =
+        Vm::new("a_blank_disk_becomes_a_data_dir_and_a_second_setup_changes_nothing")
     else {
         return;
     };
@@ -76,12 +77,12 @@ fn a_blank_disk_becomes_a_root_and_a_second_setup_changes_nothing() {
         ("usr/local/bin/spotkeep", "bin/spotkeep"),
     ] {
         assert_eq!(
-            fs::read_link(vm.at(link)).unwrap(),
+            fs::read_link(vm.path(link)).unwrap(),
             data_dir.join(to),
             "{link}"
         );
     }
-    let wants = vm.at("etc/systemd/system/multi-user.target.wants");
+    let wants = vm.path("etc/systemd/system/multi-user.target.wants");
     assert_eq!(
         fs::read_dir(wants).unwrap().count(),
         4,
@@ -91,16 +92,12 @@ fn a_blank_disk_becomes_a_root_and_a_second_setup_changes_nothing() {
     let second = vm.setup(&["--disk", "d"]).ok();
     assert_eq!(second.out, "nothing to do: this machine is set up\n");
     let third = vm.setup(&["--disk", "d", "--dry-run"]).ok();
-    assert!(
-        third.out.starts_with("nothing would be changed"),
-        "{third:?}"
-    );
+    assert!(third.out.starts_with("nothing would change"), "{third:?}");
 }
 
 #[test]
-fn a_spotkeep_toml_that_is_lost_is_laid_down_by_the_next_setup() {
-    let Some(mut vm) = Vm::new("a_spotkeep_toml_that_is_lost_is_laid_down_by_the_next_setup")
-    else {
+fn a_lost_spotkeep_toml_is_restored_by_the_next_setup() {
+    let Some(mut vm) = Vm::new("a_lost_spotkeep_toml_is_restored_by_the_next_setup") else {
         return;
     };
     vm.disk("d", ENOUGH);
@@ -114,13 +111,13 @@ fn a_spotkeep_toml_that_is_lost_is_laid_down_by_the_next_setup() {
     let last = vm.data_dir().join("session-state/spotkeep.toml");
     fs::write(&last, "[defaults]\n").unwrap();
     let again = vm.setup(&["--disk", "d"]).ok();
-    assert!(again.out.contains("is as it last was"), "{again:?}");
+    assert!(again.out.contains("restored its last version"), "{again:?}");
     assert_eq!(fs::read_to_string(&declared).unwrap(), "[defaults]\n");
 }
 
 #[test]
-fn whatever_is_on_a_disk_is_named_and_never_touched() {
-    let Some(mut vm) = Vm::new("whatever_is_on_a_disk_is_named_and_never_touched") else {
+fn data_on_a_disk_is_named_and_never_changed() {
+    let Some(mut vm) = Vm::new("data_on_a_disk_is_named_and_never_changed") else {
         return;
     };
     type Make = fn(&str);
@@ -193,7 +190,7 @@ fn a_disk_in_use_too_small_read_only_missing_or_the_machines_own_is_refused() {
     let Some(mut vm) = Vm::new(test) else { return };
     let device = vm.disk("mounted", ENOUGH);
     tool("mkfs.ext4", &["-q", &device]);
-    let elsewhere = vm.at("elsewhere");
+    let elsewhere = vm.path("elsewhere");
     vm.mount(&device, &elsewhere);
     vm.setup(&["--disk", "mounted"])
         .refused(1, "is mounted at", "lsblk");
@@ -216,11 +213,11 @@ fn a_disk_in_use_too_small_read_only_missing_or_the_machines_own_is_refused() {
     assert!(
         missing
             .err
-            .contains("(google-small), 100 MiB: nothing known on it"),
+            .contains("(google-small), 100 MiB: no known signature on it"),
         "{missing:?}"
     );
     vm.setup(&["--disk", "/etc/passwd", "--user", "ann"])
-        .refused(1, "no block device", "");
+        .refused(1, "not a block device", "");
 
     vm.disk("full-place", ENOUGH);
     fs::create_dir_all(vm.data_dir()).unwrap();
@@ -228,7 +225,7 @@ fn a_disk_in_use_too_small_read_only_missing_or_the_machines_own_is_refused() {
     vm.setup(&["--disk", "full-place", "--user", "ann"])
         .refused(1, "would hide", "mv");
 
-    // The machine's own: only ever with --dry-run, whatever comes of it.
+    // The machine's own disk: only with --dry-run, in case setup does not refuse it.
     let source = said(Command::new("findmnt").args(["-no", "SOURCE", "/"])).out;
     if Path::new(source.trim()).exists() {
         vm.setup(&["--disk", source.trim(), "--user", "ann", "--dry-run"])
@@ -242,7 +239,7 @@ fn a_disk_that_another_namespace_has_mounted_is_refused() {
     let Some(mut vm) = Vm::new(test) else { return };
     let device = vm.disk("d", ENOUGH);
     tool("mkfs.ext4", &["-q", &device]);
-    let at = vm.at("there");
+    let at = vm.path("there");
     fs::create_dir(&at).unwrap();
     let mut other = Command::new("unshare")
         .args([
@@ -272,8 +269,8 @@ fn a_disk_that_another_namespace_has_mounted_is_refused() {
 }
 
 #[test]
-fn an_empty_file_system_of_either_kind_is_taken_and_grows_with_its_disk() {
-    let test = "an_empty_file_system_of_either_kind_is_taken_and_grows_with_its_disk";
+fn an_empty_ext4_or_xfs_is_used_and_grows_with_its_disk() {
+    let test = "an_empty_ext4_or_xfs_is_used_and_grows_with_its_disk";
     for mkfs in ["mkfs.ext4", "mkfs.xfs"] {
         let Some(mut vm) = Vm::new(test) else { return };
         let device = vm.disk("d", ENOUGH);
@@ -293,8 +290,8 @@ fn an_empty_file_system_of_either_kind_is_taken_and_grows_with_its_disk() {
             let dry = vm.setup(&["--disk", "d", "--dry-run"]).ok();
             assert!(dry.out.contains(&format!("to {size}")), "{mkfs}: {dry:?}");
             let grown = vm.setup(&["--disk", "d"]);
-            // Without this capability the kernel lets nobody grow an ext4 that is mounted. The
-            // machine is set up all the same, says so, and grows it before the next mount.
+            // Without this capability the kernel does not grow a mounted ext4. Setup completes,
+            // prints a hint, and grows it before the next mount.
             if mkfs == "mkfs.ext4" && !may_grow_mounted() {
                 assert!(
                     grown.code == 3 && grown.err.contains("resize2fs"),
@@ -322,7 +319,7 @@ fn an_empty_file_system_of_either_kind_is_taken_and_grows_with_its_disk() {
     }
 }
 
-/// `CAP_SYS_RESOURCE`, which every ordinary root has, and a data directory in some sandboxes has not.
+/// Whether this process has `CAP_SYS_RESOURCE`; in some sandboxes, uid 0 does not.
 fn may_grow_mounted() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -330,8 +327,8 @@ fn may_grow_mounted() -> bool {
 }
 
 #[test]
-fn a_root_can_be_made_beside_other_files_and_changes_none_of_them() {
-    let test = "a_root_can_be_made_beside_other_files_and_changes_none_of_them";
+fn a_data_dir_can_be_made_beside_other_files_and_changes_none_of_them() {
+    let test = "a_data_dir_can_be_made_beside_other_files_and_changes_none_of_them";
     let Some(mut vm) = Vm::new(test) else { return };
     let device = vm.disk("d", ENOUGH);
     with_a_file(&device);
@@ -343,14 +340,14 @@ fn a_root_can_be_made_beside_other_files_and_changes_none_of_them() {
         "of a summer"
     );
     DataDir::open_of_anybody(&vm.data_dir()).unwrap();
-    // A data directory, by now: nobody has to say it again.
+    // It is a data directory now, so the flag is not needed again.
     let again = vm.setup(&["--disk", "d"]);
     assert!(!again.out.contains("would") && again.code != 1, "{again:?}");
 }
 
 #[test]
-fn a_partition_is_taken_by_its_own_name_and_its_table_stays() {
-    let test = "a_partition_is_taken_by_its_own_name_and_its_table_stays";
+fn a_partition_is_used_by_its_own_name_and_its_table_stays() {
+    let test = "a_partition_is_used_by_its_own_name_and_its_table_stays";
     let Some(mut vm) = Vm::new(test) else { return };
     fs::File::create(vm.image("d"))
         .unwrap()
@@ -360,7 +357,7 @@ fn a_partition_is_taken_by_its_own_name_and_its_table_stays() {
     let device = vm.attach("d", &["--partscan"]);
     let part = format!("{device}p1");
     if !Path::new(&part).exists() {
-        // A kernel without a reader for this kind of table is told what is in it.
+        // A kernel without support for this kind of table gets the partitions from `partx`.
         tool("partx", &["--add", &device]);
     }
     vm.setup(&["--disk", "d", "--user", "ann"])
@@ -377,16 +374,16 @@ fn a_partition_is_taken_by_its_own_name_and_its_table_stays() {
 
 #[test]
 fn a_power_cut_at_any_moment_of_a_setup_is_repaired_by_the_next_one() {
-    cut(
-        "a_power_cut_at_any_moment_of_a_setup_is_mended_by_the_next_one",
+    cut_at(
+        "a_power_cut_at_any_moment_of_a_setup_is_repaired_by_the_next_one",
         0..50,
     );
 }
 
 #[test]
-fn a_power_cut_at_any_other_moment_of_a_setup_is_repaired_as_well() {
-    cut(
-        "a_power_cut_at_any_other_moment_of_a_setup_is_mended_as_well",
+fn a_power_cut_at_any_other_moment_of_a_setup_is_repaired_too() {
+    cut_at(
+        "a_power_cut_at_any_other_moment_of_a_setup_is_repaired_too",
         50..100,
     );
 }
@@ -423,16 +420,16 @@ fn a_setup_that_is_killed_at_any_moment_is_completed_by_the_next_one() {
             .spawn()
             .unwrap();
         std::thread::sleep(whole.mul_f64(share(kill)));
-        // All of it at once, as an interrupt from the keyboard.
+        // The whole process group, as an interrupt from the keyboard.
         let group = format!("-{}", setup.id());
         tool("kill", &["-KILL", "--", &group]);
         ended += u32::from(!setup.wait().unwrap().success());
-        until("what it started has ended", || {
+        until("its children have ended", || {
             let left = said(Command::new("kill").args(["-0", "--", &group]));
             (left.code != 0).then_some(())
         });
         vm.ready("d").ok();
-        let words = fs::read_to_string(vm.at("home/ann/.claude/history.jsonl")).unwrap();
+        let words = fs::read_to_string(vm.path("home/ann/.claude/history.jsonl")).unwrap();
         assert_eq!(words.len(), 6000, "kill {kill}");
     }
     let again = vm.setup(&["--disk", "d"]).ok();
@@ -440,13 +437,13 @@ fn a_setup_that_is_killed_at_any_moment_is_completed_by_the_next_one() {
     assert!(ended > 0, "no kill came while it ran");
 }
 
-/// Moments that are spread over the whole of something, in no order: the golden section.
+/// A fraction of the duration for each moment: evenly spread, by the golden ratio.
 fn share(moment: u32) -> f64 {
     (f64::from(moment) * 0.618_033_988_75).fract()
 }
 
-/// Cuts the power of the data directory's disk in the middle of a set-up, at moments that differ.
-fn cut(test: &str, moments: std::ops::Range<u32>) {
+/// Cuts the power of the data directory's disk during a setup, once at each of the moments.
+fn cut_at(test: &str, moments: std::ops::Range<u32>) {
     let Some(mut vm) = Vm::new(test) else { return };
     let device = vm.disk("d", ENOUGH);
     vm.anns(".claude/history.jsonl", &"words\n".repeat(1000));
@@ -456,9 +453,9 @@ fn cut(test: &str, moments: std::ops::Range<u32>) {
         fs::create_dir_all(vm.data_dir()).unwrap();
         tool("mount", &[&device, vm.data_dir().to_str().unwrap()]);
         for name in [".claude", ".claude.json"] {
-            fs::remove_file(vm.at("home/ann").join(name)).ok();
+            fs::remove_file(vm.path("home/ann").join(name)).ok();
         }
-        fs::remove_file(vm.at("workspaces")).ok();
+        fs::remove_file(vm.path("workspaces")).ok();
         vm.anns(".claude/history.jsonl", &"words\n".repeat(1000));
     };
     fresh(&vm);
@@ -495,14 +492,14 @@ fn cut(test: &str, moments: std::ops::Range<u32>) {
             .unwrap()
             .identity()
             .unwrap();
-        let words = fs::read_to_string(vm.at("home/ann/.claude/history.jsonl")).unwrap();
+        let words = fs::read_to_string(vm.path("home/ann/.claude/history.jsonl")).unwrap();
         assert_eq!(words.len(), 6000, "cut {cut}");
         vm.unmount();
     }
     assert!(ended > 10, "only {ended} of 50 cuts came while it ran");
 }
 
-/// A partition table, from a script of `sfdisk`'s.
+/// Writes a partition table from an `sfdisk` script.
 fn sfdisk(device: &str, script: &str) {
     let mut child = Command::new("sfdisk")
         .args(["-q", "--no-reread", device])
@@ -524,7 +521,7 @@ fn luks(device: &str) {
     let key = tempfile::NamedTempFile::new().unwrap();
     fs::write(key.path(), "a key").unwrap();
     let key = key.path().to_str().unwrap();
-    // LUKS 1 with few iterations: its header is made without device-mapper.
+    // LUKS 1 with few iterations, because its header needs no device-mapper.
     tool(
         "cryptsetup",
         &[
@@ -546,7 +543,7 @@ fn write_at(device: &str, at: u64, bytes: &[u8]) {
     file.sync_all().unwrap();
 }
 
-/// An ext4 that holds somebody's photos.
+/// Makes an ext4 with a file of the user's.
 fn with_a_file(device: &str) {
     tool("mkfs.ext4", &["-q", device]);
     let dir = tempfile::tempdir().unwrap();
@@ -557,19 +554,19 @@ fn with_a_file(device: &str) {
 }
 
 #[test]
-fn a_disk_that_comes_late_is_waited_for() {
-    let Some(mut vm) = Vm::new("a_disk_that_comes_late_is_waited_for") else {
+fn setup_waits_for_a_disk_that_is_attached_late() {
+    let Some(mut vm) = Vm::new("setup_waits_for_a_disk_that_is_attached_late") else {
         return;
     };
     let device = vm.disk("d", ENOUGH);
-    let link = vm.at("dev/disk/by-id/google-d");
+    let link = vm.path("dev/disk/by-id/google-d");
     fs::remove_file(&link).unwrap();
     let setup = vm
         .command(&["--disk", "d", "--user", "ann", "--dry-run", "--wait", "60s"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // What it does between two looks.
+    // Setup sleeps between two checks.
     let wchan = format!("/proc/{}/wchan", setup.id());
     until("setup has looked for its disk once", || {
         let sleeps = fs::read_to_string(&wchan).unwrap().contains("nanosleep");

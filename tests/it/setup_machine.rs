@@ -1,5 +1,6 @@
-//! A directory that plays a machine: its accounts, its homes, its units; and disks in it, which are
-//! loop devices. As root; everything that was mounted or attached is gone at the end.
+//! A fake machine for tests of `spotkeep setup`: a directory with accounts, homes, units and disks.
+//!
+//! The disks are loop devices. It needs root; at the end everything is unmounted and detached.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -9,9 +10,9 @@ use std::process::Command;
 use sys::files::is_mount_point;
 
 use crate::loop_device::LoopDevice;
-use crate::support::{SPOTKEEP, Said, is_root, said, skip};
+use crate::support::{CommandOutput, SPOTKEEP, is_root, said, skip};
 
-/// A user id that no account of the machine under the test has.
+/// A user id that no account of the machine that runs the test has.
 pub const UID: u32 = 48_211;
 
 pub struct Vm {
@@ -22,7 +23,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// `None` where this cannot be played, which is said.
+    /// `None`, with a message, where the machine cannot be simulated.
     pub fn new(test: &str) -> Option<Self> {
         if !is_root() {
             skip(test, "loop devices and mounts need root");
@@ -41,7 +42,7 @@ impl Vm {
         Some(vm)
     }
 
-    /// A new boot disk, with nobody on it but root.
+    /// Makes a new boot disk, whose only account is root.
     pub fn boot_disk(&self) {
         fs::remove_dir_all(&self.prefix).ok();
         for dir in [
@@ -63,43 +64,43 @@ impl Vm {
         );
     }
 
-    /// An account with a home.
+    /// Adds an account with a home.
     pub fn account(&self, name: &str) {
-        let passwd = fs::read_to_string(self.at("etc/passwd")).unwrap();
+        let passwd = fs::read_to_string(self.path("etc/passwd")).unwrap();
         self.write(
             "etc/passwd",
             &format!("{passwd}{name}:x:{UID}:{UID}::/home/{name}:/bin/bash\n"),
         );
-        let group = fs::read_to_string(self.at("etc/group")).unwrap();
+        let group = fs::read_to_string(self.path("etc/group")).unwrap();
         self.write(
             "etc/group",
             &format!("{group}{name}:x:{UID}:\n").replace("27:", &format!("27:{name}")),
         );
-        let home = self.at("home").join(name);
+        let home = self.path("home").join(name);
         fs::create_dir_all(&home).unwrap();
         chown(home, Some(UID), Some(UID)).unwrap();
     }
 
-    pub fn at(&self, path: &str) -> PathBuf {
+    pub fn path(&self, path: &str) -> PathBuf {
         self.prefix.join(path)
     }
 
     pub fn data_dir(&self) -> PathBuf {
-        self.at("mnt/persist")
+        self.path("mnt/persist")
     }
 
     fn write(&self, path: &str, text: &str) {
-        fs::write(self.at(path), text).unwrap();
+        fs::write(self.path(path), text).unwrap();
     }
 
-    /// A file of ann's.
+    /// Writes a file below ann's home, owned by ann.
     pub fn anns(&self, path: &str, text: &str) -> PathBuf {
-        let file = self.at("home/ann").join(path);
+        let file = self.path("home/ann").join(path);
         self.give_to_ann(&file, text);
         file
     }
 
-    /// Writes a file, and gives it and the directories that it needed to ann.
+    /// Writes a file, and makes ann the owner of it and of the directories that it needed.
     pub fn give_to_ann(&self, file: &Path, text: &str) {
         let mut made = vec![file.to_path_buf()];
         let mut dir = file.parent().unwrap();
@@ -119,14 +120,14 @@ impl Vm {
         self.prefix.with_file_name(format!("{name}.img"))
     }
 
-    /// A disk as a cloud makes them: it reads as zeros. Returns its device.
+    /// Adds a disk that reads as zeros, like a cloud's. Returns its device.
     pub fn disk(&mut self, name: &str, bytes: u64) -> String {
         let image = self.image(name);
         fs::File::create(&image).unwrap().set_len(bytes).unwrap();
         self.attach(name, &[])
     }
 
-    /// Attaches the image of that name, under the name that the cloud's rule gives it.
+    /// Attaches the image of that name, under the name that the cloud's udev rule gives it.
     pub fn attach(&mut self, name: &str, options: &[&str]) -> String {
         let attached = LoopDevice::attach(&self.image(name), options);
         let device = attached.path.to_str().unwrap().to_owned();
@@ -136,7 +137,7 @@ impl Vm {
     }
 
     pub fn name(&self, name: &str, device: &str) {
-        let link = self.at("dev/disk/by-id").join(format!("google-{name}"));
+        let link = self.path("dev/disk/by-id").join(format!("google-{name}"));
         fs::remove_file(&link).ok();
         std::os::unix::fs::symlink(device, link).unwrap();
     }
@@ -160,18 +161,18 @@ impl Vm {
         command
     }
 
-    pub fn setup(&self, args: &[&str]) -> Said {
+    pub fn setup(&self, args: &[&str]) -> CommandOutput {
         said(&mut self.command(args)).sound()
     }
 
-    /// With a claude and the answer that nobody asks for again.
-    pub fn ready(&self, disk: &str) -> Said {
+    /// Runs setup with a claude and `--yes`, so that setup asks no question.
+    pub fn ready(&self, disk: &str) -> CommandOutput {
         let claude = self.claude();
         let claude = claude.to_str().unwrap();
         self.setup(&["--disk", disk, "--user", "ann", "--yes", "--claude", claude])
     }
 
-    /// A claude that knows its version.
+    /// A fake claude that prints its version.
     pub fn claude(&self) -> PathBuf {
         let path = self.prefix.with_file_name("claude");
         let draft = path.with_extension("draft");
@@ -206,13 +207,13 @@ impl Drop for Vm {
             }
         }
         for device in &self.loops {
-            // Those that the kernel has not found by itself it does not forget by itself.
+            // The kernel does not remove partitions that `partx` added.
             said(Command::new("partx").arg("--delete").arg(&device.path));
         }
     }
 }
 
-/// Runs a tool of the system, which has to succeed.
+/// Runs a system tool, which has to succeed; returns its output.
 pub fn tool(name: &str, args: &[&str]) -> String {
     said(Command::new(name).args(args)).ok().out
 }

@@ -1,5 +1,6 @@
-//! `spotkeep setup` and the machine: the account, the links, the user's script, and that root
-//! follows nothing that the user can write.
+//! `spotkeep setup` and the machine: the account, the symlinks and the user's script.
+//!
+//! Root follows no symlink that the user can write.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
@@ -15,7 +16,7 @@ use testing::wait::{FOREVER, during, until};
 
 const ENOUGH: u64 = 512 << 20;
 
-/// A process of ann's.
+/// A command that runs a shell script as ann.
 fn ann(script: &str) -> Command {
     let mut command = Command::new("setpriv");
     let uid = UID.to_string();
@@ -33,8 +34,8 @@ fn ann(script: &str) -> Command {
 }
 
 #[test]
-fn a_new_machine_has_everything_back_the_account_included() {
-    let Some(mut vm) = Vm::new("a_new_machine_has_everything_back_the_account_included") else {
+fn a_new_machine_gets_everything_back_including_the_account() {
+    let Some(mut vm) = Vm::new("a_new_machine_gets_everything_back_including_the_account") else {
         return;
     };
     let device = vm.disk("d", ENOUGH);
@@ -52,7 +53,7 @@ fn a_new_machine_has_everything_back_the_account_included() {
     assert!(moved.out.contains("home/ann/.gitconfig"), "{moved:?}");
     vm.unmount();
 
-    // Another boot disk, which knows nobody.
+    // A new boot disk, without the account.
     vm.boot_disk();
     vm.name("d", &device);
     let dry = vm.setup(&["--disk", "d", "--dry-run"]).ok();
@@ -65,14 +66,14 @@ fn a_new_machine_has_everything_back_the_account_included() {
     assert!(!vm.data_dir().exists(), "a dry run has mounted something");
     let back = vm.setup(&["--disk", "d"]).ok();
     assert!(!back.out.contains("format"), "{back:?}");
-    let passwd = fs::read_to_string(vm.at("etc/passwd")).unwrap();
+    let passwd = fs::read_to_string(vm.path("etc/passwd")).unwrap();
     assert!(passwd.contains(&format!("ann:x:{UID}:{UID}:")), "{passwd}");
     assert!(
-        fs::read_to_string(vm.at("etc/group"))
+        fs::read_to_string(vm.path("etc/group"))
             .unwrap()
             .contains("sudo:x:27:ann")
     );
-    let home = vm.at("home/ann");
+    let home = vm.path("home/ann");
     assert_eq!(
         fs::read_to_string(home.join(".claude/projects/-srv/1.jsonl")).unwrap(),
         "words\n"
@@ -96,8 +97,8 @@ fn a_new_machine_has_everything_back_the_account_included() {
 }
 
 #[test]
-fn a_number_that_is_taken_on_the_new_machine_is_told() {
-    let Some(mut vm) = Vm::new("a_number_that_is_taken_on_the_new_machine_is_told") else {
+fn a_uid_that_is_in_use_on_the_new_machine_is_reported() {
+    let Some(mut vm) = Vm::new("a_uid_that_is_in_use_on_the_new_machine_is_reported") else {
         return;
     };
     let device = vm.disk("d", ENOUGH);
@@ -113,20 +114,20 @@ fn a_number_that_is_taken_on_the_new_machine_is_told() {
 }
 
 #[test]
-fn both_sides_of_a_move_keep_what_they_have_and_the_original_is_put_back_by_undo() {
-    let test = "both_sides_of_a_move_keep_what_they_have_and_the_original_is_put_back_by_undo";
+fn a_move_keeps_the_files_of_both_sides_and_undo_restores_the_originals() {
+    let test = "a_move_keeps_the_files_of_both_sides_and_undo_restores_the_originals";
     let Some(mut vm) = Vm::new(test) else { return };
     vm.disk("d", ENOUGH);
     vm.ready("d").ok();
-    // A machine on which a Claude was used before.
-    fs::remove_file(vm.at("home/ann/.claude")).unwrap();
+    // A machine on which Claude was used before.
+    fs::remove_file(vm.path("home/ann/.claude")).unwrap();
     fs::write(vm.data_dir().join(".claude/CLAUDE.md"), "of the disk").unwrap();
     vm.anns(".claude/CLAUDE.md", "of the home");
     vm.anns(".claude/projects/-a/2.jsonl", "only here");
     let said = vm.setup(&["--disk", "d"]).ok();
     assert!(
         said.out
-            .contains("the disk has others under these names, and they stay: CLAUDE.md"),
+            .contains("the disk has other files under these names, and they stay: CLAUDE.md"),
         "{said:?}"
     );
     let claude = vm.data_dir().join(".claude");
@@ -141,17 +142,17 @@ fn both_sides_of_a_move_keep_what_they_have_and_the_original_is_put_back_by_undo
     assert_eq!(owned(&claude.join("projects/-a/2.jsonl")).0, UID);
 
     let dry = vm.setup(&["--undo", "--dry-run"]).ok();
-    assert!(dry.out.contains("would take out"), "{dry:?}");
+    assert!(dry.out.contains("would remove"), "{dry:?}");
     let identity = fs::read(vm.data_dir().join("session-state/root.json")).unwrap();
     vm.setup(&["--undo"]).ok();
-    let home = vm.at("home/ann/.claude");
+    let home = vm.path("home/ann/.claude");
     assert_eq!(
         fs::read_to_string(home.join("CLAUDE.md")).unwrap(),
         "of the home"
     );
-    assert!(fs::symlink_metadata(vm.at("workspaces")).is_err());
-    assert!(fs::symlink_metadata(vm.at("usr/local/bin/spotkeep")).is_err());
-    let units = vm.at("etc/systemd/system");
+    assert!(fs::symlink_metadata(vm.path("workspaces")).is_err());
+    assert!(fs::symlink_metadata(vm.path("usr/local/bin/spotkeep")).is_err());
+    let units = vm.path("etc/systemd/system");
     let left: Vec<_> = walk(&units)
         .into_iter()
         .filter(|path| !path.is_dir())
@@ -182,8 +183,8 @@ fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn nothing_is_moved_under_a_process_that_uses_it() {
-    let Some(mut vm) = Vm::new("nothing_is_moved_under_a_process_that_uses_it") else {
+fn a_directory_that_a_process_uses_is_not_moved() {
+    let Some(mut vm) = Vm::new("a_directory_that_a_process_uses_is_not_moved") else {
         return;
     };
     vm.disk("d", ENOUGH);
@@ -194,7 +195,7 @@ fn nothing_is_moved_under_a_process_that_uses_it() {
             .spawn()
             .unwrap(),
     );
-    until("tail is there", || {
+    until("tail runs in the directory", || {
         users_of(dir)
             .iter()
             .any(|(_, name)| name == "tail")
@@ -216,7 +217,7 @@ fn nothing_is_moved_under_a_process_that_uses_it() {
     );
 }
 
-/// A child that does not outlive the test.
+/// A child process that is killed at the end of the test.
 struct Held(Child);
 
 impl Drop for Held {
@@ -233,7 +234,7 @@ fn a_home_that_does_not_fit_on_the_disk_stays_where_it_is() {
     };
     vm.disk("d", ENOUGH);
     vm.ready("d").ok();
-    fs::remove_file(vm.at("home/ann/.claude")).unwrap();
+    fs::remove_file(vm.path("home/ann/.claude")).unwrap();
     let file = vm.anns(".claude/large", "");
     fs::OpenOptions::new()
         .write(true)
@@ -303,13 +304,13 @@ fn the_users_script_runs_once_on_a_boot_disk_and_never_as_root() {
 }
 
 #[test]
-fn links_that_the_user_planted_lead_root_nowhere() {
-    let Some(mut vm) = Vm::new("links_that_the_user_planted_lead_root_nowhere") else {
+fn root_follows_no_symlink_that_the_user_made() {
+    let Some(mut vm) = Vm::new("root_follows_no_symlink_that_the_user_made") else {
         return;
     };
     vm.disk("d", ENOUGH);
     vm.ready("d").ok();
-    let (data_dir, victim) = (vm.data_dir(), vm.at("victim"));
+    let (data_dir, victim) = (vm.data_dir(), vm.path("victim"));
     fs::create_dir(&victim).unwrap();
     fs::write(victim.join("shadow"), "secret").unwrap();
     fs::set_permissions(&victim, fs::Permissions::from_mode(0o700)).unwrap();
@@ -318,7 +319,8 @@ fn links_that_the_user_planted_lead_root_nowhere() {
         assert_eq!(fs::read_dir(&victim).unwrap().count(), 1, "{what}");
         assert_eq!(owned(&victim.join("shadow")).0, 0, "{what}");
     };
-    // A data directory that its user made, with what root would make replaced by links.
+    // A data directory that the user made, with symlinks in the place of directories that root
+    // makes.
     for name in ["bin", "backups"] {
         fs::rename(data_dir.join(name), data_dir.join(format!("{name}.old"))).unwrap();
         symlink(&victim, data_dir.join(name)).unwrap();
@@ -328,7 +330,7 @@ fn links_that_the_user_planted_lead_root_nowhere() {
         fs::remove_file(data_dir.join(name)).unwrap();
         fs::rename(data_dir.join(format!("{name}.old")), data_dir.join(name)).unwrap();
     }
-    // A bin of the user's: its programs, and its word on whose the disk is, count for nothing.
+    // A bin directory of the user's: setup replaces its programs and its owner.json.
     chown(data_dir.join("bin"), Some(UID), Some(UID)).unwrap();
     fs::write(
         data_dir.join("bin/owner.json"),
@@ -348,7 +350,7 @@ fn links_that_the_user_planted_lead_root_nowhere() {
             .unwrap()
             .contains("ann")
     );
-    // State that root would read: it is read by ann.
+    // Setup reads the user's files as ann, not as root.
     let toml = data_dir.join("spotkeep.toml");
     fs::remove_file(&toml).unwrap();
     symlink(victim.join("shadow"), &toml).unwrap();
@@ -359,12 +361,12 @@ fn links_that_the_user_planted_lead_root_nowhere() {
     );
     untouched("spotkeep.toml");
     fs::remove_file(&toml).unwrap();
-    // The way into the home.
-    fs::remove_file(vm.at("home/ann/.claude")).unwrap();
+    // A symlink in the place of ~/.claude.
+    fs::remove_file(vm.path("home/ann/.claude")).unwrap();
     ann(&format!(
         "ln -s '{}' '{}'",
         victim.display(),
-        vm.at("home/ann/.claude").display()
+        vm.path("home/ann/.claude").display()
     ))
     .status()
     .unwrap();
@@ -377,23 +379,24 @@ fn links_that_the_user_planted_lead_root_nowhere() {
 }
 
 #[test]
-fn links_that_are_swapped_in_while_root_works_lead_it_nowhere() {
-    let Some(mut vm) = Vm::new("links_that_are_swapped_in_while_root_works_lead_it_nowhere") else {
+fn root_follows_no_symlink_that_is_swapped_in_while_it_works() {
+    let Some(mut vm) = Vm::new("root_follows_no_symlink_that_is_swapped_in_while_it_works") else {
         return;
     };
     vm.disk("d", ENOUGH);
     vm.ready("d").ok();
-    let (data_dir, victim) = (vm.data_dir(), vm.at("victim"));
+    let (data_dir, victim) = (vm.data_dir(), vm.path("victim"));
     fs::create_dir(&victim).unwrap();
     fs::set_permissions(&victim, fs::Permissions::from_mode(0o700)).unwrap();
     for round in 0..10 {
-        // The user owns the data directory and what root owns in it, and keeps swapping.
+        // The user owns the data directory, and swaps a directory for a symlink in a loop.
         fs::remove_dir_all(data_dir.join("backups")).ok();
         fs::remove_file(data_dir.join("backups")).ok();
         chown(&data_dir, Some(UID), Some(UID)).unwrap();
         fs::set_permissions(&data_dir, fs::Permissions::from_mode(0o755)).unwrap();
         let script = format!(
-            "cd '{}' && while :; do ln -sn '{}' backups; rm -f backups; mkdir backups; rmdir backups; done 2>/dev/null",
+            "cd '{}' && while :; do ln -sn '{}' backups; rm -f backups; mkdir backups; rmdir \
+             backups; done 2>/dev/null",
             data_dir.display(),
             victim.display()
         );
@@ -403,14 +406,14 @@ fn links_that_are_swapped_in_while_root_works_lead_it_nowhere() {
         swapper.0.wait().unwrap();
         assert_eq!(owned(&victim), (0, 0, 0o700), "round {round}: {said:?}");
         assert_eq!(fs::read_dir(&victim).unwrap().count(), 0, "round {round}");
-        // What is left in the way is told, and nothing else.
+        // Setup completes, or names what is in the way.
         assert!(said.code == 0 || said.code == 1, "round {round}: {said:?}");
     }
 }
 
 #[test]
-fn the_users_own_claude_is_kept_on_the_disk_and_a_script_is_not_taken_for_it() {
-    let test = "the_users_own_claude_is_kept_on_the_disk_and_a_script_is_not_taken_for_it";
+fn the_users_own_claude_is_copied_to_the_disk_and_a_script_is_not() {
+    let test = "the_users_own_claude_is_copied_to_the_disk_and_a_script_is_not";
     let Some(mut vm) = Vm::new(test) else { return };
     vm.disk("d", ENOUGH);
     let claude = vm.anns(".local/bin/claude", "#!/bin/sh\necho 2.1.330\n");
@@ -420,7 +423,7 @@ fn the_users_own_claude_is_kept_on_the_disk_and_a_script_is_not_taken_for_it() {
         first.code == 3 && first.err.contains("is a script"),
         "{first:?}"
     );
-    // The native build is one file. It is the user's: nobody else can read it.
+    // The native build is one file, which only the user can read.
     let source = vm.anns(
         "claude.c",
         "#include <stdio.h>\nint main() { puts(\"2.1.330 (Claude Code)\"); }\n",
@@ -447,8 +450,8 @@ fn the_users_own_claude_is_kept_on_the_disk_and_a_script_is_not_taken_for_it() {
 }
 
 #[test]
-fn whoever_is_at_a_terminal_is_asked_whether_transcripts_shall_be_kept_for_longer() {
-    let test = "whoever_is_at_a_terminal_is_asked_whether_transcripts_shall_be_kept_for_longer";
+fn setup_at_a_terminal_asks_whether_to_keep_transcripts_longer() {
+    let test = "setup_at_a_terminal_asks_whether_to_keep_transcripts_longer";
     let Some(mut vm) = Vm::new(test) else { return };
     vm.disk("d", ENOUGH);
     let claude = vm.claude();
@@ -456,7 +459,7 @@ fn whoever_is_at_a_terminal_is_asked_whether_transcripts_shall_be_kept_for_longe
     let first = vm
         .setup(&[&args[..], &[claude.to_str().unwrap()]].concat())
         .ok();
-    assert!(first.out.contains("--yes has it keep them"), "{first:?}");
+    assert!(first.out.contains("--yes lets it keep them"), "{first:?}");
     let settings = vm.data_dir().join(".claude/settings.json");
     let asked = |answer: &str| {
         let command = vm.command(&["--disk", "d"]);
@@ -485,7 +488,7 @@ fn whoever_is_at_a_terminal_is_asked_whether_transcripts_shall_be_kept_for_longe
 }
 
 #[test]
-fn setting_up_needs_root_and_says_so() {
+fn setup_without_root_is_refused_with_a_hint() {
     let mut command = if is_root() {
         ann(&format!("exec '{SPOTKEEP}' setup --disk d"))
     } else {

@@ -1,5 +1,6 @@
-//! The long run, a short one: `make soak N=500` is the long one. What it counts is counted by `scripts/soak/check`, which shares
-//! nothing with spotkeep.
+//! A short run of the soak test; `make soak N=500` is a long one.
+//!
+//! `scripts/soak/check` counts the losses, and shares no code with spotkeep.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,8 +10,8 @@ use serde_json::Value;
 use crate::support::{SPOTKEEP, is_root, run, skip};
 
 #[test]
-fn a_fleet_that_is_preempted_again_and_again_at_random_moments_loses_nothing() {
-    let test = "a_fleet_that_is_preempted_again_and_again_at_random_moments_loses_nothing";
+fn a_fleet_that_is_preempted_at_random_moments_loses_nothing() {
+    let test = "a_fleet_that_is_preempted_at_random_moments_loses_nothing";
     if !is_root() {
         return skip(test, "cutting the power of a disk needs root");
     }

@@ -1,4 +1,4 @@
-//! What can be seen of a lab, and waiting until it is.
+//! Reads the state of a lab (status, journal, records, transcripts) and waits for changes of it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,12 +18,12 @@ use sys::time::Timestamp;
 use crate::support::{Lab, said};
 use testing::wait::{until, until_with};
 
-/// How long one look at something waits that says itself when it changes.
-const A_LOOK: Duration = Duration::from_millis(500);
+/// How long one wait for a notification lasts before the condition is checked again.
+const WAIT_STEP: Duration = Duration::from_millis(500);
 
-/// A line of the journal as JSON: tests hold the file's format, and not what the program makes of it.
+/// A line of the journal as JSON: tests check the format of the file, not the program's own types.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Line {
+pub struct JournalLine {
     pub version: u32,
     pub seq: u64,
     pub at: Timestamp,
@@ -38,12 +38,12 @@ pub struct Line {
 }
 
 impl Lab {
-    /// `status --json`.
+    /// The output of `status --json`.
     pub fn status(&self) -> Value {
         self.run(&["status", "--json"]).sound().json()
     }
 
-    /// One agent of `status --json`.
+    /// One agent in `status --json`.
     pub fn agent(&self, name: &str) -> Value {
         let status = self.status();
         let agents = status["agents"].as_array().unwrap();
@@ -54,7 +54,7 @@ impl Lab {
             .unwrap_or(Value::Null)
     }
 
-    /// Waits until an agent is in this state; returns its row.
+    /// Waits until an agent is in this state; returns its entry in `status --json`.
     pub fn wait_state(&self, name: &str, state: &str) -> Value {
         self.until(&format!("{name} is {state}"), || {
             let agent = self.agent(name);
@@ -62,26 +62,26 @@ impl Lab {
         })
     }
 
-    /// Waits until an agent that was told to leave its turn open has come there.
+    /// Waits until an agent whose plan leaves a turn open runs its open tool.
     pub fn wait_open(&self, name: &str) {
         self.until_model(&format!("{name} is at its open call"), |request_log| {
             let account = request_log.agents.get(name);
             account.is_some_and(|account| account.open.is_some())
         });
-        self.until("the open tool runs and is taken down", || {
+        self.until("the open tool runs and is in the transcript", || {
             let runs = self.workspace(name).join("open.txt").exists();
             (runs && self.unwritten(name).is_empty()).then_some(())
         });
     }
 
-    /// Waits until an agent has ended a turn and rests, with all of it written.
+    /// Waits until an agent has ended a turn and is idle, with its whole transcript written.
     pub fn wait_done(&self, name: &str) {
         self.wait_rest(name);
         self.assert_nothing_lost(name);
     }
 
-    /// Waits until the first checkpoint of an agent is made: the keeper writes it by itself.
-    pub fn wait_kept(&self, name: &str) {
+    /// Waits for the first checkpoint of an agent, which the keeper makes automatically.
+    pub fn wait_checkpointed(&self, name: &str) {
         self.until(&format!("{name} has its checkpoint"), || {
             self.agent(name)["last_checkpoint"]
                 .is_string()
@@ -89,8 +89,8 @@ impl Lab {
         });
     }
 
-    /// Waits until an agent has ended a turn and rests. One that was told to end in the midst of
-    /// an answer may lack that answer, and what its tool said: a message is whole or is not.
+    /// Waits until an agent has ended a turn and is idle. An agent that was ended during an answer
+    /// may lack that answer and its tool's result.
     pub fn wait_rest(&self, name: &str) {
         self.until_model(&format!("{name} has ended a turn"), |request_log| {
             let account = request_log.agents.get(name);
@@ -102,7 +102,7 @@ impl Lab {
         });
     }
 
-    /// What the model said or was told of an agent and is not in its transcripts.
+    /// The records that the fake API sent or received for an agent and that its transcripts lack.
     pub fn unwritten(&self, name: &str) -> Vec<String> {
         let request_log = self.model.request_log();
         let record = self.record(name);
@@ -126,16 +126,16 @@ impl Lab {
         lost.map(|record| record.marker.to_string()).collect()
     }
 
-    /// Fails if a word of an agent is missing. An agent writes a tenth of a second later.
+    /// Waits until no record of an agent is missing. An agent writes a tenth of a second later.
     pub fn assert_nothing_lost(&self, name: &str) {
-        let said = self
+        let records = self
             .model
             .request_log()
             .agents
             .get(name)
             .map_or(0, |account| account.records.len());
-        assert!(said > 0, "{name} has not said anything that could be lost");
-        self.until(&format!("{name} has all its words"), || {
+        assert!(records > 0, "{name} has no records that could be lost");
+        self.until(&format!("{name} has all its records"), || {
             self.unwritten(name).is_empty().then_some(())
         });
     }
@@ -165,8 +165,8 @@ impl Lab {
         ProcessId::from_pid(i32::try_from(pid).unwrap()).unwrap()
     }
 
-    /// All of the journal that can be read.
-    pub fn journal(&self) -> Vec<Line> {
+    /// All readable lines of the journal.
+    pub fn journal(&self) -> Vec<JournalLine> {
         lines(&self.file("session-state/journal.jsonl"))
             .map(|(lines, _)| lines)
             .unwrap_or_default()
@@ -175,24 +175,24 @@ impl Lab {
             .collect()
     }
 
-    /// What happened of one kind; to one agent, or to none where `agent` is empty.
-    pub fn events(&self, agent: &str, event: &str) -> Vec<Line> {
-        let of_agent = |line: &Line| line.agent.as_deref().unwrap_or("") == agent;
+    /// The events of one kind for one agent, or those without an agent where `agent` is empty.
+    pub fn events(&self, agent: &str, event: &str) -> Vec<JournalLine> {
+        let of_agent = |line: &JournalLine| line.agent.as_deref().unwrap_or("") == agent;
         self.journal()
             .into_iter()
             .filter(|line| line.event == event && of_agent(line))
             .collect()
     }
 
-    /// Waits until something has happened so many times; returns the last of them.
-    pub fn wait_event(&self, agent: &str, event: &str, count: usize) -> Line {
+    /// Waits until an event has been logged `count` times; returns the last of them.
+    pub fn wait_event(&self, agent: &str, event: &str, count: usize) -> JournalLine {
         self.until(&format!("{count} times {event} of {agent:?}"), || {
             let found = self.events(agent, event);
             (found.len() >= count).then(|| found[count - 1].clone())
         })
     }
 
-    /// Waits until so many starts of an agent are confirmed.
+    /// Waits until `count` starts of an agent are confirmed.
     pub fn wait_up(&self, agent: &str, count: usize) {
         self.until(&format!("{agent} is up for the {count}th time"), || {
             let starts = self.events(agent, "started").len() + self.events(agent, "resumed").len();
@@ -200,7 +200,7 @@ impl Lab {
         });
     }
 
-    /// Every transcript there is.
+    /// All transcripts.
     pub fn transcripts(&self) -> Vec<PathBuf> {
         let folders = fs::read_dir(self.file(".claude/projects"))
             .into_iter()
@@ -214,7 +214,7 @@ impl Lab {
         paths
     }
 
-    /// The transcript of an agent's session, once there is one: Claude shows what it says before it writes it.
+    /// Waits for the transcript of an agent's session: Claude shows a message before it writes it.
     pub fn transcript(&self, name: &str) -> PathBuf {
         let file = format!("{}.jsonl", self.session_of(name));
         self.until(&format!("{name} has a transcript"), || {
@@ -250,7 +250,7 @@ impl Lab {
         )
     }
 
-    /// Types into an agent's terminal and presses Enter, past spotkeep.
+    /// Types into an agent's terminal and presses Enter, without spotkeep.
     pub fn type_into(&self, name: &str, text: &str) {
         self.tmux()
             .paste(&AgentName::new(name).unwrap(), text)
@@ -265,7 +265,7 @@ impl Lab {
             .unwrap();
     }
 
-    /// Waits for something that shows in the data directory's state, or in Claude's.
+    /// Waits for a change of state in the data directory or in Claude's session files.
     pub fn until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
         let watch = Watch::new().unwrap();
         for dir in [
@@ -276,39 +276,39 @@ impl Lab {
         ] {
             watch.add(&self.data_dir().join(dir)).ok();
         }
-        // What shows elsewhere, such as in a process, is looked at again soon.
+        // Changes elsewhere, as in a process, are found by polling.
         let pause = || {
             watch.wait(Duration::from_millis(100));
         };
         until_with(what, || self.account(), pause, look)
     }
 
-    /// Waits until the model has heard or said something.
+    /// Waits until the fake API's request log meets a condition.
     pub fn until_model(&self, what: &str, so: impl Fn(&RequestLog) -> bool) {
         until_model(&self.model, what, || self.account(), so);
     }
 
-    /// Waits until a keeper's question is held by the metadata server, so that the next change is seen at
-    /// once.
+    /// Waits until the metadata server holds a request of the keeper, so that the keeper sees the
+    /// next change at once.
     pub fn wait_asked(&self) {
         until("the metadata server is asked", || {
-            self.metadata().wait_for_pollers(1, A_LOOK).then_some(())
+            self.metadata().wait_for_pollers(1, WAIT_STEP).then_some(())
         });
     }
 
-    /// Waits until the metadata server has answered so often.
+    /// Waits until the metadata server has sent `count` answers.
     pub fn wait_answered(&self, count: usize) {
         until(
             &format!("the metadata server has answered {count} times"),
             || {
                 self.metadata()
-                    .wait_for_answers(count, A_LOOK)
+                    .wait_for_answers(count, WAIT_STEP)
                     .then_some(())
             },
         );
     }
 
-    /// All there is to know when a test fails.
+    /// The journal, the keeper's log and the status, for the message of a failed test.
     pub fn account(&self) -> String {
         let journal =
             fs::read_to_string(self.file("session-state/journal.jsonl")).unwrap_or_default();
@@ -321,14 +321,14 @@ impl Lab {
     }
 }
 
-/// Waits until a model has heard or said something.
+/// Waits until a fake API's request log meets a condition.
 pub fn until_model(
     model: &Model,
     what: &str,
     account: impl Fn() -> String,
     so: impl Fn(&RequestLog) -> bool,
 ) {
-    let look = || model.wait(A_LOOK, &so).then_some(());
+    let look = || model.wait(WAIT_STEP, &so).then_some(());
     until_with(what, account, || (), look);
 }
 

@@ -15,7 +15,7 @@ fn top(lab: &Lab, columns: u32, lines: u32) -> Pane<'_> {
 }
 
 #[test]
-fn top_shows_a_fleet_acts_on_it_and_gives_the_terminal_back() {
+fn top_shows_a_fleet_acts_on_it_and_restores_the_terminal() {
     let lab = Lab::new();
     lab.declare("api", "idle", "");
     lab.declare("web", "tool", "");
@@ -23,13 +23,13 @@ fn top_shows_a_fleet_acts_on_it_and_gives_the_terminal_back() {
     lab.wait_done("api");
     lab.wait_open("web");
     let pane = top(&lab, 80, 24);
-    let screen = pane.wait(&["2 agents", "○ idle", "● running", "Bash", "journal"]);
+    let screen = pane.wait(&["2 agents", "○ idle", "● running", "Bash", "events"]);
     assert!(
         screen.lines().all(|line| line.chars().count() <= 80),
         "{screen}"
     );
 
-    // A deed asks first, and only a yes is one.
+    // A key that changes something asks first; only y confirms.
     let process = lab.process("api");
     pane.press(&["s"]);
     pane.wait(&["stop api?"]);
@@ -42,7 +42,7 @@ fn top_shows_a_fleet_acts_on_it_and_gives_the_terminal_back() {
     pane.wait(&["spotkeep stop api: – stopped"]);
     lab.wait_state("api", "stopped");
 
-    // What the other one says.
+    // The log of the other agent.
     pane.press(&["Down", "l"]);
     pane.wait(&[
         "spotkeep logs web --follow",
@@ -53,11 +53,11 @@ fn top_shows_a_fleet_acts_on_it_and_gives_the_terminal_back() {
     pane.wait(&["⏎ attach"]);
 
     pane.press(&["/", "w", "e", "b", "Enter"]);
-    // The last line says so; a path in the journal may have the same letters.
+    // The last line shows the filter; a path in the journal may have the same letters.
     let screen = pane.wait(&["/web  ⏎ attach", "● running"]);
     assert!(!screen.contains("– stopped   api"), "{screen}");
 
-    // Its terminal, and back.
+    // Attach to its terminal, and detach.
     pane.press(&["Enter"]);
     pane.wait(&["● Bash(", "spotkeep"]);
     pane.press(&["C-b", "d"]);
@@ -67,14 +67,14 @@ fn top_shows_a_fleet_acts_on_it_and_gives_the_terminal_back() {
     pane.press(&["c"]);
     pane.wait(&["spotkeep checkpoint now web: web"]);
     pane.press(&["?"]);
-    pane.wait(&["any key goes back"]);
+    pane.wait(&["press any key to go back"]);
     pane.press(&["x", "q"]);
     pane.wait(&["left with 0", " icanon"]);
     assert!(!pane.is_taken());
 }
 
 #[test]
-fn top_gives_the_terminal_back_when_it_is_ended() {
+fn top_restores_the_terminal_when_it_is_ended() {
     let lab = Lab::new();
     let pane = top(&lab, 100, 30);
     pane.wait(&["no agents yet", "no keeper runs: spotkeep up"]);
@@ -93,7 +93,7 @@ fn top_gives_the_terminal_back_when_it_is_ended() {
 fn top_counts_down_while_a_preemption_is_saved() {
     let lab = Lab::in_a_cloud();
     lab.declare("done", "idle", "");
-    lab.declare("stubborn", "", "env = { STAND_IN_IGNORE_TERM = \"1\" }");
+    lab.declare("stubborn", "", "env = { FAKE_CLAUDE_IGNORE_TERM = \"1\" }");
     let _keeper = lab.keeper();
     lab.wait_done("done");
     lab.wait_state("stubborn", "idle");
@@ -102,26 +102,26 @@ fn top_counts_down_while_a_preemption_is_saved() {
     lab.wait_asked();
     lab.metadata().preempt();
     pane.wait(&["PREEMPTION", "s left", "1 still running", "◍ saving"]);
-    let screen = pane.wait(&["all safe after", "✓ words", "✓ disk", "✓ work"]);
+    let screen = pane.wait(&["all safe after", "✓ transcripts", "✓ disk", "✓ work"]);
     assert!(
-        screen.contains("killed: it did not end by itself, transcripts safe"),
+        screen.contains("killed: it did not exit in time, transcript saved"),
         "{screen}"
     );
     assert!(
-        screen.contains("ended by itself, transcripts safe, work safe"),
+        screen.contains("exited in time, transcript saved, workspace saved"),
         "{screen}"
     );
 }
 
 #[test]
-fn top_without_a_terminal_says_what_there_is_instead() {
+fn top_without_a_terminal_names_the_alternative() {
     let lab = Lab::new();
     lab.run(&["top"])
         .refused(2, "top needs a terminal", "spotkeep ls --watch");
 }
 
 #[test]
-fn ls_watch_tells_each_change_as_a_line_of_json() {
+fn ls_watch_prints_each_change_as_a_line_of_json() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
@@ -140,9 +140,11 @@ fn ls_watch_tells_each_change_as_a_line_of_json() {
         });
         lines.collect()
     };
-    lab.until("it was told", || (states().last()? == "idle").then_some(()));
+    lab.until("the first state is printed", || {
+        (states().last()? == "idle").then_some(())
+    });
     lab.run(&["stop", "a"]).ok();
-    lab.until("the change was told", || {
+    lab.until("the change is printed", || {
         (states().last()? == "stopped").then_some(())
     });
     child.kill().unwrap();

@@ -1,4 +1,4 @@
-//! What was found becomes a commit, and a ref that holds it.
+//! Writes a captured state as a commit and a ref that holds it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,13 +18,15 @@ use sys::failpoint::{Point, point};
 use sys::files::{sync_dir, sync_file, sync_filesystem};
 use sys::time::Timestamp;
 
-/// After so long the kernel has written a file to the disk (30 s by default), with as much again to spare.
+/// Time after which the kernel has written a file to the disk: 30 s by default, and as much again
+/// to spare.
 const WRITTEN_BACK: Duration = Duration::from_secs(60);
-/// More files than these are made durable together with the whole file system.
+/// Largest number of files that are synced one by one; above it, the whole file system is synced.
 const SYNCED_ONE_BY_ONE: usize = 32;
 
 impl Capture<'_> {
-    /// Makes a commit of what was found, and a ref that holds it, unless the newest checkpoint says the same.
+    /// Writes the captured state as a commit and a ref, unless the newest checkpoint has the same
+    /// content.
     pub fn keep(&self, found: Captured) -> Result<CheckpointOutcome> {
         let Captured {
             memory,
@@ -84,7 +86,7 @@ impl Capture<'_> {
         point(Point::CheckpointNamed);
         let is_there =
             self.repository.settings.reftable || self.repository.common_dir.join(&name).is_file();
-        ensure!(is_there, "git has put {name} somewhere else");
+        ensure!(is_there, "git wrote {name} to another directory");
         self.sync_refs(newest_id.is_none())?;
         self.remember(&memory)?;
         Ok(CheckpointOutcome::Taken(Checkpoint {
@@ -98,8 +100,8 @@ impl Capture<'_> {
         }))
     }
 
-    /// Makes the new ref durable. git syncs what is in it, but not the directory that names it: a power cut within
-    /// the next seconds would take the checkpoint away again. (measured on ext4)
+    /// Makes the new ref durable. git syncs the ref's file, but not the directory that names it: a
+    /// power cut within the next seconds would remove the checkpoint again. (measured on ext4)
     fn sync_refs(&self, is_first: bool) -> Result<()> {
         let common = &self.repository.common_dir;
         let ours = message::prefix(&self.place.agent_id);
@@ -117,7 +119,7 @@ impl Capture<'_> {
         Ok(())
     }
 
-    /// The tree of it all.
+    /// Writes the commit's tree.
     fn top(
         &self,
         memory: &Memory,
@@ -164,8 +166,8 @@ impl Capture<'_> {
         scratch.line(&["write-tree"], Vec::new()).map(Some)
     }
 
-    /// Looks at every object that is not HEAD's: one that is missing, or was emptied by a power cut and is taken for
-    /// present, would make this checkpoint one that cannot be given back.
+    /// Checks every object that HEAD does not hold: one that is missing, or was emptied by a power
+    /// cut and is taken for present, would make the checkpoint impossible to restore.
     fn verify(&self, memory: &Memory, tree: &str, head_tree: Option<&str>) -> Result<()> {
         let from =
             head_tree.unwrap_or_else(|| objects::empty_tree(self.repository.settings.oid_length));
@@ -189,7 +191,7 @@ impl Capture<'_> {
             .filter(|name| !known.get(*name).is_some_and(is_sound))
             .collect();
         if let Some(first) = bad.first() {
-            // An empty file is no object, and git takes it for one that is there already.
+            // An empty file is not an object, and git takes it for one that exists.
             for name in &bad {
                 let path = self.shadow.objects.join(&name[..2]).join(&name[2..]);
                 if fs::symlink_metadata(&path)
@@ -206,7 +208,7 @@ impl Capture<'_> {
         self.settle(&staged)
     }
 
-    /// The objects that the tree `to` has and `from` has not.
+    /// Returns the objects that the tree `to` has and `from` has not.
     fn new_in(&self, from: &str, to: &str) -> Result<BTreeSet<String>> {
         if from == to {
             return Ok(BTreeSet::new());
@@ -223,7 +225,7 @@ impl Capture<'_> {
         ];
         let answer = self.files.run(&raw, Vec::new())?;
         let mut names = BTreeSet::from([to.to_owned()]);
-        // `:100644 100755 <old> <new> M`, and the path in a field of its own.
+        // `:100644 100755 <old> <new> M`, and the path in the next field.
         for head in answer.split(|byte| *byte == 0).step_by(2) {
             let head = String::from_utf8_lossy(head);
             let words: Vec<&str> = head.split(' ').collect();
@@ -236,13 +238,14 @@ impl Capture<'_> {
         Ok(names)
     }
 
-    /// Makes durable what the agent's own git has staged just now: by default git syncs no loose object, and what is
-    /// there already is not written again by ours. What is older has long been written back by the kernel.
+    /// Makes durable what the agent's own git has staged just now: by default git syncs no loose
+    /// object, and spotkeep's git does not write an existing object again. Older objects have been
+    /// written back by the kernel already.
     fn settle(&self, names: &BTreeSet<String>) -> Result<()> {
         let path = |name: &String| self.shadow.objects.join(&name[..2]).join(&name[2..]);
         let is_new = |path: &PathBuf| {
             let modified = fs::metadata(path).and_then(|found| found.modified());
-            // In a pack, it is as durable as the pack.
+            // An object in a pack is as durable as the pack.
             modified.is_ok_and(|modified| modified.elapsed().map_or(true, |age| age < WRITTEN_BACK))
         };
         let paths: Vec<PathBuf> = names.iter().map(path).filter(is_new).collect();
@@ -255,8 +258,8 @@ impl Capture<'_> {
         Ok(())
     }
 
-    /// The agent's own newest commits, and all that they hold: git syncs these no more than what is staged, and a checkpoint
-    /// whose parent a power cut has taken is not whole.
+    /// Makes the agent's own newest commits durable, and everything that they hold: git does not
+    /// sync these either, and a checkpoint whose parent a power cut has removed is incomplete.
     fn settle_history(&self, parents: &[String]) -> Result<()> {
         let is_new = |name: &String| {
             let path = self.shadow.objects.join(&name[..2]).join(&name[2..]);
@@ -269,7 +272,8 @@ impl Capture<'_> {
         Ok(())
     }
 
-    /// HEAD, and everything else that must not be collected as garbage while the checkpoint is there.
+    /// Returns HEAD and all other commits that must not be collected as garbage while the
+    /// checkpoint exists.
     fn parents(
         &self,
         state: &State,
@@ -300,10 +304,10 @@ impl Capture<'_> {
             return Ok(());
         }
         let bytes = serde_json::to_vec(memory).context("cannot write JSON")?;
-        // Whole or absent is enough: after a power cut it is not believed anyway.
+        // Atomic is enough, durable is not needed: after a power cut the memory is not used.
         let path = self.shadow.file(MEMORY);
-        let aside = self.shadow.file("memory.tmp");
-        let write = fs::write(&aside, bytes).and_then(|()| fs::rename(&aside, &path));
+        let temporary = self.shadow.file("memory.tmp");
+        let write = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path));
         write.with_context(|| format!("cannot write {}", path.display()))
     }
 }

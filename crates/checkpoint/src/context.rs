@@ -1,4 +1,6 @@
-//! What taking a checkpoint and giving one back work with: the place under its lock, git in its two ways, our refs.
+//! Shared context of creating and restoring a checkpoint.
+//!
+//! It holds the checkpoint target, git run in two ways, and spotkeep's refs.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +10,15 @@ use state::Trigger;
 use sys::error::{Context as _, Result, bail};
 use sys::files::{LockFile, create_private_dir};
 
-/// All that taking a checkpoint works with.
+/// Everything that creating a checkpoint needs.
 pub(super) struct Capture<'a> {
     pub place: &'a CheckpointTarget,
     pub trigger: Trigger,
     pub repository: &'a Repository,
     pub shadow: &'a ShadowGitDir,
-    /// For files, indexes and objects.
+    /// git for files, indexes and objects.
     pub files: Git,
-    /// For refs.
+    /// git for refs.
     pub refs: Git,
 }
 
@@ -39,10 +41,10 @@ impl<'a> Capture<'a> {
     }
 }
 
-/// A checkpoint's id, and its commit.
+/// A checkpoint's id and its commit.
 pub(super) type OwnRef = (String, String);
 
-/// The checkpoints' ids and commits, oldest first.
+/// Returns the checkpoints' ids and commits, oldest first.
 pub(super) fn own_refs(git: &Git, place: &CheckpointTarget) -> Result<Vec<OwnRef>> {
     let prefix = message::prefix(&place.agent_id);
     let answer = git.run(
@@ -59,15 +61,16 @@ pub(super) fn own_refs(git: &Git, place: &CheckpointTarget) -> Result<Vec<OwnRef
         .collect())
 }
 
-/// One at a time in a place; another one is waited for.
+/// Locks a target's index files; waits until `until` where another checkpoint is being created.
 pub(super) fn lock(place: &CheckpointTarget, until: Instant) -> Result<LockFile> {
-    create_private_dir(&place.private).context("cannot make a place for our own index")?;
+    create_private_dir(&place.private)
+        .context("cannot create the directory of spotkeep's index")?;
     loop {
         if let Some(lock) = LockFile::try_take(&place.private.join("lock"))? {
             return Ok(lock);
         }
         if until <= Instant::now() {
-            bail!("another checkpoint of this workspace is being taken");
+            bail!("another checkpoint of this workspace is being created");
         }
         std::thread::sleep(Duration::from_millis(10));
     }

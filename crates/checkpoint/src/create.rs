@@ -1,4 +1,4 @@
-//! A checkpoint is taken.
+//! Creates a checkpoint of a workspace and of the repositories inside of it.
 
 use std::fs;
 use std::time::Instant;
@@ -12,14 +12,14 @@ use state::Trigger;
 use sys::deadline::Deadline;
 use sys::error::{Result, bail, ensure};
 
-/// Where earlier versions kept what they remembered of repositories inside of the workspace, under names that another
-/// compiler may have made otherwise.
+/// Name of the directory in which earlier versions kept private files about repositories inside of
+/// the workspace. The names in there depend on the compiler.
 const INNER_BEFORE: &str = "nested";
 
-/// Repositories in repositories in repositories: so deep.
+/// Maximum depth of repositories inside of each other.
 const DEPTH: usize = 8;
 
-/// How often a checkpoint is begun anew since the index changed under it.
+/// Maximum number of attempts while the index changes during the capture.
 const ROUNDS: usize = 3;
 
 pub(super) fn create(
@@ -27,10 +27,10 @@ pub(super) fn create(
     trigger: Trigger,
     deadline: Deadline,
 ) -> Result<CheckpointOutcome> {
-    take_at(place, trigger, deadline.instant(), 0)
+    create_at(place, trigger, deadline.instant(), 0)
 }
 
-fn take_at(
+fn create_at(
     place: &CheckpointTarget,
     trigger: Trigger,
     until: Instant,
@@ -41,22 +41,23 @@ fn take_at(
         return Ok(CheckpointOutcome::NotGit);
     };
     let _lock = lock(place, until)?;
-    // All of it can be made anew, by a checkpoint that reads the files once.
+    // All of it can be recreated by a checkpoint that reads the files once.
     fs::remove_dir_all(place.private.join(INNER_BEFORE)).ok();
     let shadow = ShadowGitDir::open(&place.private.join("git"), &repository)?;
     let taking = Capture::new(place, trigger, &repository, &shadow, until);
-    let take_inner = |inner: &CheckpointTarget| {
+    let create_inner = |inner: &CheckpointTarget| {
         ensure!(depth < DEPTH, "too many repositories inside of each other");
-        take_at(inner, trigger, until, depth + 1)
+        create_at(inner, trigger, until, depth + 1)
     };
     let mut again = None;
     for round in 1.. {
         let snapshot = IndexSnapshot::open(&repository)?;
         let fingerprint = snapshot.fingerprint.clone();
         let taken = taking
-            .scan(snapshot, again.take(), take_inner)
+            .scan(snapshot, again.take(), create_inner)
             .and_then(|found| {
-                // Somebody worked on the index meanwhile: HEAD and it may not belong together.
+                // Another process changed the index meanwhile: HEAD and the index may not belong
+                // together.
                 if round < ROUNDS && IndexSnapshot::open(&repository)?.fingerprint != fingerprint {
                     return Ok(None);
                 }
@@ -65,13 +66,13 @@ fn take_at(
         match taken {
             Ok(Some(outcome)) => return Ok(outcome),
             Ok(None) => {}
-            // What we remember may be wrong: objects that are gone, an index of ours that was torn.
+            // The memory may be wrong: objects are gone, or spotkeep's index is damaged.
             Err(error) if round < ROUNDS && until > Instant::now() => {
-                tracing::debug!("a checkpoint is begun anew: {error:#}");
+                tracing::debug!("checkpoint restarted: {error:#}");
                 again = Some(Retry);
             }
             Err(error) => return Err(error),
         }
     }
-    bail!("the index changes all the time")
+    bail!("the index kept changing during the capture")
 }

@@ -1,5 +1,6 @@
-//! Checkpoints beside each other: how much each holds, and what differs. No program that the
-//! repository names is run: no external diff, no textconv, no pager.
+//! Sizes of checkpoints, and the differences between them.
+//!
+//! No program that the repository names is run: no external diff, no textconv, no pager.
 
 use std::path::Path;
 
@@ -10,18 +11,18 @@ use super::git::call::{ask, feed};
 use sys::deadline::Deadline;
 use sys::error::Result;
 
-/// How much uncommitted work a checkpoint holds.
+/// Amount of uncommitted work in a checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Files that differ from the commit they stand on.
+    /// Number of files that differ from the commit below them.
     pub files: u64,
-    /// Lines that are new.
+    /// Number of added lines.
     pub added: u64,
-    /// Lines that are gone.
+    /// Number of removed lines.
     pub removed: u64,
 }
 
-/// Which of the two states that a checkpoint holds.
+/// One of the two states that a checkpoint holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layer {
     /// The files.
@@ -31,7 +32,7 @@ pub enum Layer {
 }
 
 impl Layer {
-    /// Its tree in a checkpoint, as git takes it.
+    /// Returns the name of its tree in a checkpoint, as git reads it.
     fn ref_name(self, checkpoint: &str) -> String {
         let name = match self {
             Self::Worktree => "worktree",
@@ -41,7 +42,7 @@ impl Layer {
     }
 }
 
-/// How much each of the checkpoints holds; one git for all.
+/// Returns the size of each of the checkpoints; one git process serves all.
 ///
 /// # Errors
 /// git cannot read the repository.
@@ -49,7 +50,8 @@ pub fn sizes(dir: &Path, checkpoints: &[Checkpoint], deadline: Deadline) -> Resu
     if checkpoints.is_empty() {
         return Ok(Vec::new());
     }
-    // The trees: of the commit below (none where there was none yet), and of the files.
+    // The trees: of the commit below (the empty tree where there was no commit yet), and of the
+    // files.
     let mut names = String::new();
     for checkpoint in checkpoints {
         let commit = &checkpoint.commit;
@@ -113,13 +115,13 @@ pub fn sizes(dir: &Path, checkpoints: &[Checkpoint], deadline: Deadline) -> Resu
 pub struct Change {
     /// Its path in the workspace.
     pub path: String,
-    /// Lines that are new; null where it is not a text.
+    /// Number of added lines; null where it is not a text.
     pub lines_added: Option<u64>,
-    /// Lines that are gone; null where it is not a text.
+    /// Number of removed lines; null where it is not a text.
     pub lines_removed: Option<u64>,
 }
 
-/// The files that differ between two checkpoints.
+/// Returns the files that differ between two checkpoints.
 ///
 /// # Errors
 /// git cannot read the repository.
@@ -156,7 +158,8 @@ pub fn changes(
     Ok(said.split('\0').filter_map(change).collect())
 }
 
-/// What differs between two checkpoints, as a patch or as names and numbers; empty where nothing does.
+/// Returns the differences between two checkpoints, as a patch or as names and numbers; empty where
+/// there are none.
 ///
 /// # Errors
 /// git cannot read the repository.

@@ -1,11 +1,11 @@
-//! Names of checkpoints: the time, and four random digits against two at once.
+//! Checkpoint ids: the time in UTC, and four random digits against collisions.
 
 use std::time::Duration;
 
 use sys::time::Timestamp;
 use sys::uuid::new_uuid;
 
-/// A name that sorts after `newest`, also when the clock was set back since.
+/// Returns an id that sorts after `newest`, also when the clock was set back since.
 pub(super) fn after(newest: Option<&str>, now: Timestamp) -> String {
     let least = newest
         .and_then(Timestamp::from_digits)
@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_sort_as_they_were_made_also_when_the_clock_is_set_back() {
+    fn ids_sort_by_creation_also_when_the_clock_is_set_back() {
         let noon = Timestamp::parse("2026-11-22T12:00:00.000Z").unwrap();
         let morning = Timestamp::parse("2026-11-22T08:00:00.000Z").unwrap();
         let first = after(None, noon);

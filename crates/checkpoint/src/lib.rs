@@ -1,11 +1,13 @@
-//! Checkpoints: an agent's uncommitted work as hidden commits, staged state and all. Nothing of the
-//! workspace is touched: not the worktree, the index, HEAD, the stash, a reflog or a file's mtime.
+//! Git checkpoints: an agent's uncommitted work as hidden commits, including the staged state.
 //!
-//! # What a checkpoint is
+//! Creating a checkpoint changes nothing of the workspace: not the worktree, the index, HEAD, the
+//! stash, a reflog or a file's mtime.
+//!
+//! # Format of a checkpoint
 //!
 //! A commit under `refs/spotkeep/<agent id>/<checkpoint id>`: a shared ref, so that it outlives a
-//! linked worktree that is removed. The id is the time in UTC, and four digits more: ids sort as they were made, also
-//! when the clock was set back. The tree of the commit:
+//! linked worktree that is removed. The id is the time in UTC, and four more digits: ids sort by
+//! creation, also when the clock was set back. The tree of the commit:
 //!
 //! | entry | |
 //! |---|---|
@@ -15,18 +17,19 @@
 //! | `meta/state/...` | the files of a merge, a rebase, a bisection under way; `info/sparse-checkout` |
 //! | `stages/1..3` | what is in a conflict, so that it is not collected as garbage |
 //!
-//! The message carries the rest as a line of JSON ([`message::State`]). Parents are HEAD and whatever else has
-//! to stay: what is being merged or picked, and every entry of the stash.
+//! The message holds the rest as a line of JSON ([`message::State`]). Parents are HEAD and all
+//! other commits that have to stay: those being merged or picked, and every entry of the stash.
 //!
-//! Repositories inside of the workspace (submodules too) have checkpoints of their own in their own repository, under the
-//! same agent's id; the outer checkpoint names them.
+//! Repositories inside of the workspace (including submodules) have their checkpoints in their own
+//! repository, under the same agent's id; the outer checkpoint names them.
 //!
-//! # How nothing is touched
+//! # How the workspace stays unchanged
 //!
-//! The agent's index is read, never opened for writing. Ours is a copy with its stat data, so that only files that
-//! differ are hashed, and it is kept from one checkpoint to the next. It lies in a git directory of ours
-//! ([`crate::git::Side`]), which shares nothing with the repository but its objects. All that a checkpoint adds to
-//! the repository is objects, and at the very end one ref.
+//! The agent's index is read, never opened for writing. spotkeep's index is a copy with its stat
+//! data, so that only files that differ are hashed, and it is kept from one checkpoint to the next.
+//! It is in a git directory of spotkeep's ([`crate::git::ShadowGitDir`]), which shares only the
+//! object store with the repository. A checkpoint adds only objects to the repository, and at the
+//! very end one ref.
 
 mod capture;
 mod commit;
@@ -67,59 +70,59 @@ pub use repair::{Findings, bring_back, repair};
 pub use retention::{prune, prune_at, remove};
 pub use retention_policy::expired;
 
-/// So long reading or giving back may take where nobody waits for a deadline.
+/// Time limit of reading or restoring checkpoints where the caller gives no deadline.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// A workspace and whose checkpoints these are.
+/// A workspace, and the agent whose checkpoints are made of it.
 #[derive(Debug, Clone)]
 pub struct CheckpointTarget {
-    /// The workspace, absolute.
+    /// Absolute path of the workspace.
     pub workspace: PathBuf,
-    /// Names the refs: `refs/spotkeep/<agent id>/<checkpoint id>`.
+    /// The agent's id, in the name of the refs: `refs/spotkeep/<agent id>/<checkpoint id>`.
     pub agent_id: String,
-    /// Where this agent's private indexes lie, outside of its workspace.
+    /// Directory of this agent's private indexes, outside of its workspace.
     pub private: PathBuf,
-    /// Files above so many bytes are left out, and named.
+    /// Size limit in bytes: larger files are left out, and named.
     pub largest_file: u64,
 }
 
-/// One checkpoint, as its commit tells.
+/// A checkpoint, read from its commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// Its name under the agent's refs; sorts by time.
+    /// Its id, under the agent's refs; sorts by time.
     pub id: String,
-    /// The commit.
+    /// Its commit.
     pub commit: String,
-    /// When it was made.
+    /// Time of creation.
     pub at: Timestamp,
-    /// What for.
+    /// Reason for which it was created.
     pub trigger: Trigger,
-    /// What could not be kept, in words: files above the cap, unreadable ones.
+    /// Messages on what could not be saved: files above the size limit, unreadable ones.
     pub left_out: Vec<String>,
-    /// Where HEAD was.
+    /// State of HEAD.
     pub head: Head,
     /// Repositories inside of the workspace, and their checkpoints.
     pub nested: Vec<Nested>,
 }
 
-/// What came of taking a checkpoint.
+/// Result of creating a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckpointOutcome {
-    /// A new one.
+    /// A new checkpoint.
     Taken(Checkpoint),
-    /// Everything is in the newest one already; its id. `None`: there is nothing at all to keep.
+    /// The newest checkpoint has the same content; its id. `None`: there is nothing at all to save.
     Unchanged(Option<String>),
-    /// This is no git workspace.
+    /// The workspace is not a git repository.
     NotGit,
 }
 
-/// Keeps the uncommitted work of a workspace as it is now.
+/// Creates a checkpoint of the uncommitted work of a workspace.
 ///
-/// A clean workspace has a checkpoint too, one for each HEAD: it is what it can be rebuilt from.
+/// A clean workspace has a checkpoint too, one for each HEAD: the workspace can be rebuilt from it.
 ///
 /// # Errors
-/// git cannot do it, the disk is full, or the deadline has passed; earlier checkpoints are as they were.
-pub fn take(
+/// git failed, the disk is full, or the deadline has passed; earlier checkpoints are unchanged.
+pub fn create(
     place: &CheckpointTarget,
     trigger: Trigger,
     deadline: Deadline,
@@ -127,7 +130,8 @@ pub fn take(
     create::create(place, trigger, deadline)
 }
 
-/// All checkpoints of a place, newest first. A ref that holds none of ours is left out.
+/// Returns all checkpoints of a target, newest first. A ref that does not hold a checkpoint is left
+/// out.
 ///
 /// # Errors
 /// git cannot read the repository.
@@ -145,38 +149,39 @@ pub fn list(place: &CheckpointTarget) -> Result<Vec<Checkpoint>> {
     Ok(kept.into_iter().map(|kept| kept.checkpoint).collect())
 }
 
-/// Makes the workspace what the checkpoint says, worktree and index; with `with_head` HEAD and its branch too.
-/// The caller has taken a checkpoint before. Returns what could not be given back, in words.
+/// Restores worktree and index of the workspace from a checkpoint; with `with_head` HEAD and its
+/// branch too. The caller has created a checkpoint before. Returns messages on what could not be
+/// restored.
 ///
 /// # Errors
-/// There is no such checkpoint, or git cannot.
+/// There is no such checkpoint, or git failed.
 pub fn rollback(place: &CheckpointTarget, id: &str, with_head: bool) -> Result<Vec<String>> {
     restore::rollback(place, id, with_head, Deadline::after(LIMIT).instant())
 }
 
-/// What [`rollback`] would do to HEAD, in words; nothing of the workspace is changed.
+/// Returns messages on what [`rollback`] would do to HEAD; nothing of the workspace is changed.
 ///
 /// # Errors
-/// There is no such checkpoint, or what a rollback would refuse as well.
+/// There is no such checkpoint, or [`rollback`] would fail as well.
 pub fn plan(place: &CheckpointTarget, id: &str, with_head: bool) -> Result<Vec<String>> {
     restore::plan(place, id, with_head, Deadline::after(LIMIT).instant())
 }
 
-/// Makes a workspace anew, in an empty or absent directory, from a checkpoint in the repository at `repository`.
-/// Returns what could not be given back, in words.
+/// Rebuilds a workspace, in an empty or absent directory, from a checkpoint in the repository at
+/// `repository`. Returns messages on what could not be restored.
 ///
 /// # Errors
-/// There is no such checkpoint, or git cannot.
+/// There is no such checkpoint, or git failed.
 pub fn rebuild(place: &CheckpointTarget, repository: &Path, id: &str) -> Result<Vec<String>> {
     restore::worktree::rebuild(place, repository, id, Deadline::after(LIMIT).instant())
 }
 
-/// The agent's id becomes a part of a ref's name.
+/// Checks the agent's id, which becomes a part of a ref's name.
 fn ensure_names(place: &CheckpointTarget) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-';
     ensure!(
         !place.agent_id.is_empty() && place.agent_id.chars().all(good),
-        "\"{}\" is no agent's id",
+        "\"{}\" is not an agent's id",
         place.agent_id
     );
     Ok(())

@@ -1,12 +1,15 @@
-//! One after the other on one workspace: the keeper, a save and a person may all want a checkpoint
-//! of it at the same time. And what the newest one is, for whoever asks without running git.
+//! The lock on a workspace's checkpoints, and the record of the newest one.
+//!
+//! The keeper, a save and a user may all create a checkpoint of a workspace at the same time; the
+//! lock admits one after the other. The record says which checkpoint is the newest, without running
+//! git.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Checkpoint, CheckpointOutcome, CheckpointTarget, take};
+use super::{Checkpoint, CheckpointOutcome, CheckpointTarget, create};
 use crate::git::{Git, Repository};
 use crate::workspace;
 use state::Trigger;
@@ -19,11 +22,11 @@ use sys::failpoint::{Point, point};
 use sys::files::{self, LockFile};
 use sys::time::Timestamp;
 
-/// How often a workspace that somebody else is at is asked for again.
+/// Interval at which a lock that another process holds is tried again.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The newest checkpoint of an agent, as `last.json` beside its private indexes tells. A copy: the refs
-/// decide.
+/// The newest checkpoint of an agent, as `last.json` beside its private indexes says. A copy: the
+/// refs decide.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Last {
     /// Version of this file's format.
@@ -32,21 +35,21 @@ pub struct Last {
     pub id: String,
     /// Its commit.
     pub commit: String,
-    /// When it was made.
+    /// Time of creation.
     pub at: Timestamp,
 }
 
-/// Where a workspace's repository is, as `repository.json` tells: from there a workspace that is gone is
-/// made anew.
+/// Path of a workspace's repository, as `repository.json` says: a workspace that is gone is rebuilt
+/// from there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Home {
+struct RepositoryRecord {
     version: u32,
-    /// Relative to the data directory where it lies inside.
+    /// Relative to the data directory where it is inside of it.
     repository: PathBuf,
 }
 
 impl CheckpointTarget {
-    /// The place of an agent.
+    /// Returns the checkpoint target of an agent.
     #[must_use]
     pub fn from_record(
         data_dir: &DataDir,
@@ -62,23 +65,26 @@ impl CheckpointTarget {
     }
 }
 
-/// The right to work on a place; nobody else has it as long as this lives.
+/// Exclusive lock on a checkpoint target, released when dropped.
 #[derive(Debug)]
 pub struct WorkspaceLock {
     _lock: LockFile,
 }
 
 impl WorkspaceLock {
-    /// Waits for it.
+    /// Waits for the lock.
+    ///
+    /// Its file on disk is named `turn`, since an older version of the program locks the same file.
     ///
     /// # Errors
-    /// Somebody else still had it at the deadline, or the disk is full or gone.
+    /// Another process still held it at the deadline, or the disk is full or missing.
     pub fn wait(place: &CheckpointTarget, deadline: Deadline) -> Result<Self> {
         Self::wait_for(place, "turn", "another checkpoint of", deadline)
     }
 
-    /// The right to push, apart from the other one: a push may take minutes, and no checkpoint waits for it.
-    pub(super) fn wait_to_push(place: &CheckpointTarget, deadline: Deadline) -> Result<Self> {
+    /// Waits for the lock on pushes, which is a separate one: a push may take minutes, and no
+    /// checkpoint waits for it.
+    pub(super) fn wait_for_push(place: &CheckpointTarget, deadline: Deadline) -> Result<Self> {
         Self::wait_for(place, "push", "another push of", deadline)
     }
 
@@ -96,7 +102,7 @@ impl WorkspaceLock {
             }
             if deadline.has_passed() {
                 return Err(anyhow!(
-                    "{what} {} is still being made",
+                    "{what} {} is still running",
                     place.workspace.display()
                 ))
                 .hint("try again in a minute");
@@ -106,7 +112,8 @@ impl WorkspaceLock {
     }
 }
 
-/// All checkpoints of a place, newest first, as a repository has them whose workspace may be gone.
+/// Returns all checkpoints of a target, newest first, from a repository whose workspace may be
+/// gone.
 ///
 /// # Errors
 /// git cannot read the repository.
@@ -124,17 +131,17 @@ pub fn list_at(
     Ok(kept.into_iter().map(|kept| kept.checkpoint).collect())
 }
 
-/// Keeps the uncommitted work of a workspace, when it is our turn.
+/// Waits for the lock, then creates a checkpoint.
 ///
 /// # Errors
-/// As [`take`], and as [`Turn::wait`].
+/// Like [`create`], and like [`WorkspaceLock::wait`].
 pub fn keep(
     data_dir: &DataDir,
     place: &CheckpointTarget,
     trigger: Trigger,
     deadline: Deadline,
 ) -> Result<CheckpointOutcome> {
-    // Said without a lock, and without a directory for what is no repository.
+    // Returned without a lock, and without creating a directory for what is not a repository.
     if workspace::common_dir(&place.workspace).is_none() {
         return Ok(CheckpointOutcome::NotGit);
     }
@@ -142,10 +149,10 @@ pub fn keep(
     keep_in(&lock, data_dir, place, trigger, deadline)
 }
 
-/// As [`keep`], by whoever has the turn already.
+/// Like [`keep`], for a caller that holds the lock.
 ///
 /// # Errors
-/// As [`take`].
+/// Like [`create`].
 pub fn keep_in(
     _lock: &WorkspaceLock,
     data_dir: &DataDir,
@@ -153,7 +160,7 @@ pub fn keep_in(
     trigger: Trigger,
     deadline: Deadline,
 ) -> Result<CheckpointOutcome> {
-    let outcome = take(place, trigger, deadline)?;
+    let outcome = create(place, trigger, deadline)?;
     if let CheckpointOutcome::Taken(checkpoint) = &outcome {
         point(Point::CheckpointTaken);
         remember(data_dir, place, checkpoint)?;
@@ -161,10 +168,10 @@ pub fn keep_in(
     Ok(outcome)
 }
 
-/// Writes down what the newest one is, and durably where its repository is.
+/// Writes the record of the newest checkpoint, and durably the path of its repository.
 ///
 /// # Errors
-/// The disk is full or gone.
+/// The disk is full or missing.
 pub fn remember(
     data_dir: &DataDir,
     place: &CheckpointTarget,
@@ -174,9 +181,9 @@ pub fn remember(
     let repository = std::fs::canonicalize(&repository).unwrap_or(repository);
     let repository = data_dir.relative(&repository);
     let path = place.private.join(HOME);
-    let known: Option<Home> = state::load(&path).ok().flatten();
+    let known: Option<RepositoryRecord> = state::load(&path).ok().flatten();
     if known.is_none_or(|known| known.repository != repository) {
-        let home = Home {
+        let home = RepositoryRecord {
             version: VERSION,
             repository,
         };
@@ -188,19 +195,19 @@ pub fn remember(
         commit: checkpoint.commit.clone(),
         at: checkpoint.at,
     };
-    // Not synced: it is a copy, and every minute counts twice on a slow disk.
+    // Not synced: it is a copy, and this write happens every minute, also on a slow disk.
     let bytes = serde_json::to_vec(&last)?;
     files::write_whole(&place.private.join(LAST), &bytes)
 }
 
-/// The repository that a workspace's checkpoints are in, as it was written down; absolute.
+/// Returns the absolute path of the repository that holds a workspace's checkpoints, as recorded.
 #[must_use]
 pub fn home(data_dir: &DataDir, private: &Path) -> Option<PathBuf> {
-    let home: Home = state::load(&private.join(HOME)).ok().flatten()?;
+    let home: RepositoryRecord = state::load(&private.join(HOME)).ok().flatten()?;
     Some(data_dir.absolute(&home.repository))
 }
 
-/// The newest checkpoint, as it was written down; `None` where there is none, or no word of it.
+/// Returns the newest checkpoint, as recorded; `None` where there is none, or no record of it.
 #[must_use]
 pub fn last(private: &Path) -> Option<Last> {
     state::load(&private.join(LAST)).ok().flatten()
@@ -209,7 +216,7 @@ pub fn last(private: &Path) -> Option<Last> {
 const LAST: &str = "last.json";
 const HOME: &str = "repository.json";
 
-/// What a repair leaves where it is.
+/// Names of the files that a repair leaves in the private directory.
 pub(super) const KEPT: [&str; 5] = [LAST, HOME, "turn", "lock", "pushed.json"];
 
 #[cfg(test)]
@@ -218,7 +225,7 @@ mod tests {
     use testing::wait::FOREVER;
 
     #[test]
-    fn two_never_work_on_one_place_at_the_same_time() {
+    fn two_processes_never_hold_the_lock_at_the_same_time() {
         let dir = tempfile::tempdir().unwrap();
         let place = CheckpointTarget {
             workspace: dir.path().join("w"),

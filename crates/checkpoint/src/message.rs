@@ -1,5 +1,6 @@
-//! What a checkpoint's commit says in its message: a line for people, then JSON for us. And which
-//! checkpoints there are.
+//! The message of a checkpoint's commit: a line for people, then JSON.
+//!
+//! Reads and writes the messages, and lists the checkpoints of a repository.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +12,20 @@ use state::Trigger;
 use sys::error::{Context as _, Result, ensure};
 use sys::time::Timestamp;
 
-/// The version of the JSON.
+/// Version of the JSON.
 const VERSION: u32 = 1;
 
-/// Where HEAD was.
+/// State of HEAD.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// The full name of the branch; null where it was detached.
+    /// The full name of the branch; null where HEAD was detached.
     pub branch: Option<String>,
     /// The commit; null where there was none yet.
     pub commit: Option<String>,
 }
 
 impl Head {
-    /// For people: the branch and the commit.
+    /// Returns the branch and the commit, for people.
     #[must_use]
     pub fn describe(&self) -> String {
         let commit = self.commit.as_deref().map_or("no commit", short);
@@ -38,7 +39,7 @@ impl Head {
     }
 }
 
-/// The beginning of an object's name, for people.
+/// Returns the beginning of an object's name, for people.
 pub(super) fn short(oid: &str) -> &str {
     oid.get(..10).unwrap_or(oid)
 }
@@ -48,35 +49,37 @@ pub(super) fn short(oid: &str) -> &str {
 pub struct Stashed {
     /// The commit; a parent of the checkpoint, so that it stays.
     pub commit: String,
-    /// What the stash calls it.
+    /// Its message in the stash.
     pub message: String,
 }
 
-/// A repository inside of the workspace, with a checkpoint of its own, in its own repository.
+/// A repository inside of the workspace, with its checkpoint in its own repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nested {
-    /// Where it is inside of the workspace.
+    /// Its path in the workspace.
     pub path: String,
-    /// The id of its checkpoint; null where it holds nothing at all.
+    /// The id of its checkpoint; null where it is empty.
     pub id: Option<String>,
-    /// Its git directory, relative to that of the workspace, where it lies in there: a submodule's.
+    /// Its git directory, relative to that of the workspace, where it is inside of that one: a
+    /// submodule's.
     pub git_dir: Option<String>,
 }
 
-/// All that a checkpoint keeps beside its trees.
+/// The state that a checkpoint holds beside its trees.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// What could not be kept, in words.
+    /// Messages on what could not be saved.
     pub left_out: Vec<String>,
-    /// HEAD.
+    /// State of HEAD.
     pub head: Head,
-    /// Refs that belong to this worktree alone: `ORIG_HEAD`, `CHERRY_PICK_HEAD`, `refs/bisect/bad`, ...
+    /// Refs that belong to this worktree alone: `ORIG_HEAD`, `CHERRY_PICK_HEAD`, `refs/bisect/bad`,
+    /// ...
     pub refs: BTreeMap<String, String>,
     /// The stash, newest first.
     pub stash: Vec<Stashed>,
-    /// Repositories inside of it.
+    /// Repositories inside of the workspace.
     pub nested: Vec<Nested>,
-    /// Whether it was a linked worktree.
+    /// Whether the workspace was a linked worktree.
     pub linked: bool,
 }
 
@@ -89,18 +92,18 @@ struct Message {
     state: State,
 }
 
-/// A checkpoint as it was read, with all that it keeps.
+/// A checkpoint as read, with its whole state.
 #[derive(Debug, Clone)]
 pub struct Kept {
-    /// What everybody may know.
+    /// The public part.
     pub checkpoint: Checkpoint,
-    /// Its tree: `index`, `worktree`, and where there is something to say `meta` and `stages`.
+    /// Object name of its tree: `index`, `worktree`, and where needed `meta` and `stages`.
     pub tree: String,
-    /// The rest.
+    /// The rest of its state.
     pub state: State,
 }
 
-/// The message of a commit.
+/// Returns the message of a checkpoint's commit.
 pub fn write(id: &str, at: Timestamp, trigger: Trigger, state: &State) -> Result<String> {
     let message = Message {
         version: VERSION,
@@ -117,7 +120,7 @@ pub fn write(id: &str, at: Timestamp, trigger: Trigger, state: &State) -> Result
     ))
 }
 
-/// Reads a commit object.
+/// Reads a checkpoint from a commit object.
 pub fn read(commit: &str, object: &[u8]) -> Result<Kept> {
     let text = String::from_utf8_lossy(object);
     let (head, body) = text.split_once("\n\n").context("a commit without a body")?;
@@ -127,7 +130,7 @@ pub fn read(commit: &str, object: &[u8]) -> Result<Kept> {
         .context("a commit without a tree")?;
     let json = body.lines().find(|line| line.starts_with('{'));
     let message: Message = serde_json::from_str(json.context("no JSON in it")?)
-        .with_context(|| format!("{commit} is no checkpoint that this spotkeep can read"))?;
+        .with_context(|| format!("{commit} is not a checkpoint that this spotkeep can read"))?;
     ensure!(
         message.version <= VERSION,
         "{commit} was written by a newer spotkeep"
@@ -147,8 +150,8 @@ pub fn read(commit: &str, object: &[u8]) -> Result<Kept> {
     })
 }
 
-/// Reads the commits of refs or object names, all at once; those that are none of ours, or damaged, are
-/// left out.
+/// Reads the commits of refs or object names, all at once; those that are damaged, or are not
+/// checkpoints, are left out.
 pub fn read_all(git: &Git, names: &[String]) -> Result<Vec<Kept>> {
     if names.is_empty() {
         return Ok(Vec::new());
@@ -184,7 +187,7 @@ pub fn read_all(git: &Git, names: &[String]) -> Result<Vec<Kept>> {
     Ok(kept)
 }
 
-/// The prefix of an agent's refs.
+/// Returns the prefix of an agent's refs.
 pub fn prefix(agent_id: &str) -> String {
     format!("refs/spotkeep/{agent_id}/")
 }

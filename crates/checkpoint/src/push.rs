@@ -1,9 +1,10 @@
-//! Bringing checkpoints elsewhere: to the one place that `spotkeep.toml` names.
+//! Pushes checkpoints to the remote that `spotkeep.toml` names.
 //!
-//! The agent can write its repository's configuration, and a push reads more of a configuration than
-//! any other command: hooks, `url.*.insteadOf`, `remote.*.receivepack`, credential helpers, `core.sshCommand`. So
-//! git is run in a bare repository of our own that holds nothing but a list of refs, and borrows the objects. The
-//! user's own `~/.gitconfig` and ssh keys count, since without them nobody may push.
+//! The agent can write its repository's configuration, and a push reads more of a configuration
+//! than any other command: hooks, `url.*.insteadOf`, `remote.*.receivepack`, credential helpers,
+//! `core.sshCommand`. So git is run in a bare repository of spotkeep's that holds only a list of
+//! refs, and borrows the objects. The user's own `~/.gitconfig` and ssh keys are used, since a push
+//! needs the user's credentials.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,14 +23,15 @@ use sys::deadline::Deadline;
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::{command, files};
 
-/// ssh asks nobody, and does not wait for ever for a host that does not answer.
+/// ssh asks no questions, and does not wait for ever for a host that does not answer.
 const SSH: &str = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10";
 
-/// The password of a push, for as long as that takes.
+/// File name of the password of a push, which exists only during the push.
 const PASSWORD: &str = "password";
 
-/// What is known to be at the other end, so that a push of nothing new asks nobody, and what was pruned
-/// here goes there too. What vanished here in any other way stays there: it may be the last copy.
+/// Record of what the remote has, so that a push without news opens no connection, and a checkpoint
+/// that was pruned here is removed there too. A checkpoint that vanished here in any other way
+/// stays there: it may be the last copy.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Pushed {
     version: u32,
@@ -39,16 +41,16 @@ struct Pushed {
     pruned: BTreeSet<String>,
 }
 
-/// Pushes what is not there yet, and removes there what was pruned here.
+/// Pushes new checkpoints, and removes from the remote those that were pruned here.
 ///
 /// # Errors
-/// The other end cannot be reached, refuses, or is slow; nothing here was changed.
+/// The remote cannot be reached, refuses, or is slow; nothing here was changed.
 pub fn push(place: &CheckpointTarget, remote: &Remote, deadline: Deadline) -> Result<()> {
-    // The keeper and a save may both be at it, and each has its repository in the same place.
-    let _lock = WorkspaceLock::wait_to_push(place, deadline)?;
+    // The keeper and a save may both push, and both create the bare repository at the same path.
+    let _lock = WorkspaceLock::wait_for_push(place, deadline)?;
     let path = place.private.join("pushed.json");
     let mut pushed: Pushed = state::load(&path).ok().flatten().unwrap_or_default();
-    // Where it goes, and not with which password: this file is kept in backups.
+    // The record has the remote's URL without its password: this file is kept in backups.
     let to = without_secret(remote.as_str());
     if pushed.remote != to {
         pushed = Pushed {
@@ -69,7 +71,7 @@ pub fn push(place: &CheckpointTarget, remote: &Remote, deadline: Deadline) -> Re
     state::store(&path, &pushed)
 }
 
-/// Pushes what one repository has; its ids are added to `all`.
+/// Pushes the checkpoints of one repository; its ids are added to `all`.
 fn push_one(
     place: &CheckpointTarget,
     remote: &Remote,
@@ -107,7 +109,7 @@ fn push_one(
     Ok(())
 }
 
-/// A place, and those of the repositories inside of it that its newest checkpoint names.
+/// Returns a target, and those of the repositories inside of it that its newest checkpoint names.
 fn with_nested(place: &CheckpointTarget) -> Vec<CheckpointTarget> {
     let mut places = vec![place.clone()];
     let mut at = 0;
@@ -120,10 +122,10 @@ fn with_nested(place: &CheckpointTarget) -> Vec<CheckpointTarget> {
     places
 }
 
-/// Remembers what was pruned, if it had been pushed.
+/// Records which checkpoints were pruned, if they had been pushed.
 ///
 /// # Errors
-/// The disk is full or gone.
+/// The disk is full or missing.
 pub(super) fn remember_pruned(place: &CheckpointTarget, ids: &BTreeSet<String>) -> Result<()> {
     if ids.is_empty() {
         return Ok(());
@@ -136,8 +138,9 @@ pub(super) fn remember_pruned(place: &CheckpointTarget, ids: &BTreeSet<String>) 
     state::store(&path, &pushed)
 }
 
-/// The URL without its password, and a line for git's own store of passwords. The arguments of git, and of the program that
-/// it starts for HTTP, are there for everybody on the machine to see; a file of ours is not.
+/// Splits a URL into one without its password, and a line for git's own store of passwords. Every
+/// user on the machine can see the arguments of git and of the program that it starts for HTTP, but
+/// not a private file.
 fn apart(url: &str) -> (String, Option<String>) {
     let whole = || (url.to_owned(), None);
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -154,11 +157,11 @@ fn apart(url: &str) -> (String, Option<String>) {
     }
 }
 
-/// How git finds the password: in a file that is named in its environment, and nowhere else.
+/// Configuration by which git finds the password only in a file that its environment names.
 const ASK_THE_FILE: &str =
     "[credential]\n\thelper =\n\thelper = \"store --file=\\\"$SPOTKEEP_PASSWORD_FILE\\\"\"\n";
 
-/// A repository that is nothing but a list of refs and a pointer to objects.
+/// Creates a bare repository that holds only a list of refs and a pointer to objects.
 fn create_shadow(
     place: &CheckpointTarget,
     shadow: &Path,
@@ -166,9 +169,9 @@ fn create_shadow(
     deadline: Deadline,
 ) -> Result<()> {
     let repository =
-        workspace::common_dir(&place.workspace).context("the workspace is no git repository")?;
+        workspace::common_dir(&place.workspace).context("the workspace is not a git repository")?;
     let repository = fs::canonicalize(repository)?;
-    // One that a push left behind that was killed.
+    // A push that was killed may have left one behind.
     if shadow.exists() {
         fs::remove_dir_all(shadow)?;
     }
@@ -183,7 +186,8 @@ fn create_shadow(
     let mut config = match format.trim() {
         "sha1" | "" => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n".to_owned(),
         other => format!(
-            "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectFormat = {other}\n"
+            "[core]\n\trepositoryformatversion = 1\n\tbare = true\n\
+             [extensions]\n\tobjectFormat = {other}\n"
         ),
     };
     let prefix = format!("refs/spotkeep/{}/", place.agent_id);
@@ -206,12 +210,12 @@ fn create_shadow(
         config.push_str(ASK_THE_FILE);
     }
     fs::write(shadow.join("config"), config)?;
-    // Last: without it this is no repository.
+    // Written last: without this file it is not a repository.
     fs::write(shadow.join("HEAD"), "ref: refs/heads/none\n")?;
     Ok(())
 }
 
-/// A line of `alternates`, in which a path that begins with a quote is a quoted one.
+/// Returns a line of `alternates`, in which a path that begins with a quote has to be quoted.
 fn quoted(path: &str) -> String {
     let needs = path.starts_with(['"', '#']) || path.contains(['\n', '\\']);
     match needs {
@@ -266,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_no_argument() {
+    fn a_password_is_not_an_argument() {
         let (url, password) = apart("https://me:se%40cret@git.example:8443/a/b.git");
         assert_eq!(url, "https://me@git.example:8443/a/b.git");
         assert_eq!(password.unwrap(), "https://me:se%40cret@git.example:8443\n");

@@ -1,21 +1,24 @@
-//! The ring of checkpoints of one agent: expired ones go, and what they leave behind goes with
-//! them, so that a fleet that works for weeks does not fill the disk.
+//! Retention of an agent's checkpoints: removes expired ones and the objects that only they hold.
 //!
-//! # Why nothing of the user's is lost
+//! Without it, a fleet that works for weeks would fill the disk.
 //!
-//! Removing a ref leaves its objects behind. Some of them may be the user's, even where no ref of theirs
-//! reaches them: git itself keeps such for two weeks. An object file is removed only if all of this holds:
+//! # Why no object of the user's is lost
 //!
-//! 1. It was reached from a checkpoint that has just been removed, by its trees of the worktree and of
-//!    what goes with it, and not by the trees of the index, whose files the user's own git wrote.
-//! 2. Nothing reaches it any more: no ref, no reflog, no index of any worktree.
-//! 3. It is a file of its own, in no pack.
-//! 4. It came into being within [`BIRTH`] of that checkpoint, and nobody wrote it again since: git renews the
-//!    time of a file that it would write and finds there ([`UNTOUCHED`]).
-//! 5. No git process lives in the repository.
+//! Removing a ref leaves its objects behind. Some of them may be the user's, even where no ref of
+//! theirs reaches them: git itself keeps unreachable objects for two weeks. An object file is
+//! removed only if all of this holds:
 //!
-//! A file system that does not tell when a file came into being keeps it. What is left over is packed,
-//! which gathers hundreds of files in one; duplicates are removed by git's own `prune-packed`.
+//! 1. It was reached from a checkpoint that has just been removed, by its trees of the worktree and
+//!    of the metadata, and not by the trees of the index, whose files the user's own git wrote.
+//! 2. No ref, no reflog and no index of any worktree reaches it any more.
+//! 3. It is a loose object, in no pack.
+//! 4. It was created within [`BIRTH`] of that checkpoint, and was not written again since: git
+//!    renews the time of a file that it would write and finds existing ([`UNTOUCHED`]).
+//! 5. No git process runs in the repository.
+//!
+//! On a file system that does not record a file's time of creation, the object is kept. The
+//! remaining objects are packed, which gathers hundreds of files in one; git's own `prune-packed`
+//! removes duplicates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -32,24 +35,24 @@ use sys::deadline::Deadline;
 use sys::error::{Context as _, Result};
 use sys::time::Timestamp;
 
-/// A checkpoint's objects were made at most so long before or after the time it bears.
+/// A checkpoint's objects were created at most this long before or after the time in its id.
 const BIRTH: Duration = Duration::from_secs(300);
 
-/// Between a file's coming into being and its last byte lies less than this.
+/// Longest time between a file's creation and the write of its last byte.
 const UNTOUCHED: Duration = Duration::from_secs(2);
 
-/// Asking what is reachable lists all objects of a repository. Where there are more than this, it is not
-/// asked, and what is left over is packed instead.
+/// Listing what is reachable lists all objects of a repository. In a repository with more objects
+/// than this it is not done, and the remaining objects are packed instead.
 const REACHABLE_MAX: u64 = 500_000;
 
-/// So many files of ours are worth a pack.
+/// Number of spotkeep's loose objects from which a pack is made.
 const PACK_FROM: usize = 1_000;
 
-/// Removes what is expired, and packs what stays. `at_rest`: the agent is between turns, so that
-/// this is a good time to look after the repository.
+/// Removes expired checkpoints, and packs the others. `at_rest`: the agent is between turns, so
+/// that maintenance of the repository does not slow it down.
 ///
 /// # Errors
-/// git cannot, or the deadline has passed; checkpoints that stay are as they were.
+/// git failed, or the deadline has passed; checkpoints that stay are unchanged.
 pub fn prune(
     place: &CheckpointTarget,
     keep: &Keep,
@@ -59,10 +62,10 @@ pub fn prune(
     prune_at(place, keep, Timestamp::now(), at_rest, deadline)
 }
 
-/// As [`prune`], as if it were another time.
+/// Like [`prune`], at another time.
 ///
 /// # Errors
-/// As [`prune`].
+/// Like [`prune`].
 pub fn prune_at(
     place: &CheckpointTarget,
     keep: &Keep,
@@ -78,8 +81,8 @@ pub fn prune_at(
     Ok(ids.into_iter().collect())
 }
 
-/// Removes these, and what the repositories inside of the workspace keep for them alone, whose ids are added to
-/// `removed`.
+/// Removes these checkpoints, and the checkpoints of repositories inside of the workspace that only
+/// these name, whose ids are added to `removed`.
 fn remove_and_clean_up(
     place: &CheckpointTarget,
     all: Vec<Checkpoint>,
@@ -124,7 +127,7 @@ fn remove_and_clean_up(
 /// Removes checkpoints: all of them, or none where one has changed in the meantime.
 ///
 /// # Errors
-/// git cannot.
+/// git failed.
 pub fn remove(place: &CheckpointTarget, gone: &[Checkpoint], deadline: Deadline) -> Result<()> {
     if gone.is_empty() {
         return Ok(());
@@ -139,14 +142,14 @@ pub fn remove(place: &CheckpointTarget, gone: &[Checkpoint], deadline: Deadline)
         })
         .collect();
     let repository = Repository::find(&place.workspace, deadline.instant())?
-        .with_context(|| format!("{} is no git workspace", place.workspace.display()))?;
+        .with_context(|| format!("{} is not a git repository", place.workspace.display()))?;
     let common = shadow_dir::common(&place.private.join("git"), &repository)?;
     let git = Git::writing(&repository, &common, deadline.instant());
     git.run(&["update-ref", "--stdin"], lines.into_bytes())
         .map(drop)
 }
 
-/// Removes the object files that nobody but the removed checkpoints had.
+/// Removes the object files that only the removed checkpoints held.
 fn sweep(
     place: &CheckpointTarget,
     repository: &Path,
@@ -155,10 +158,10 @@ fn sweep(
 ) -> Result<()> {
     let dir = &place.workspace;
     let objects = repository.join("objects");
-    // By id, the checkpoints' time that it must be of.
+    // Object files that were created with a removed checkpoint, by object name.
     let mut candidates: BTreeMap<String, PathBuf> = BTreeMap::new();
     for checkpoint in gone {
-        for id in of_ours(dir, checkpoint, deadline)? {
+        for id in own_objects(dir, checkpoint, deadline)? {
             let Some((head, tail)) = id.split_at_checked(2) else {
                 continue;
             };
@@ -187,7 +190,7 @@ fn sweep(
         return Ok(());
     }
     for path in candidates.into_values() {
-        // Looked at once more: whoever wrote it in the meantime has renewed its time.
+        // Checked again: a process that wrote it in the meantime has renewed its time.
         if fs::metadata(&path).is_ok_and(|meta| was_left_alone(&meta)) {
             fs::remove_file(&path)
                 .with_context(|| format!("cannot remove the object {}", path.display()))?;
@@ -196,9 +199,9 @@ fn sweep(
     Ok(())
 }
 
-/// The objects of a checkpoint that our own git may have written: the commit, its top tree, and what is
-/// below its trees of the worktree and of what goes with it.
-fn of_ours(dir: &Path, checkpoint: &Checkpoint, deadline: Deadline) -> Result<Vec<String>> {
+/// Returns the objects of a checkpoint that spotkeep's git may have written: the commit, its top
+/// tree, and what is below its trees of the worktree and of the metadata.
+fn own_objects(dir: &Path, checkpoint: &Checkpoint, deadline: Deadline) -> Result<Vec<String>> {
     let commit = &checkpoint.commit;
     let entries = ask(dir, &["ls-tree", commit], deadline)?;
     let tree_of = |line: &str| Some(line.split_once('\t')?.0.rsplit_once(' ')?.1.to_owned());
@@ -214,7 +217,7 @@ fn of_ours(dir: &Path, checkpoint: &Checkpoint, deadline: Deadline) -> Result<Ve
     for tree in theirs.into_iter().filter_map(tree_of) {
         input.push_str(&format!("^{tree}\n"));
     }
-    // What it stands on is the user's.
+    // Its parents are the user's.
     let parents = ask(dir, &["rev-list", "--parents", "-n", "1", commit], deadline)?;
     for parent in parents.split_whitespace().skip(1) {
         input.push_str(&format!("^{parent}^{{tree}}\n"));
@@ -226,7 +229,7 @@ fn of_ours(dir: &Path, checkpoint: &Checkpoint, deadline: Deadline) -> Result<Ve
     Ok(below.lines().map(str::to_owned).chain(own).collect())
 }
 
-/// Whether an object file came into being with a checkpoint of that time and was not written again.
+/// Whether an object file was created with a checkpoint of that time and was not written again.
 fn is_of(path: &Path, at: Timestamp) -> bool {
     let Ok(meta) = fs::metadata(path) else {
         return false; // In a pack, or not there.
@@ -242,7 +245,7 @@ fn is_of(path: &Path, at: Timestamp) -> bool {
     apart.is_ok_and(|apart| apart <= BIRTH) && was_left_alone(&meta)
 }
 
-/// Whether nobody wrote a file again after it came into being.
+/// Whether a file was not written again after its creation.
 fn was_left_alone(meta: &fs::Metadata) -> bool {
     let (Ok(born), Ok(written)) = (meta.created(), meta.modified()) else {
         return false;
@@ -252,7 +255,7 @@ fn was_left_alone(meta: &fs::Metadata) -> bool {
         .map_or(true, |later| later <= UNTOUCHED)
 }
 
-/// How many objects a repository has.
+/// Returns the number of objects in a repository.
 fn count(dir: &Path, deadline: Deadline) -> Result<u64> {
     let said = ask(dir, &["count-objects", "-v"], deadline)?;
     let number = |key: &str| {
@@ -264,8 +267,8 @@ fn count(dir: &Path, deadline: Deadline) -> Result<u64> {
         .saturating_add(number("in-pack:").unwrap_or(u64::MAX)))
 }
 
-/// Gathers what only our checkpoints reach in a pack, once that is worth it. Whatever the repository's
-/// own settings say of packing, its other objects stay where they are.
+/// Packs the objects that only spotkeep's checkpoints reach, once there are enough of them.
+/// Whatever the repository's own settings say of packing, its other objects stay where they are.
 fn pack(place: &CheckpointTarget, repository: &Path, deadline: Deadline) -> Result<()> {
     let dir = &place.workspace;
     let refs = ask(

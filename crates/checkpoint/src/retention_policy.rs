@@ -1,8 +1,8 @@
-//! Which checkpoints are expired. Pure.
+//! Decides which checkpoints are expired. Pure functions.
 //!
-//! All of the last hour stay, then the newest of each hour for a day, then the newest of each day for
-//! two weeks; `[checkpoint] keep` says otherwise. A clock that jumps must not cost anything that
-//! matters, so the newest few stay whatever their age, and age is counted to now or to the
+//! All of the last hour stay, then the newest of each hour for a day, then the newest of each day
+//! for two weeks; `[checkpoint] keep` changes this. A clock that jumps must not remove anything
+//! that matters, so the newest few stay whatever their age, and age is counted to now or to the
 //! newest checkpoint, whichever makes it less.
 
 use std::collections::BTreeSet;
@@ -12,13 +12,13 @@ use super::Checkpoint;
 use state::config::Keep;
 use sys::time::Timestamp;
 
-/// So many of the newest stay, whatever the clock says.
+/// Number of the newest checkpoints that always stay, whatever the clock says.
 const ALWAYS: usize = 5;
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 
-/// The ids of those that nobody needs any more. `checkpoints` are newest first.
+/// Returns the ids of the expired checkpoints. `checkpoints` are newest first.
 #[must_use]
 pub fn expired(checkpoints: &[Checkpoint], now: Timestamp, keep: &Keep) -> Vec<String> {
     let Some(newest) = checkpoints.first() else {
@@ -29,7 +29,7 @@ pub fn expired(checkpoints: &[Checkpoint], now: Timestamp, keep: &Keep) -> Vec<S
     for (index, checkpoint) in checkpoints.iter().enumerate() {
         let at = checkpoint.at;
         let age = now.since(at).min(newest.at.since(at));
-        // Also where one is kept for another reason: it then stands for its hour and its day.
+        // Also where one is kept for another reason: it then counts for its hour and its day.
         let first_of_hour = hours.insert(at.as_millis().div_euclid(HOUR_MS));
         let first_of_day = days.insert(at.as_millis().div_euclid(DAY_MS));
         let within = |limit: Duration| age <= limit;
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
     use state::Trigger;
 
-    fn one(minutes_ago: i64, now: Timestamp) -> Checkpoint {
+    fn checkpoint(minutes_ago: i64, now: Timestamp) -> Checkpoint {
         let at = Timestamp::from_millis(now.as_millis() - minutes_ago * 60_000).unwrap();
         Checkpoint {
             id: format!("{minutes_ago}"),
@@ -63,7 +63,7 @@ mod tests {
     }
 
     fn left(minutes: &[i64], now: Timestamp) -> Vec<i64> {
-        let all: Vec<Checkpoint> = minutes.iter().map(|ago| one(*ago, now)).collect();
+        let all: Vec<Checkpoint> = minutes.iter().map(|ago| checkpoint(*ago, now)).collect();
         let gone: BTreeSet<String> = expired(&all, now, &Keep::default()).into_iter().collect();
         let stays = |ago: &&i64| !gone.contains(&ago.to_string());
         minutes.iter().filter(stays).copied().collect()
@@ -106,12 +106,12 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumps_ahead_costs_nothing() {
-        // The newest was made at noon; now it is said to be ten years later.
-        let all: Vec<Checkpoint> = (0..50).map(|ago| one(ago, noon())).collect();
+        // The newest was made at noon; now the clock is ten years later.
+        let all: Vec<Checkpoint> = (0..50).map(|ago| checkpoint(ago, noon())).collect();
         let later = noon().after(Duration::from_secs(10 * 365 * 86_400));
         assert!(expired(&all, later, &Keep::default()).is_empty());
-        // One that is from the future makes nobody else old.
-        let mut with_future: Vec<Checkpoint> = vec![one(-5_000_000, noon())];
+        // One that is from the future does not make the others old.
+        let mut with_future: Vec<Checkpoint> = vec![checkpoint(-5_000_000, noon())];
         with_future.extend(all);
         assert!(expired(&with_future, noon(), &Keep::default()).is_empty());
     }

@@ -1,4 +1,4 @@
-//! What pruning removes and what it leaves, with the real git.
+//! Tests of what pruning removes and what it keeps, with the real git.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -63,7 +63,7 @@ impl Lab {
         fs::write(self.place.workspace.join(name), text).unwrap();
     }
 
-    fn take(&self) -> String {
+    fn create(&self) -> String {
         let deadline = Deadline::after(FOREVER);
         let lock = WorkspaceLock::wait(&self.place, deadline).unwrap();
         match keep_in(&lock, &self.data_dir, &self.place, Trigger::Time, deadline).unwrap() {
@@ -104,7 +104,7 @@ fn collect(dir: &Path, into: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// Nothing is kept for its age; the newest few always are.
+/// Keeps none for their age; the newest few are always kept.
 fn nothing() -> Keep {
     Keep {
         all: state::config::Span::from_secs(0),
@@ -114,14 +114,14 @@ fn nothing() -> Keep {
 }
 
 #[test]
-fn what_only_superfluous_checkpoints_had_is_gone_and_all_else_is_as_it_was() {
+fn objects_of_only_expired_checkpoints_are_removed_and_all_others_stay() {
     let lab = Lab::new();
     let users = lab.loose();
     let mut ids = Vec::new();
     for round in 0..8 {
         lab.write("f", &format!("round {round}\n"));
         lab.write(&format!("new-{round}"), &format!("new in {round}\n"));
-        ids.push(lab.take());
+        ids.push(lab.create());
     }
     let before = lab.loose();
     let only_first = lab.git(&[
@@ -147,16 +147,16 @@ fn what_only_superfluous_checkpoints_had_is_gone_and_all_else_is_as_it_was() {
 }
 
 #[test]
-fn what_the_user_has_written_before_or_written_again_stays() {
+fn objects_that_the_user_wrote_before_or_wrote_again_stay() {
     let lab = Lab::new();
-    // Dangling in git's eyes: staged once, and not any more.
+    // Dangling for git: staged once, and not any more.
     lab.write("f", "staged once\n");
     lab.git(&["add", "f"]);
     let staged_once = lab.git(&["rev-parse", ":f"]);
-    let mut ids = vec![lab.take()];
+    let mut ids = vec![lab.create()];
     // In the files first, and staged after the checkpoint.
     lab.write("f", "staged later\n");
-    ids.push(lab.take());
+    ids.push(lab.create());
     lab.git(&["add", "f"]);
     let staged_later = lab.git(&["rev-parse", ":f"]);
     lab.git(&["reset", "-q"]);
@@ -168,7 +168,7 @@ fn what_the_user_has_written_before_or_written_again_stays() {
         .unwrap();
     // In the files, and then by name in a commit: git does not write such an object again.
     lab.write("f", "by name\n");
-    ids.push(lab.take());
+    ids.push(lab.create());
     let by_name = lab.git(&[
         "rev-parse",
         &format!("refs/spotkeep/agent/{}:worktree/f", ids[2]),
@@ -181,7 +181,7 @@ fn what_the_user_has_written_before_or_written_again_stays() {
     lab.git(&["commit", "-qm", "two"]);
     for round in 0..6 {
         lab.write("f", &format!("round {round}\n"));
-        ids.push(lab.take());
+        ids.push(lab.create());
     }
     let gone = lab.prune(&nothing());
     assert!(gone.contains(&ids[0]) && gone.contains(&ids[1]) && gone.contains(&ids[2]));
@@ -195,11 +195,11 @@ fn what_the_user_has_written_before_or_written_again_stays() {
 fn a_branch_that_was_made_of_a_checkpoint_keeps_all_of_it() {
     let lab = Lab::new();
     lab.write("f", "worth keeping\n");
-    let first = lab.take();
+    let first = lab.create();
     lab.git(&["branch", "rescue", &format!("refs/spotkeep/agent/{first}")]);
     for round in 0..6 {
         lab.write("f", &format!("round {round}\n"));
-        lab.take();
+        lab.create();
     }
     assert!(lab.prune(&nothing()).contains(&first));
     assert_eq!(lab.git(&["show", "rescue:worktree/f"]), "worth keeping");
@@ -207,13 +207,13 @@ fn a_branch_that_was_made_of_a_checkpoint_keeps_all_of_it() {
 }
 
 #[test]
-fn hundreds_of_files_of_ours_become_one_pack() {
+fn hundreds_of_loose_objects_become_one_pack() {
     let lab = Lab::new();
     for round in 0..12 {
         for file in 0..90 {
             lab.write(&format!("f{file}"), &format!("{round} {file}\n"));
         }
-        lab.take();
+        lab.create();
     }
     let commits: Vec<String> = list(&lab.place)
         .unwrap()
@@ -243,7 +243,7 @@ fn checkpoints_of_repositories_inside_go_with_those_that_name_them() {
     };
     for round in 0..7 {
         lab.write("inner/g", &format!("round {round}\n"));
-        lab.take();
+        lab.create();
     }
     assert_eq!(refs(), 7);
     assert_eq!(lab.prune(&nothing()).len(), 2);
@@ -251,7 +251,7 @@ fn checkpoints_of_repositories_inside_go_with_those_that_name_them() {
 }
 
 #[test]
-fn what_is_thinned_out_here_is_removed_there_and_what_vanished_is_not() {
+fn pruned_checkpoints_are_removed_from_the_remote_and_vanished_ones_are_not() {
     let lab = Lab::new();
     lab.git(&["init", "-q", "--bare", "../../safe.git"]);
     let remote = lab
@@ -275,7 +275,7 @@ fn what_is_thinned_out_here_is_removed_there_and_what_vanished_is_not() {
     let mut ids = Vec::new();
     for round in 0..7 {
         lab.write("f", &format!("round {round}\n"));
-        ids.push(lab.take());
+        ids.push(lab.create());
     }
     assert_eq!(push(), ids);
     lab.prune(&nothing());
@@ -284,7 +284,7 @@ fn what_is_thinned_out_here_is_removed_there_and_what_vanished_is_not() {
         lab.git(&["update-ref", "-d", &format!("refs/spotkeep/agent/{id}")]);
     }
     lab.write("f", "after the loss\n");
-    let last = lab.take();
+    let last = lab.create();
     let there = push();
     assert!(
         there.contains(&last) && there.ends_with(&[last]),

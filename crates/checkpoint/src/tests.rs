@@ -1,4 +1,4 @@
-//! The ordinary course, with the real git.
+//! Tests of creating, listing and restoring checkpoints, with the real git.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,12 +57,12 @@ impl Lab {
         fs::write(path, text).unwrap();
     }
 
-    fn take(&self) -> CheckpointOutcome {
-        take(&self.place, Trigger::Command, Deadline::after(FOREVER)).unwrap()
+    fn create(&self) -> CheckpointOutcome {
+        create(&self.place, Trigger::Command, Deadline::after(FOREVER)).unwrap()
     }
 
     fn taken(&self) -> Checkpoint {
-        match self.take() {
+        match self.create() {
             CheckpointOutcome::Taken(checkpoint) => checkpoint,
             other => panic!("{other:?}"),
         }
@@ -74,7 +74,7 @@ impl Lab {
 }
 
 #[test]
-fn what_is_staged_and_what_is_not_are_kept_apart_and_nothing_new_is_no_new_checkpoint() {
+fn staged_and_unstaged_changes_are_separate_and_no_change_makes_no_checkpoint() {
     let lab = Lab::committed();
     lab.write("a", "staged\n");
     git(&lab.place.workspace, &["add", "a"]);
@@ -91,7 +91,7 @@ fn what_is_staged_and_what_is_not_are_kept_apart_and_nothing_new_is_no_new_check
         "untracked\n"
     );
     assert_eq!(
-        lab.take(),
+        lab.create(),
         CheckpointOutcome::Unchanged(Some(first.id.clone()))
     );
     lab.write("new", "more\n");
@@ -125,17 +125,17 @@ fn an_untracked_file_that_is_ignored_later_is_in_no_later_checkpoint() {
 }
 
 #[test]
-fn a_directory_without_a_repository_is_said_to_be_none() {
+fn a_directory_without_a_repository_is_reported() {
     let lab = Lab::new();
     fs::remove_dir_all(lab.path(".git")).unwrap();
-    assert_eq!(lab.take(), CheckpointOutcome::NotGit);
+    assert_eq!(lab.create(), CheckpointOutcome::NotGit);
     assert!(list(&lab.place).unwrap().is_empty());
 }
 
 #[test]
 fn an_empty_repository_needs_no_checkpoint() {
     let lab = Lab::new();
-    assert_eq!(lab.take(), CheckpointOutcome::Unchanged(None));
+    assert_eq!(lab.create(), CheckpointOutcome::Unchanged(None));
     lab.write("a", "a\n");
     lab.taken();
 }
@@ -152,14 +152,14 @@ fn files_above_the_limit_are_left_out_and_named() {
         "{checkpoint:?}"
     );
     assert_eq!(
-        lab.take(),
+        lab.create(),
         CheckpointOutcome::Unchanged(Some(checkpoint.id))
     );
     drop(lab.dir);
 }
 
 #[test]
-fn what_is_remembered_of_an_inner_repository_has_one_name_for_ever_and_the_old_name_goes() {
+fn the_private_directory_of_an_inner_repository_has_a_stable_name_and_the_old_one_is_removed() {
     let lab = Lab::committed();
     let inner = lab.path("libs/inner");
     fs::create_dir_all(&inner).unwrap();
@@ -167,7 +167,7 @@ fn what_is_remembered_of_an_inner_repository_has_one_name_for_ever_and_the_old_n
     fs::write(inner.join("c"), "c\n").unwrap();
     git(&inner, &["add", "."]);
     git(&inner, &["commit", "-qm", "Inner"]);
-    // As an earlier version named it.
+    // The name that an earlier version gave it.
     let old = lab.place.private.join("nested/0123456789abcdef/git");
     fs::create_dir_all(&old).unwrap();
     fs::write(old.join("worktree.index"), "old").unwrap();
@@ -177,10 +177,10 @@ fn what_is_remembered_of_an_inner_repository_has_one_name_for_ever_and_the_old_n
     let names = fs::read_dir(lab.place.private.join("inner")).unwrap();
     let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["3ef6f65c98f77b16"]);
-    // Nothing but a slower checkpoint was lost with it.
+    // Its loss only made a checkpoint slower.
     let id = first.nested[0].id.clone().unwrap();
     fs::remove_dir_all(lab.place.private.join("inner")).unwrap();
-    assert_eq!(lab.take(), CheckpointOutcome::Unchanged(Some(first.id)));
+    assert_eq!(lab.create(), CheckpointOutcome::Unchanged(Some(first.id)));
     fs::write(inner.join("c"), "changed\n").unwrap();
     let second = lab.taken();
     assert!(second.nested[0].id.as_ref().unwrap() > &id);

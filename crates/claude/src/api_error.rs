@@ -1,16 +1,17 @@
-//! Pure: why the API stopped a turn, out of what Claude records in place of an answer.
+//! API errors: classifies why the API stopped a turn. Pure.
 //!
-//! Measured on 2.1.197 and 2.1.330 with an API of our own that refused in each of these ways, with
-//! a key and with a subscription's login. 2.1.330 records when a limit ends as a number, 2.1.197
-//! only in words (`resets 2:38am (UTC)`). How long a 429 asks to wait is recorded by neither.
+//! The source is the record that Claude Code writes in place of an answer.
+//!
+//! Measured on 2.1.197 and 2.1.330 with a fake API that refused in each of these ways, with a key
+//! and with a subscription's login. 2.1.330 records when a limit ends as a number, 2.1.197 only in
+//! its text (`resets 2:38am (UTC)`). How long a 429 asks to wait is recorded by neither.
 
 use std::fmt;
 use std::time::Duration;
 
 use sys::time::Timestamp;
 
-/// Beyond this nobody waits: the longest limit is that of a week. What is read as later than that
-/// was not read well.
+/// The longest limit is that of a week. A later time was misread and is ignored.
 const FURTHEST: Duration = Duration::from_secs(8 * 24 * 3_600);
 
 /// Why the API stopped a turn.
@@ -23,9 +24,9 @@ pub enum ApiStop {
     },
     /// No login, or it is refused.
     Login,
-    /// The API has no room for anybody (529).
+    /// The API has no capacity (529).
     Overloaded,
-    /// The API asks to go slower (429), and it is no usage limit.
+    /// The API limits the request rate (429), without a usage limit.
     RateLimited,
     /// The API fails.
     Server {
@@ -34,23 +35,23 @@ pub enum ApiStop {
     },
     /// The API was not reached, or its answer was cut off.
     Network,
-    /// The API refuses this very request, or nobody pays for it: asking again does not help.
+    /// The API refuses this very request, or the account has no credit: asking again does not help.
     Refused {
         /// HTTP status.
         status: Option<u16>,
     },
-    /// Something that we do not know.
+    /// An unknown error.
     Unknown,
 }
 
-/// What Claude recorded.
+/// The record of an API error.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Recorded<'a> {
     /// `rate_limit`, `authentication_failed`, `server_error`, `billing_error`, `unknown` ...
     pub error: Option<&'a str>,
     /// HTTP status.
     pub status: Option<u16>,
-    /// As it is shown.
+    /// The message as it is shown.
     pub text: &'a str,
     /// When a limit ends, as a number; 2.1.330 only.
     pub resets_at: Option<Timestamp>,
@@ -59,7 +60,7 @@ pub struct Recorded<'a> {
 }
 
 impl ApiStop {
-    /// Reads it.
+    /// Classifies a record.
     #[must_use]
     pub fn from_record(recorded: &Recorded<'_>) -> Self {
         let Recorded { error, status, .. } = *recorded;
@@ -91,7 +92,7 @@ impl ApiStop {
         }
     }
 
-    /// Whether it says that the API as such is in trouble, and others had better go slower too.
+    /// Whether it is trouble of the API as such, so that other agents slow down too.
     #[must_use]
     pub fn is_api_trouble(self) -> bool {
         matches!(
@@ -114,7 +115,7 @@ impl fmt::Display for ApiStop {
             Self::Server { status } => write!(f, "the API fails ({status})"),
             Self::Network => f.write_str("the API was not reached"),
             Self::Refused { .. } => f.write_str("the API refuses the request"),
-            Self::Unknown => f.write_str("an error of the API"),
+            Self::Unknown => f.write_str("an API error"),
         }
     }
 }
@@ -126,7 +127,8 @@ fn speaks_of_a_limit(text: &str) -> bool {
         && !text.starts_with("api error")
 }
 
-/// An error in the midst of an answer has no status; all that is shown of it are the API's own words.
+/// Classifies an error in the middle of an answer. It has no status; all that is shown is the API's
+/// message.
 fn in_the_midst(text: &str) -> Option<ApiStop> {
     let signs = [
         ("overloaded", ApiStop::Overloaded),
@@ -139,7 +141,7 @@ fn in_the_midst(text: &str) -> Option<ApiStop> {
     found.map(|(_, stop)| stop)
 }
 
-/// Whether the answer did not come, or not whole; the words are of both versions.
+/// Whether the answer did not arrive, or not completely; the texts are of both versions.
 fn on_the_way(error: Option<&str>, text: &str) -> bool {
     let signs = [
         "unable to connect",
@@ -154,10 +156,11 @@ fn on_the_way(error: Option<&str>, text: &str) -> bool {
     error == Some("server_error") || signs.iter().any(|sign| text.contains(sign))
 }
 
-/// When a limit ends: the number where there is one, else the words, which are to the minute.
+/// Returns when a limit ends: the recorded number, else the time in the text, which is accurate to
+/// the minute.
 fn ends(recorded: &Recorded<'_>) -> Option<Timestamp> {
     let spoken = || match recorded.text.split_once("resets ") {
-        Some((_, words)) => read_words(words, recorded.at?),
+        Some((_, words)) => parse_reset_time(words, recorded.at?),
         None => {
             let seconds: i64 = recorded.text.rsplit_once('|')?.1.trim().parse().ok()?;
             Timestamp::from_millis(seconds.checked_mul(1_000)?)
@@ -168,8 +171,8 @@ fn ends(recorded: &Recorded<'_>) -> Option<Timestamp> {
     sane.then_some(until)
 }
 
-/// Reads `2:38am (UTC)`, `Nov 26, 12:08am (Europe/Berlin)` or `4pm`: the next such moment.
-fn read_words(words: &str, said_at: Timestamp) -> Option<Timestamp> {
+/// Parses `2:38am (UTC)`, `Nov 26, 12:08am (Europe/Berlin)` or `4pm`: the next such time.
+fn parse_reset_time(words: &str, said_at: Timestamp) -> Option<Timestamp> {
     let end = words.find(['\n', '·', '∙']).unwrap_or(words.len());
     let words = words[..end].trim();
     let (words, zone) = match words.split_once('(') {
@@ -189,7 +192,7 @@ fn read_words(words: &str, said_at: Timestamp) -> Option<Timestamp> {
         } else if let Ok(number) = word.parse::<i8>() {
             day = Some(number);
         } else {
-            word.parse::<i16>().ok()?; // A year says no more than the next such day.
+            word.parse::<i16>().ok()?; // A year adds nothing to the next such day.
         }
     }
     let date = match (month, day) {
@@ -201,7 +204,7 @@ fn read_words(words: &str, said_at: Timestamp) -> Option<Timestamp> {
     said_at.next(zone, date, hour, minute)
 }
 
-/// `2am`, `2:38pm`, `14:05`.
+/// Parses `2am`, `2:38pm`, `14:05`.
 fn clock_of(word: &str) -> Option<(i8, i8)> {
     let lower = word.to_lowercase();
     let (digits, half) = match (lower.strip_suffix("am"), lower.strip_suffix("pm")) {
@@ -211,7 +214,7 @@ fn clock_of(word: &str) -> Option<(i8, i8)> {
     };
     let (hour, minute) = match digits.split_once(':') {
         Some((hour, minute)) => (hour.parse().ok()?, minute.parse().ok()?),
-        // A bare number is a day or a year.
+        // A number alone is a day or a year.
         None => (digits.parse().ok().filter(|_| half.is_some())?, 0),
     };
     let hour: i8 = hour;
@@ -235,7 +238,7 @@ fn month_of(word: &str) -> Option<i8> {
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> Timestamp {
+    fn time(text: &str) -> Timestamp {
         Timestamp::parse(text).unwrap()
     }
 
@@ -244,18 +247,19 @@ mod tests {
             error: Some("rate_limit"),
             status: Some(429),
             text,
-            at: Some(at("2026-11-22T23:38:47Z")),
+            at: Some(time("2026-11-22T23:38:47Z")),
             ..Recorded::default()
         })
     }
 
     #[test]
-    fn an_error_in_the_midst_of_an_answer_is_known_by_the_words_of_the_api() {
+    fn an_error_in_the_middle_of_an_answer_is_recognized_by_the_message_of_the_api() {
         let server = ApiStop::Server { status: 500 };
         for (text, expected) in [
             ("API Error: Overloaded", ApiStop::Overloaded),
             (
-                "API Error: This request would exceed your account's rate limit. Please try again later.",
+                "API Error: This request would exceed your account's rate limit. Please try again \
+                 later.",
                 ApiStop::RateLimited,
             ),
             ("API Error: Internal server error", server),
@@ -311,13 +315,13 @@ mod tests {
             ("Claude AI usage limit reached|1895399200", None),
             ("You've hit your monthly spend limit", None),
         ] {
-            let until = until.map(at);
+            let until = until.map(time);
             assert_eq!(limit(text), ApiStop::Limit { until }, "{text}");
         }
     }
 
     #[test]
-    fn a_time_without_a_zone_is_read_in_that_of_the_machine() {
+    fn a_time_without_a_zone_is_read_in_the_zone_of_the_machine() {
         assert!(matches!(
             limit("5-hour limit reached ∙ resets 4pm"),
             ApiStop::Limit { until: Some(_) }
@@ -331,6 +335,6 @@ mod tests {
             panic!("{stop:?}")
         };
         // A machine without time zone data cannot tell, and backs off.
-        assert!(until.is_none_or(|until| until == at("2026-11-23T01:38:00Z")));
+        assert!(until.is_none_or(|until| until == time("2026-11-23T01:38:00Z")));
     }
 }

@@ -1,9 +1,9 @@
-//! Claude's own background jobs (`claude --bg`): `jobs/<id>/state.json`. What runs of them is in
-//! [`super::session_file`] too, with the kind `bg`.
+//! Background jobs of Claude Code (`claude --bg`): reads `jobs/<id>/state.json`.
 //!
-//! A daemon starts a job's process again when it was killed, within half a minute, so a job is ended by
-//! `claude stop <id>`. After a power cut the daemon gives all jobs up (measured on 2.1.197); their transcripts
-//! are like any other.
+//! A running job is also in [`super::session_file`], with the kind `bg`. A daemon starts a job's
+//! process again when it was killed, within half a minute, so a job is ended by `claude stop <id>`.
+//! After a power cut the daemon gives all jobs up (measured on 2.1.197); their transcripts are like
+//! any other.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,21 +13,21 @@ use serde_json::Value;
 /// One job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackgroundJob {
-    /// As `claude stop` and `claude attach` take it.
+    /// Id as `claude stop` and `claude attach` take it.
     pub id: String,
-    /// The session that it is in.
+    /// The session that it uses.
     pub session_id: String,
-    /// `working`, `failed` ... as Claude says.
+    /// `working`, `failed` ... as Claude Code records it.
     pub state: Option<String>,
-    /// The name that somebody gave it.
+    /// The name that the user gave it.
     pub name: Option<String>,
-    /// Where it works.
+    /// Its working directory.
     pub cwd: Option<PathBuf>,
-    /// What Claude would start it again with.
+    /// Arguments with which Claude Code would start it again.
     pub arguments: Vec<String>,
 }
 
-/// All jobs of a configuration directory. What cannot be read is passed over.
+/// Returns all jobs of a configuration directory. Unreadable files are skipped.
 #[must_use]
 pub fn all(config_dir: &Path) -> Vec<BackgroundJob> {
     let entries = fs::read_dir(config_dir.join("jobs")).into_iter().flatten();
@@ -48,7 +48,7 @@ fn parse(id: String, bytes: &[u8]) -> Option<BackgroundJob> {
     let flags = json.get("respawnFlags").and_then(Value::as_array);
     Some(BackgroundJob {
         id,
-        // The first is what it has now.
+        // The first is the present session.
         session_id: text("sessionId").or_else(|| text("resumeSessionId"))?,
         state: text("state"),
         name: text("name"),
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jobs_are_read_and_what_is_torn_is_passed_over() {
+    fn jobs_are_read_and_damaged_files_are_skipped() {
         let dir = tempfile::tempdir().unwrap();
         assert!(all(dir.path()).is_empty());
         let put = |id: &str, text: &str| {
@@ -77,7 +77,7 @@ mod tests {
             "9a0bb820",
             r#"{"state":"working","sessionId":"u-1","resumeSessionId":"u-0","cwd":"/srv/a","respawnFlags":["--model","opus"],"new":1}"#,
         );
-        put("torn", "{\"state\":");
+        put("cut", "{\"state\":");
         fs::write(dir.path().join("jobs/pins.json"), "[]").unwrap();
         let jobs = all(dir.path());
         assert_eq!(jobs.len(), 1);

@@ -1,4 +1,4 @@
-//! Where `claude` is, and which version.
+//! Program lookup: finds the `claude` program and its version.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,15 +11,15 @@ use super::command_line;
 use sys::command;
 use sys::error::{Context as _, Hint as _, Result, bail, ensure};
 
-/// `--version` takes a second where the binary has to be read from a cold disk.
+/// `--version` takes a second where the program has to be read from a cold disk.
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
 
-/// The places to look at, in this order.
+/// Places to search, in this order.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Search<'a> {
-    /// What the user named. If it is no program, nothing else is tried.
+    /// Path that the user named. If it is not a program, nothing else is tried.
     pub explicit: Option<&'a Path>,
-    /// `SPOTKEEP_CLAUDE`, likewise.
+    /// `SPOTKEEP_CLAUDE`, treated the same.
     pub variable: Option<&'a OsStr>,
     /// The data directory, which may hold `bin/claude/<version>/claude`.
     pub data_dir: Option<&'a Path>,
@@ -32,11 +32,11 @@ pub struct Search<'a> {
 /// Finds the program.
 ///
 /// # Errors
-/// What was named is no program, or there is none anywhere.
+/// The path that was named is not a program, or no program was found.
 pub fn find(search: &Search) -> Result<PathBuf> {
     let variable = search.variable.filter(|value| !value.is_empty());
     if let Some(path) = search.explicit.or(variable.map(Path::new)) {
-        ensure!(is_program(path), "{} is no program", path.display());
+        ensure!(is_program(path), "{} is not a program", path.display());
         return Ok(path.to_owned());
     }
     let kept = search.data_dir.and_then(newest_kept);
@@ -55,7 +55,7 @@ pub fn find(search: &Search) -> Result<PathBuf> {
         .hint("install Claude Code, or set SPOTKEEP_CLAUDE to the path of its program")
 }
 
-/// Whether it is a native build, one file that is all of it, and not a script.
+/// Whether it is a native build, a single file, and not a script.
 #[must_use]
 pub fn is_native(program: &Path) -> bool {
     use std::io::Read as _;
@@ -64,18 +64,18 @@ pub fn is_native(program: &Path) -> bool {
     read.is_ok() && magic == *b"\x7fELF"
 }
 
-/// What `claude --version` says, such as `2.1.330`.
+/// Returns the version that `claude --version` prints, like `2.1.330`.
 ///
 /// # Errors
-/// It does not run, takes longer than 30 s, or says something else.
+/// It does not run, takes longer than 30 s, or prints something else.
 pub fn version(claude: &Path) -> Result<String> {
     version_within(claude, VERSION_LIMIT)
 }
 
-/// As [`version`], for somebody who does not wait so long.
+/// Like [`version`], with a shorter limit.
 ///
 /// # Errors
-/// As [`version`], after `limit`.
+/// Like [`version`], after `limit`.
 pub fn version_within(claude: &Path, limit: Duration) -> Result<String> {
     let mut command = Command::new(claude);
     command.arg("--version").env("DISABLE_AUTOUPDATER", "1");
@@ -88,7 +88,7 @@ pub fn version_within(claude: &Path, limit: Duration) -> Result<String> {
     let word = output.stdout.split_whitespace().next().unwrap_or_default();
     if !output.status.success() || numbers(word).is_empty() {
         bail!(
-            "{} --version said: {}{}",
+            "{} --version printed: {}{}",
             claude.display(),
             output.stdout.trim(),
             output.stderr
@@ -97,7 +97,7 @@ pub fn version_within(claude: &Path, limit: Duration) -> Result<String> {
     Ok(word.to_owned())
 }
 
-/// The newest of `<data-dir>/bin/claude/<version>/claude`, by version and not by time.
+/// Returns the newest of `<data-dir>/bin/claude/<version>/claude`, by version and not by time.
 fn newest_kept(data_dir: &Path) -> Option<PathBuf> {
     fs::read_dir(data_dir.join("bin/claude"))
         .ok()?
@@ -111,7 +111,7 @@ fn newest_kept(data_dir: &Path) -> Option<PathBuf> {
         .map(|(_, program)| program)
 }
 
-/// The numbers of `2.1.330`; empty where it is no version.
+/// Returns the numbers of `2.1.330`; none where the text is not a version.
 fn numbers(version: &str) -> Vec<u64> {
     let supervisor = version.split(['-', '+']).next().unwrap_or_default();
     let numbers: Option<Vec<u64>> = supervisor
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_version_on_the_root_wins_over_the_path() {
+    fn the_newest_version_in_the_data_directory_takes_precedence_over_path() {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = dir.path().join("root");
         let bin = dir.path().join("bin");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_named_is_taken_or_refused_and_nothing_else_tried() {
+    fn a_named_program_is_used_or_refused_and_nothing_else_is_tried() {
         let dir = tempfile::tempdir().unwrap();
         program(&dir.path().join("claude"), "");
         let gone = dir.path().join("gone");

@@ -1,4 +1,4 @@
-//! The arguments and the environment that Claude is started with.
+//! Command line of Claude Code: the arguments and the environment that it is started with.
 
 use std::path::Path;
 
@@ -6,32 +6,32 @@ use serde_json::Value;
 
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
-/// How a session begins in this process.
+/// How a session is begun in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start<'a> {
-    /// For the first time, under an id of ours.
+    /// For the first time, with an id that spotkeep chooses.
     First {
-        /// A UUID; refused by Claude where it has a transcript already.
+        /// A UUID; refused by Claude Code where it has a transcript already.
         session_id: &'a str,
-        /// The first words.
+        /// The first prompt.
         prompt: Option<&'a str>,
     },
-    /// Again. The note is for a turn that was cut; an idle session is resumed without one.
+    /// Resumed. The note is for a turn that was cut; an idle session is resumed without one.
     Resume {
-        /// A UUID; with a name Claude may open its session picker and wait for a human.
+        /// A UUID; with a name Claude Code may open its session picker and wait for the user.
         session_id: &'a str,
-        /// The transcript, where Claude would not find it from the working directory.
+        /// The transcript, where Claude Code would not find it from the working directory.
         by_file: Option<&'a Path>,
-        /// Said to the model at once.
+        /// Prompt that is sent to the model at once.
         note: Option<&'a str>,
     },
 }
 
-/// The arguments of `claude`, without the program itself.
+/// Returns the arguments of `claude`, without the program itself.
 ///
-/// `extra` comes first, so that an option with an optional or repeated value cannot swallow what is
-/// ours, and the prompt comes behind `--`: without it `--add-dir /srv "prompt"` loses the prompt
-/// and a prompt that begins with a hyphen ends the start (measured on 2.1.197 and 2.1.330).
+/// `extra` comes first, so that an option with an optional or repeated value cannot take spotkeep's
+/// arguments, and the prompt comes after `--`: without it `--add-dir /srv "prompt"` loses the
+/// prompt, and a prompt that begins with a hyphen ends the start (measured on 2.1.197 and 2.1.330).
 #[must_use]
 pub fn arguments(start: &Start, name: &str, extra: &[String]) -> Vec<String> {
     let mut arguments = extra.to_vec();
@@ -58,7 +58,7 @@ pub fn arguments(start: &Start, name: &str, extra: &[String]) -> Vec<String> {
     arguments
 }
 
-/// What of such a command line was the user's.
+/// Returns the user's own arguments in a command line that `arguments` made.
 #[must_use]
 pub fn extra_of(arguments: &[String]) -> &[String] {
     let ours = |word: &String| matches!(word.as_str(), "--session-id" | "--resume");
@@ -66,7 +66,7 @@ pub fn extra_of(arguments: &[String]) -> &[String] {
     arguments.get(..end).unwrap_or_default()
 }
 
-/// Options that would take the session away from us, and why.
+/// Options that would take the session away from spotkeep, and why.
 const REFUSED: &[(&str, &str)] = &[
     ("--session-id", "spotkeep chooses the session"),
     ("--resume", "spotkeep chooses the session"),
@@ -85,30 +85,30 @@ const REFUSED: &[(&str, &str)] = &[
     ("-p", "an agent is interactive"),
     (
         "--no-session-persistence",
-        "nothing would be left to resume",
+        "the session could not be resumed",
     ),
-    ("--bg", "the session would run outside of the agent"),
-    ("--background", "the session would run outside of the agent"),
-    ("--cloud", "the session would run outside of the agent"),
-    ("--desktop", "the session would run outside of the agent"),
-    ("--tmux", "the session would run outside of the agent"),
+    ("--bg", "the session would run outside the agent"),
+    ("--background", "the session would run outside the agent"),
+    ("--cloud", "the session would run outside the agent"),
+    ("--desktop", "the session would run outside the agent"),
+    ("--tmux", "the session would run outside the agent"),
     ("--worktree", "the agent's workspace is its directory"),
     ("-w", "the agent's workspace is its directory"),
     ("--help", "it ends at once"),
     ("-h", "it ends at once"),
     ("--version", "it ends at once"),
     ("-v", "it ends at once"),
-    ("--", "the prompt is declared with prompt ="),
+    ("--", "the prompt is configured with prompt ="),
 ];
 
 /// Checks the arguments that a user wants to add.
 ///
 /// # Errors
-/// One of them collides with ours or makes the session one that cannot be kept.
+/// One of them conflicts with spotkeep's or makes the session one that cannot be resumed.
 pub fn check_extra(extra: &[String]) -> Result<()> {
     for argument in extra {
         let option = argument.split_once('=').map_or(&**argument, |pair| pair.0);
-        // Short options may be written together: `-rp`.
+        // Short options may be combined: `-rp`.
         let short = option.starts_with('-') && !option.starts_with("--");
         let found = REFUSED.iter().find(|(refused, _)| {
             *refused == option
@@ -126,8 +126,8 @@ pub fn check_extra(extra: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Options that a session of somebody else's may keep when it becomes an agent, and how many words each takes;
-/// `None`: all up to the next option. Claude remembers none of them when it resumes.
+/// Options that another user's session may keep when it becomes an agent, and how many values each
+/// takes; `None`: all up to the next option. Claude Code remembers none of them when it resumes.
 const KEPT: &[(&str, Option<usize>)] = &[
     ("--dangerously-skip-permissions", Some(0)),
     ("--permission-mode", Some(1)),
@@ -146,8 +146,8 @@ const KEPT: &[(&str, Option<usize>)] = &[
     ("--disallowed-tools", None),
 ];
 
-/// What of a command line of Claude's says how a session works, and not which one it is. What we do not know
-/// is left out, prompts among it.
+/// Returns the arguments of a foreign command line that say how a session works, and not which one
+/// it is. Unknown arguments are left out, prompts among them.
 #[must_use]
 pub fn kept_arguments(command_line: &[String]) -> Vec<String> {
     let mut kept = Vec::new();
@@ -179,8 +179,8 @@ pub fn kept_arguments(command_line: &[String]) -> Vec<String> {
     kept
 }
 
-/// The directories that a user adds with `--add-dir`. They have to be trusted like the workspace:
-/// 2.1.330 asks for each of them at a start.
+/// Returns the directories that a user adds with `--add-dir`. They have to be trusted like the
+/// workspace: 2.1.330 asks for each of them at a start.
 #[must_use]
 pub fn added_dirs(extra: &[String]) -> Vec<&Path> {
     let mut dirs = Vec::new();
@@ -198,7 +198,7 @@ pub fn added_dirs(extra: &[String]) -> Vec<&Path> {
     dirs
 }
 
-/// What of Claude's own variables may be inherited: the login and the provider of the model.
+/// Variables of Claude Code that may be inherited: the login and the provider of the model.
 const INHERITED: &[&str] = &[
     "CLAUDE_CODE_OAUTH_TOKEN",
     "CLAUDE_CODE_USE_BEDROCK",
@@ -213,13 +213,13 @@ const INHERITED: &[&str] = &[
     "CLAUDE_CODE_API_KEY_HELPER_TTL_MS",
 ];
 
-/// Whether an inherited variable is to be dropped. What the user declares for an agent is set
-/// after that and is not asked.
+/// Whether an inherited variable is to be dropped. Variables that the user configures for an agent
+/// are set after that and are not checked.
 ///
-/// Dropped is what belongs to another session (a keeper started by an agent inherits `CLAUDECODE`
-/// and its ids), to another terminal, or what breaks keeping: `CLAUDE_CODE_SKIP_PROMPT_HISTORY`
-/// turns transcripts off, and the `RESUME` variables make Claude continue by itself, with the note
-/// lost (measured on 2.1.197 and 2.1.330).
+/// Variables are dropped that belong to another session (a keeper started by an agent inherits
+/// `CLAUDECODE` and its ids) or to another terminal, or that prevent resuming:
+/// `CLAUDE_CODE_SKIP_PROMPT_HISTORY` turns transcripts off, and the `RESUME` variables make Claude
+/// Code continue automatically, with the note lost (measured on 2.1.197 and 2.1.330).
 #[must_use]
 pub fn strip(name: &str) -> bool {
     if INHERITED.contains(&name) {
@@ -234,21 +234,22 @@ pub fn strip(name: &str) -> bool {
         )
 }
 
-/// What every Claude of ours is given. The user's own variables come later and win.
+/// Returns the environment of every Claude Code that spotkeep starts. The user's own variables come
+/// later and take precedence.
 #[must_use]
 pub fn environment(config_dir: &Path) -> Vec<(String, String)> {
     let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     vec![
         set("CLAUDE_CONFIG_DIR", &config_dir.to_string_lossy()),
-        // An update in the middle of a fleet's night is a change that nobody asked for.
+        // An automatic update while a fleet runs is a change that no user requested.
         set("DISABLE_AUTOUPDATER", "1"),
         // Otherwise each interactive start clones a repository (measured on 2.1.197).
         set("CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL", "1"),
     ]
 }
 
-/// The variables that the user's settings.json gives to every Claude. They count like the agent's
-/// own, and after them, when [`api_endpoint`] is asked.
+/// Returns the variables that the user's settings.json sets for every Claude Code. They count like
+/// the agent's own, and after them, when [`api_endpoint`] is asked.
 #[must_use]
 pub fn settings_environment(config_dir: &Path) -> Vec<(String, String)> {
     let Ok(bytes) = std::fs::read(config_dir.join("settings.json")) else {
@@ -263,7 +264,7 @@ pub fn settings_environment(config_dir: &Path) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Where the API answers, by an agent's environment: host and port.
+/// Returns the API's host and port, according to an agent's environment.
 ///
 /// `None` where that cannot be probed: behind a proxy, with another provider, or with an address
 /// that cannot be read.
@@ -327,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_users_own_arguments_are_found_again() {
+    fn the_users_own_arguments_are_found_in_a_command_line() {
         let extra = ["--model", "opus"].map(str::to_owned);
         let start = Start::Resume {
             session_id: "u",
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_foreign_command_line_only_what_says_how_it_works_is_kept() {
+    fn only_options_that_say_how_a_session_works_are_kept() {
         let line = "claude --resume 0b6c -n x --model opus --add-dir /a /b --chrome \
                     --dangerously-skip-permissions --effort=high do it -- --model no";
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
@@ -348,7 +349,7 @@ mod tests {
         check_extra(&kept_arguments(&words)).unwrap();
     }
 
-    fn words(text: &str) -> Vec<String> {
+    fn split(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
@@ -359,7 +360,7 @@ mod tests {
             prompt: Some("- fix it"),
         };
         assert_eq!(
-            arguments(&start, "one", &words("--add-dir /srv")),
+            arguments(&start, "one", &split("--add-dir /srv")),
             [
                 "--add-dir",
                 "/srv",
@@ -374,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_session_is_resumed_without_a_word() {
+    fn an_idle_session_is_resumed_without_a_prompt() {
         let start = Start::Resume {
             session_id: "U",
             by_file: None,
@@ -411,22 +412,22 @@ mod tests {
             "--",
             "-w",
         ] {
-            let error = check_extra(&words(&format!("--model opus {bad}"))).unwrap_err();
+            let error = check_extra(&split(&format!("--model opus {bad}"))).unwrap_err();
             assert_eq!(sys::error::kind_of(&error), ErrorKind::Usage, "{bad}");
         }
         let fine =
             "--model opus --dangerously-skip-permissions --add-dir -d --resumes /srv --settings {}";
-        check_extra(&words(fine)).unwrap();
+        check_extra(&split(fine)).unwrap();
     }
 
     #[test]
-    fn added_directories_are_known() {
-        let extra = words("--add-dir /a /b --model opus --add-dir=/c -d");
+    fn added_directories_are_found() {
+        let extra = split("--add-dir /a /b --model opus --add-dir=/c -d");
         assert_eq!(added_dirs(&extra), ["/a", "/b", "/c"].map(Path::new));
     }
 
     #[test]
-    fn the_settings_may_hold_variables() {
+    fn the_settings_may_contain_variables() {
         let dir = tempfile::tempdir().unwrap();
         assert!(settings_environment(dir.path()).is_empty());
         let text = r#"{"env":{"ANTHROPIC_BASE_URL":"http://127.0.0.1:9","N":1}}"#;

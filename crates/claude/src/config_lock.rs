@@ -1,18 +1,21 @@
-//! Claude's own lock on a file of its configuration: a directory beside it, `FILE.lock`, made
-//! before the file is read and removed after it was replaced (seen in 2.1.197 and 2.1.330). Without
-//! it, what we write between the two is lost, and an agent that starts beside others stands before
-//! a dialog that was answered.
+//! Configuration lock: Claude Code's own lock on a configuration file.
+//!
+//! The lock is a directory beside the file, `FILE.lock`, created before the file is read and
+//! removed after it was replaced (seen in 2.1.197 and 2.1.330). Without it, a change that spotkeep
+//! writes between the two is lost, and an agent that starts beside others stops at a dialog that
+//! was answered already.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Claude holds it for some 10 ms, on a busy machine for 300 (measured), on a crowded one for as long as it
-/// has no turn. What is older than this was left by a Claude that was killed; it is Claude's to remove.
+/// Claude Code holds it for some 10 ms, on a busy machine for 300 (measured), on a crowded one for
+/// as long as it gets no CPU time. An older lock was left by a killed Claude Code, which also
+/// removes it later.
 const LEFT_AFTER: Duration = Duration::from_secs(10);
 
-/// How often it is tried.
+/// Interval between tries.
 const EVERY: Duration = Duration::from_millis(5);
 
 /// The lock, until it is dropped.
@@ -22,8 +25,8 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of a file whose symlinks are resolved; goes on without it where it cannot be
-    /// had.
+    /// Acquires the lock of a file whose symlinks are resolved; continues without it where that
+    /// fails.
     pub(super) fn acquire(file: &Path) -> Self {
         let mut name = file.file_name().unwrap_or_default().to_owned();
         name.push(".lock");
@@ -35,9 +38,13 @@ impl Lock {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(_) => return Self { held: None },
             }
-            // By the time it was made, so that after a power cut nobody waits for it.
+            // Decided by its creation time, so that a lock from before a power cut is not waited
+            // for.
             if came.elapsed() >= LEFT_AFTER || age(&path).is_some_and(|age| age >= LEFT_AFTER) {
-                tracing::warn!("{} is held for too long; going on without", path.display());
+                tracing::warn!(
+                    "{} is held for too long; continuing without it",
+                    path.display()
+                );
                 return Self { held: None };
             }
             std::thread::sleep(EVERY);
@@ -45,7 +52,7 @@ impl Lock {
     }
 }
 
-/// How long ago it was made; `None` where it is gone, or a clock was set back.
+/// Returns how long ago the lock was made; `None` where it is missing, or a clock was set back.
 fn age(path: &Path) -> Option<Duration> {
     fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()
 }
@@ -65,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_waits_for_the_other_and_nothing_is_left() {
+    fn two_locks_wait_for_each_other_and_leave_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(".claude.json");
         let first = Lock::acquire(&file);
@@ -81,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_was_left_behind_stops_nothing_and_stays() {
+    fn a_stale_lock_blocks_nothing_and_stays() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(".claude.json");
         let lock = dir.path().join(".claude.json.lock");

@@ -1,4 +1,4 @@
-//! Claude's JSON files after a power cut: is it whole, and what to rebuild it from.
+//! Configuration repair: checks Claude Code's JSON files, and finds a copy to rebuild them from.
 
 use std::fs;
 use std::io;
@@ -10,15 +10,15 @@ use sys::error::Result;
 use sys::files;
 use sys::time::Timestamp;
 
-/// What a file holds that should be a JSON object.
+/// Content of a file that should be a JSON object.
 #[derive(Debug, PartialEq)]
 pub(super) enum Content {
     /// There is no such file.
     Missing,
-    /// It is whole.
+    /// It is a JSON object.
     Whole(Map<String, Value>),
     /// It is not.
-    Torn(Vec<u8>),
+    Damaged(Vec<u8>),
 }
 
 pub(super) fn content(bytes: Option<Vec<u8>>) -> Content {
@@ -26,12 +26,12 @@ pub(super) fn content(bytes: Option<Vec<u8>>) -> Content {
         None => Content::Missing,
         Some(bytes) => match serde_json::from_slice(&bytes) {
             Ok(object) => Content::Whole(object),
-            Err(_) => Content::Torn(bytes),
+            Err(_) => Content::Damaged(bytes),
         },
     }
 }
 
-/// The file behind a symlink, which must stay one; also where the link dangles.
+/// Returns the file behind a symlink, which must stay one; also where the link dangles.
 pub(super) fn resolve(path: &Path) -> PathBuf {
     if let Ok(target) = fs::canonicalize(path) {
         return target;
@@ -42,19 +42,19 @@ pub(super) fn resolve(path: &Path) -> PathBuf {
     }
 }
 
-/// Keeps a copy of a torn file beside it.
+/// Saves a copy of a damaged file beside it.
 pub(super) fn quarantine(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".torn-{}", Timestamp::now().as_millis()));
-    let aside = path.with_file_name(name);
-    files::write_atomic(&aside, bytes)?;
-    Ok(aside)
+    name.push(format!(".damaged-{}", Timestamp::now().as_millis()));
+    let quarantined = path.with_file_name(name);
+    files::write_atomic(&quarantined, bytes)?;
+    Ok(quarantined)
 }
 
-/// The newest whole `.claude.json` among our own copy and the backups that Claude makes at each
-/// start and change, with its path.
+/// Finds the newest whole `.claude.json` among spotkeep's own copy and the backups that Claude Code
+/// makes at each start and change, with its path.
 ///
-/// Newest by Claude's own count of starts, because clocks of two boots do not compare; then by
+/// Newest by Claude Code's own count of starts, because clocks of two boots do not compare; then by
 /// the number in the backup's name.
 pub(super) fn newest_good(
     config_dir: &Path,
@@ -128,10 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_and_one_of_nulls_are_torn() {
-        assert!(matches!(content(Some(vec![])), Content::Torn(_)));
-        assert!(matches!(content(Some(vec![0; 9])), Content::Torn(_)));
-        assert!(matches!(content(Some(b"[]".to_vec())), Content::Torn(_)));
+    fn an_empty_file_and_one_of_nulls_are_damaged() {
+        assert!(matches!(content(Some(vec![])), Content::Damaged(_)));
+        assert!(matches!(content(Some(vec![0; 9])), Content::Damaged(_)));
+        assert!(matches!(content(Some(b"[]".to_vec())), Content::Damaged(_)));
         assert_eq!(content(None), Content::Missing);
     }
 }

@@ -1,9 +1,9 @@
-//! `.credentials.json`, the login of a subscription: told from a damaged one, kept as a copy, put back.
+//! Credentials watch: restores a damaged `.credentials.json`, the user's login, from a copy.
 //!
-//! Claude replaces it when it renews its tokens, which is every few hours, and any of the agents may do
-//! so. One that is empty, cut short or blanked logs the whole fleet out (reported by users; a full
-//! disk and a power cut do it). A file that is missing is left so: `/logout` does that. Nothing of
-//! its content ever reaches a log, the journal or an event.
+//! Claude Code replaces the file when it renews its tokens, which is every few hours, and any of
+//! the agents may do so. A file that is empty, cut off or without tokens logs the whole fleet out
+//! (reported by users; a full disk and a power cut cause it). A missing file is left alone:
+//! `/logout` removes it. Its content is never written to a log, the journal or an event.
 
 use std::path::{Path, PathBuf};
 
@@ -14,20 +14,20 @@ use sys::error::Result;
 use sys::files;
 use sys::time::Timestamp;
 
-/// What a file of credentials is worth.
+/// State of a credentials file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Worth {
-    /// It holds a login that can be used, or renewed.
+    /// It has a login that can be used, or renewed.
     Good,
-    /// It holds one that has ended and cannot be renewed.
+    /// It has a login that has ended and cannot be renewed.
     Expired,
-    /// It was a login, and is damaged: empty, cut short, or without its tokens.
+    /// It was a login, and is damaged: empty, cut off, or without its tokens.
     Damaged,
-    /// There is none, or one of another kind.
+    /// There is no login, or one of another kind.
     None,
 }
 
-/// Judges the content of a file at a moment.
+/// Evaluates the content of a file at a time.
 #[must_use]
 pub fn worth(content: Option<&[u8]>, now: Timestamp) -> Worth {
     let Some(bytes) = content else {
@@ -57,22 +57,22 @@ pub fn worth(content: Option<&[u8]>, now: Timestamp) -> Worth {
     }
 }
 
-/// What a look at the file came to.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginCheck {
-    /// As it was.
+    /// Unchanged.
     Same,
     /// There is a good login that was not there before.
     Renewed,
-    /// It is damaged; another look decides whether it stays so.
+    /// It is damaged; another check decides whether it stays damaged.
     Doubtful,
-    /// It was damaged, and the copy was put back.
+    /// It was damaged, and the copy was restored.
     PutBack,
-    /// It is damaged, and there is no copy that is worth more.
+    /// It is damaged, and there is no good copy.
     Lost,
 }
 
-/// Watches over one file.
+/// Watches one credentials file.
 #[derive(Debug)]
 pub struct LoginWatch {
     file: PathBuf,
@@ -81,13 +81,14 @@ pub struct LoginWatch {
     good: Option<Vec<u8>>,
     /// The damage that was seen last.
     damage: Option<Vec<u8>>,
-    /// What was put back already: whoever blanks it again has a reason.
+    /// What was restored already: a user or program that clears it again has a reason.
     put_back: Option<Vec<u8>>,
     lost: bool,
 }
 
 impl LoginWatch {
-    /// Of Claude's directory; `copy` is where the newest good content is kept.
+    /// Watches the file of a configuration directory; `copy` is where the newest good content is
+    /// kept.
     #[must_use]
     pub fn new(config_dir: &Path, copy: &Path) -> Self {
         Self {
@@ -100,10 +101,10 @@ impl LoginWatch {
         }
     }
 
-    /// Looks at the file. `settled`: nobody can be writing it now, so what is damaged stays so.
+    /// Checks the file. `settled`: no process can be writing it now, so damage is permanent.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub fn check(&mut self, settled: bool) -> Result<LoginCheck> {
         let file = resolve(&self.file);
         let content = files::read_optional(&file)?;
@@ -136,14 +137,14 @@ impl LoginWatch {
                 && self.put_back.as_ref() != Some(good)
         });
         let Some(good) = good else {
-            let told = std::mem::replace(&mut self.lost, true);
-            return Ok(if told {
+            let reported = std::mem::replace(&mut self.lost, true);
+            return Ok(if reported {
                 LoginCheck::Same
             } else {
                 LoginCheck::Lost
             });
         };
-        // Somebody may have logged in just now: a newer one is never written over.
+        // The user may have logged in just now: a newer login is never overwritten.
         if files::read_optional(file)?.as_ref() != Some(&content) {
             return Ok(LoginCheck::Doubtful);
         }
@@ -169,7 +170,7 @@ mod tests {
     const FAR: i64 = 9_999_999_999_999;
 
     #[test]
-    fn a_login_is_told_from_a_damaged_one_and_from_none() {
+    fn a_login_is_distinguished_from_a_damaged_one_and_from_none() {
         for (text, expected) in [
             (Some(login("a", "r", 1)), Worth::Good),
             (Some(login("a", "", FAR)), Worth::Good),
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_login_is_put_back_once_and_a_newer_one_is_kept() {
+    fn a_damaged_login_is_restored_once_and_a_newer_one_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let (file, copy) = (
             dir.path().join(".credentials.json"),
@@ -197,7 +198,7 @@ mod tests {
         assert_eq!(
             login_watch.check(false).unwrap(),
             LoginCheck::Same,
-            "nobody logged in"
+            "no login"
         );
         fs::write(&file, login("one", "r", FAR)).unwrap();
         assert_eq!(login_watch.check(false).unwrap(), LoginCheck::Renewed);
@@ -232,14 +233,14 @@ mod tests {
         assert_eq!(
             login_watch.check(true).unwrap(),
             LoginCheck::Same,
-            "told once"
+            "reported once"
         );
         fs::write(&file, login("three", "r", FAR)).unwrap();
         assert_eq!(login_watch.check(false).unwrap(), LoginCheck::Renewed);
     }
 
     #[test]
-    fn a_login_that_has_ended_is_not_put_back() {
+    fn a_login_that_has_ended_is_not_restored() {
         let dir = tempfile::tempdir().unwrap();
         let copy = dir.path().join("copy");
         fs::write(&copy, login("old", "", 1)).unwrap();

@@ -1,4 +1,4 @@
-//! The input box of Claude's screen: what stands in it, and when Enter may be pressed. Pure.
+//! Input box of Claude Code's screen: its content, and when Enter may be pressed. Pure.
 //!
 //! Measured on 2.1.197, 2.1.263 and 2.1.330:
 //!
@@ -10,37 +10,38 @@
 //!   the footer: a status line of the user's, the mode, hints
 //! ```
 //!
-//! * A dialog takes the place of the box. One of them (`AskUserQuestion`) marks an answer in the first
-//!   column between two such lines as well; what follows the answer begins in the first column too.
-//! * Claude draws what it proposes dimmed, except for its first character, which is the cursor.
+//! * A dialog takes the place of the box. One of them (`AskUserQuestion`) also marks an answer in
+//!   the first column between two such lines; the text after the answer begins in the first column
+//!   too.
+//! * Claude Code dims its suggestions, except for the first character, which is the cursor.
 //! * More than two lines, or 800 characters, are shown as `[Pasted text #1 +29 lines]`.
-//! * An Enter that comes before a paste is shown is lost. Of 680 that came once it was, on 2.1.197 and
-//!   2.1.330, none was.
-//! * While a text stands in the box, no dialog comes up for 1.5 s after its last change. So an Enter
+//! * An Enter that comes before a paste is shown is lost. Of 680 that came after it was shown, on
+//!   2.1.197 and 2.1.330, none was lost.
+//! * While the box holds a text, no dialog opens for 1.5 s after its last change. So an Enter
 //!   within that time answers no question that was not on the screen before.
 
 use std::time::{Duration, Instant};
 
-/// For how long a text has to stand unchanged before Enter.
+/// How long a text has to stay unchanged before Enter.
 const STILL: Duration = Duration::from_millis(150);
 
-/// The same after a change that cannot be seen, on a machine that has just shown to be slow.
+/// The same after a change that cannot be seen, on a machine that was slow just before.
 const STILL_UNSEEN: Duration = Duration::from_millis(500);
 
-/// How long after a change Enter may be pressed: less than Claude's own 1.5 s.
+/// How long after a change Enter may be pressed: less than Claude Code's 1.5 s.
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// What Claude shows in place of a long text, without spaces.
+/// What Claude Code shows in place of a long text, without spaces.
 const COLLAPSED: &str = "[Pastedtext#";
 
-/// What stands in the box of the list of sessions, which looks like that of a session. A text there begins a
-/// session of its own.
+/// Text in the box of the list of sessions, which looks like that of a session. A text that is
+/// typed there begins another session.
 const OF_SESSION_LIST: &str = "describeataskforanewsession";
 
 /// The input box of a screen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputBox {
-    /// What was typed, without spaces and without what Claude proposes itself.
+    /// The text that was typed, without spaces and without Claude Code's suggestions.
     typed: String,
     /// It has more than one line, or lines that are not shown.
     may_be_cut: bool,
@@ -53,7 +54,7 @@ impl InputBox {
     pub fn find(coloured_screen: &str) -> Option<Self> {
         let lines = cells(coloured_screen);
         let text: Vec<String> = lines.iter().map(|line| plain(line)).collect();
-        // A status line of the user's may hold lines of its own, and those are shorter.
+        // A user's status line may contain borders as well, which are shorter.
         let widest = text
             .iter()
             .filter(|line| is_lower_border(line))
@@ -82,19 +83,19 @@ impl InputBox {
         })
     }
 
-    /// Whether nobody has typed anything into it.
+    /// Whether it has no typed text.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.typed.is_empty() && !self.in_shell_mode
     }
 
-    /// Whether it is that of the list of sessions.
+    /// Whether it belongs to the list of sessions.
     #[must_use]
     pub fn is_of_session_list(&self) -> bool {
         self.typed == OF_SESSION_LIST
     }
 
-    /// Whether this text, pasted into the empty box, stands in it, and nothing else.
+    /// Whether the box holds this text, after it was pasted into the empty box, and nothing else.
     #[must_use]
     pub fn holds(&self, text: &str) -> bool {
         let text = match text.strip_prefix('!') {
@@ -108,14 +109,14 @@ impl InputBox {
             return is_collapsed;
         }
         let (desired, shown) = (common(&text), common(typed));
-        // Behind a command, Claude shows which arguments it takes.
+        // After a command, Claude Code shows its arguments.
         let has_hint = text.starts_with('/') && shown.starts_with(&desired);
         let is_end = self.may_be_cut && !shown.is_empty() && desired.ends_with(&shown);
         shown == desired || has_hint || is_end
     }
 
-    /// Whether this text may still stand in it, after an Enter that Claude took for something else:
-    /// for a line break, or for the choice of a name that the text begins.
+    /// Whether the box may still hold this text after an Enter that Claude Code did not take as
+    /// submit: it inserted a line break, or chose a name that the text begins.
     #[must_use]
     pub fn may_hold(&self, text: &str) -> bool {
         let (desired, shown) = (common(&squeeze(text)), common(&self.typed));
@@ -125,14 +126,15 @@ impl InputBox {
     }
 }
 
-/// Of a squeezed text what a terminal gives back as it got it: emoji and the like it may not.
+/// Returns the characters of a squeezed text that a terminal returns unchanged; emoji and the like
+/// may change.
 fn common(text: &str) -> String {
     let is_common = |c: &char| c.is_alphanumeric() || c.is_ascii_graphic();
     text.chars().filter(is_common).collect()
 }
 
-/// A text as it may be pasted: nothing in it ends the paste or presses a key, and nothing at its end makes Enter do
-/// something else than submit it.
+/// Returns a text in a form that can be pasted: nothing in it ends the paste or presses a key, and
+/// nothing at its end makes Enter do something else than submit.
 #[must_use]
 pub fn pasteable(text: &str) -> String {
     let lines = text.replace("\r\n", "\n").replace('\r', "\n");
@@ -150,28 +152,28 @@ pub fn pasteable(text: &str) -> String {
         .collect();
     let mut text = lines.join("\n").trim_end().to_owned();
     let last_word = text.split_whitespace().next_back().unwrap_or_default();
-    // Enter makes a line break of a backslash, and accepts the proposal for a file (2.1.197).
+    // Enter turns a backslash into a line break, and accepts a suggested file (2.1.197).
     if last_word.ends_with('\\') || last_word.contains('@') {
         text.push(' ');
     }
     text
 }
 
-/// When to press Enter, once a text has been pasted.
+/// Decides when to press Enter after a text has been pasted.
 #[derive(Debug)]
 pub struct TypedTextCheck {
-    /// When the box was last changed at the earliest.
+    /// Earliest time of the last change of the box.
     changed: Instant,
-    /// Since when the text has been seen standing there.
+    /// Since when the box has been seen with the text.
     stands: Option<Instant>,
-    /// For how long it has to.
+    /// How long the text has to stay unchanged.
     still: Duration,
 }
 
-/// What to do after a look at the box.
+/// What to do after a capture of the box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Look again.
+    /// Capture again.
     Wait,
     /// Change the box, by a space: Enter would come too late after its last change.
     Renew,
@@ -180,7 +182,7 @@ pub enum Next {
 }
 
 impl TypedTextCheck {
-    /// A text is about to be pasted.
+    /// Starts the check when a text is about to be pasted.
     #[must_use]
     pub fn begin(now: Instant) -> Self {
         Self {
@@ -190,7 +192,7 @@ impl TypedTextCheck {
         }
     }
 
-    /// Takes in whether the text stood in the box, in a look that lasted from `began` to `now`.
+    /// Applies a capture that lasted from `began` to `now`; `stands`: the box held the text.
     #[must_use]
     pub fn observe(&mut self, began: Instant, now: Instant, stands: bool) -> Next {
         if !stands {
@@ -219,7 +221,7 @@ enum Shade {
     Reversed,
 }
 
-/// The characters of each line of a captured screen, and how they are drawn.
+/// Returns the characters of each line of a captured screen, and how they are drawn.
 fn cells(screen: &str) -> Vec<Vec<(char, Shade)>> {
     let (mut dim, mut reversed) = (false, false);
     let mut lines = Vec::new();
@@ -258,7 +260,7 @@ fn cells(screen: &str) -> Vec<Vec<(char, Shade)>> {
     lines
 }
 
-/// What a sequence of codes makes of the shade before it.
+/// Returns the shade after a sequence of codes.
 fn shade(codes: &str, mut dim: bool, mut reversed: bool) -> (bool, bool) {
     let mut codes = codes.split(';');
     while let Some(code) = codes.next() {
@@ -268,7 +270,7 @@ fn shade(codes: &str, mut dim: bool, mut reversed: bool) -> (bool, bool) {
             "22" => dim = false,
             "7" => reversed = true,
             "27" => reversed = false,
-            // A colour, whose own numbers follow: `38;5;2` is no shade.
+            // A colour, with its own numbers after it: `38;5;2` does not change the shade.
             "38" | "48" | "58" => {
                 let numbers = if codes.next() == Some("2") { 3 } else { 1 };
                 codes.by_ref().take(numbers).for_each(drop);
@@ -284,7 +286,8 @@ fn plain(line: &[(char, Shade)]) -> String {
     line.trim_end().to_owned()
 }
 
-/// What a person typed of the characters of a box. The cursor alone is nobody's; on a proposal it is of the proposal.
+/// Returns what was typed among the characters of a box. A cursor alone is not text; on a
+/// suggestion it belongs to the suggestion.
 fn typed(body: &[(char, Shade)]) -> String {
     let is_proposal = body
         .iter()
@@ -298,7 +301,7 @@ fn typed(body: &[(char, Shade)]) -> String {
     squeeze(&typed)
 }
 
-/// Whether a line is one of those that the box lies between. The upper one may hold a name.
+/// Whether a line is a border of the box. The upper one may hold a name.
 fn is_border(line: &str) -> bool {
     line.starts_with("───") && line.ends_with('─')
 }
@@ -311,7 +314,7 @@ fn is_indented(line: &str) -> bool {
     line.chars().take(2).all(char::is_whitespace)
 }
 
-/// Without any space, since lines are broken anywhere, and without what nobody sees.
+/// Removes all spaces, since lines are broken anywhere, and all invisible characters.
 fn squeeze(text: &str) -> String {
     let is_seen = |c: &char| !c.is_whitespace() && !c.is_control();
     text.chars().filter(is_seen).collect()
@@ -322,14 +325,15 @@ mod tests {
     use super::*;
 
     const LINE: &str = "────────────────────────────────────────";
-    const OLD: &str = "\u{1b}[38;5;37m──────────────────────────────\u{1b}[38;5;16m\u{1b}[48;5;37m agent \
+    const OLD: &str = "\u{1b}[38;5;37m──────────────────────────────\u{1b}[38;5;16m\u{1b}[48;5;37m \
+                       agent \
                        \u{1b}[38;5;37m\u{1b}[49m──";
     const NEW: &str = "\u{1b}[38;5;244m──────────────────────────────── agent ─";
-    /// What is below the box while nothing is typed, of each version; with words of all kinds.
+    /// Footers below an empty box, of each version; they contain various words.
     const OLD_FOOTER: &str = "  ? for shortcuts · ← for agents        ● high · /effort";
     const NEW_FOOTER: &str = "  ⏵⏵ bypass permissions on (shift+tab to cycle) · ← for agents";
 
-    /// A screen with something said on it, and a box.
+    /// Returns a screen with some output, and a box.
     fn screen(upper: &str, body: &str, footer: &str) -> String {
         format!(
             "❯ said before\n\n● Done, they all pass.\n\n{upper}\n\u{1b}[39m{body}\n\
@@ -337,14 +341,14 @@ mod tests {
         )
     }
 
-    /// What stands in the box of both versions' screens.
+    /// Returns the boxes of both versions' screens.
     fn inputs(body: &str) -> [InputBox; 2] {
         [(OLD, OLD_FOOTER), (NEW, NEW_FOOTER)]
             .map(|(upper, footer)| InputBox::find(&screen(upper, body, footer)).expect(body))
     }
 
     #[test]
-    fn an_empty_box_is_empty_whatever_claude_proposes_in_it_and_writes_below() {
+    fn an_empty_box_is_empty_whatever_claude_suggests_in_it_and_writes_below() {
         for body in [
             "❯\u{a0}",
             "❯\u{a0}\u{1b}[7m \u{1b}[0m\u{1b}[39m\u{1b}[49m",
@@ -353,7 +357,7 @@ mod tests {
         ] {
             for input in inputs(body) {
                 assert!(input.is_empty(), "{body:?}: {input:?}");
-                // Each of these stands in one footer or other.
+                // Each of these is in one of the footers.
                 for text in ["y", "hi", "on", "to", "for agents", "hello"] {
                     assert!(!input.holds(text), "{body:?} holds {text}");
                 }
@@ -362,12 +366,12 @@ mod tests {
     }
 
     #[test]
-    fn a_text_stands_in_the_box_however_claude_draws_it() {
+    fn a_text_in_the_box_is_found_however_claude_draws_it() {
         let long = "line\n".repeat(30);
         for (body, text) in [
             ("❯\u{a0}y\u{1b}[7m \u{1b}[0m", "y"),
             ("❯\u{a0}to", "to"),
-            // The cursor on the only character, and on the first of more.
+            // The cursor on the only character, and on the first of several.
             ("❯\u{a0}\u{1b}[7my\u{1b}[0m\u{1b}[39m", "y"),
             ("❯\u{a0}\u{1b}[7mo\u{1b}[0m\u{1b}[39mne\n  two", "one\ntwo"),
             (
@@ -403,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_typed_is_not_the_text_and_nor_is_a_part_of_it() {
+    fn text_of_another_user_does_not_match_and_neither_does_a_part() {
         for (body, text) in [
             ("❯\u{a0}mine y", "y"),
             ("❯\u{a0}y and more", "y"),
@@ -427,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_enter_only_changed_may_still_stand_there() {
+    fn a_text_that_enter_only_changed_may_still_be_in_the_box() {
         for (body, text, may) in [
             ("❯\u{a0}look at @src/main.rs", "look at @src/m", true),
             ("❯\u{a0}a path\n", "a path\\", true),
@@ -436,7 +440,7 @@ mod tests {
                 "one\ntwo\nthree\nfour",
                 true,
             ),
-            ("❯\u{a0}a draft that was put aside", "go on", false),
+            ("❯\u{a0}a draft that was put away", "go on", false),
             ("❯\u{a0}", "go on", false),
             ("❯\u{a0}", "👍", false),
             ("❯\u{a0}a draft", "👍", false),
@@ -448,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_text_that_is_too_long_for_the_terminal_the_end_is_shown() {
+    fn a_text_that_is_too_long_for_the_terminal_is_found_by_its_end() {
         let text = format!("{}the end", "word ".repeat(150));
         for (upper, body) in [
             (
@@ -464,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_line_that_looks_like_a_box_is_none() {
+    fn a_status_line_that_looks_like_a_box_is_ignored() {
         for (body, text) in [("❯\u{a0}", None), ("❯\u{a0}hello y", Some("hello y"))] {
             for footer in [
                 "  ────────────────────\n  ❯ status y\n  ──────────\n  -- INSERT --",
@@ -479,32 +483,38 @@ mod tests {
     }
 
     #[test]
-    fn no_dialog_of_any_version_is_taken_for_the_box() {
+    fn no_dialog_of_any_version_is_mistaken_for_the_box() {
         let said = "❯ run it\n\n● Bash(touch x1)\n  ⎿  Waiting…\n\n";
         for shown in [
-            // May it run a command (2.1.197, then 2.1.330, whose last line stays).
+            // Permission to run a command (2.1.197, then 2.1.330, whose last line stays).
             format!(
-                "{LINE}\n Bash command\n\n   touch x1\n\n Do you want to proceed?\n ❯ 1. Yes\n   2. No\n\n \
+                "{LINE}\n Bash command\n\n   touch x1\n\n Do you want to proceed?\n ❯ 1. Yes\n   \
+                 2. No\n\n \
                  Esc to cancel · Tab to amend"
             ),
             format!(
-                "{LINE}\n Bash command\n╌╌╌╌╌╌\n touch x1\n╌╌╌╌╌╌\n Do you want to proceed?\n ❯ 1. Yes\n   \
+                "{LINE}\n Bash command\n╌╌╌╌╌╌\n touch x1\n╌╌╌╌╌╌\n Do you want to proceed?\n ❯ 1. \
+                 Yes\n   \
                  2. No\n\n Esc to cancel\n\n\n{NEW}"
             ),
-            // A question of the model's, with each of its answers lit.
+            // A question of the model, with each of its answers selected.
             format!(
-                "{LINE}\n ☐ Pick\n\nWhich one?\n\n❯ 1. Red\n     r\n  2. Type something.\n{LINE}\n  3. Chat \
+                "{LINE}\n ☐ Pick\n\nWhich one?\n\n❯ 1. Red\n     r\n  2. Type \
+                 something.\n{LINE}\n  3. Chat \
                  about this\n\nEnter to select · Esc to cancel\n\n{NEW}"
             ),
             format!(
-                "{LINE}\n ☐ Pick\n\nWhich one?\n\n  1. Red\n❯ 2. my own answer\n     in two lines\n{LINE}\n  \
+                "{LINE}\n ☐ Pick\n\nWhich one?\n\n  1. Red\n❯ 2. my own answer\n     in two \
+                 lines\n{LINE}\n  \
                  3. Chat about this\n\nEnter to select · Esc to cancel"
             ),
             format!(
-                "{LINE}\n ☐ Pick\n\nWhich one?\n\n  1. Red\n  2. Type something.\n{LINE}\n❯ 3. Chat about this\n\n\
+                "{LINE}\n ☐ Pick\n\nWhich one?\n\n  1. Red\n  2. Type something.\n{LINE}\n❯ 3. \
+                 Chat about this\n\n\
                  Enter to select · Esc to cancel\n\n{LINE}"
             ),
-            // The model, the help, the list of what runs (2.1.197), the whole transcript, the way back.
+            // The model, the help, the list of background tasks (2.1.197), the whole transcript,
+            // the rewind dialog.
             format!(
                 "{LINE}\n  Select model\n\n  ❯ 1. Default ✔\n    2. Opus\n\n  Enter to save\n{OLD}"
             ),
@@ -516,9 +526,10 @@ mod tests {
             format!("● ok\n\n{LINE}\n  Showing detailed transcript · ctrl+o to toggle"),
             "  Rewind\n\n    hello\n    No code changes\n\n  ❯ (current)\n\n  Enter to continue"
                 .to_owned(),
-            // A start, and no Claude at all.
+            // A start, and a shell without Claude Code.
             format!(
-                "{LINE}\n Accessing workspace:\n /srv\n ❯ 1. Yes, I trust this folder\n Enter to confirm"
+                "{LINE}\n Accessing workspace:\n /srv\n ❯ 1. Yes, I trust this folder\n Enter to \
+                 confirm"
             ),
             "$ ".to_owned(),
             String::new(),
@@ -528,9 +539,10 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_sessions_is_known_by_what_it_asks_for() {
+    fn the_list_of_sessions_is_recognized_by_its_placeholder() {
         let list = format!(
-            "Needs input\n ✻ a       ok · →\n\n\u{1b}[2m{LINE}\n\u{1b}[0m\u{1b}[38;5;246m❯\u{1b}[39m \
+            "Needs input\n ✻ a       ok · \
+             →\n\n\u{1b}[2m{LINE}\n\u{1b}[0m\u{1b}[38;5;246m❯\u{1b}[39m \
              \u{1b}[38;5;246mdescribe a task for a new session\n\u{1b}[2m{LINE}\n  enter to open"
         );
         assert!(InputBox::find(&list).unwrap().is_of_session_list());
@@ -542,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_a_text_presses_a_key_and_its_end_is_submitted_as_it_is() {
+    fn no_pasted_text_presses_a_key_and_its_end_is_submitted_unchanged() {
         for (text, pasted) in [
             ("one\r\ntwo\rthree\n\n", "one\ntwo\nthree"),
             ("a\u{1b}[201~\rb", "a\nb"),
@@ -561,9 +573,9 @@ mod tests {
     }
 
     #[test]
-    fn enter_comes_once_a_text_stands_still_and_soon_enough_for_no_dialog_to_come_first() {
+    fn enter_is_pressed_once_the_text_is_stable_and_before_a_dialog_can_open() {
         let ms = Duration::from_millis;
-        // When a look began and ended, whether the text stood, and what is done then.
+        // Begin and end of each capture, whether the box held the text, and what is done then.
         let none: &[(u64, u64, bool, Next)] =
             &[(0, 5, false, Next::Wait), (50, 55, false, Next::Wait)];
         let quick = &[
@@ -586,12 +598,12 @@ mod tests {
             (6_600, 6_699, true, Next::Wait),
             (6_700, 6_750, true, Next::Press),
         ];
-        for looks in [none, quick, flickers, late] {
+        for captures in [none, quick, flickers, late] {
             let begin = Instant::now();
             let mut landing = TypedTextCheck::begin(begin);
-            for (began, ended, stands, next) in looks {
+            for (began, ended, stands, next) in captures {
                 let seen = landing.observe(begin + ms(*began), begin + ms(*ended), *stands);
-                assert_eq!(seen, *next, "at {ended} ms of {looks:?}");
+                assert_eq!(seen, *next, "at {ended} ms of {captures:?}");
             }
         }
     }

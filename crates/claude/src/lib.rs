@@ -1,26 +1,27 @@
-//! All that is known of Claude Code, and nothing else knows it.
+//! Claude Code: its command line, configuration, files, screen and transcripts.
 //!
-//! Claude Code changes every few days. What is not ours is marked "measured on 2.1.197 and
-//! 2.1.330" where it was seen on both, and read so that what is new there passes by unharmed.
+//! No other crate depends on these details. Claude Code changes every few days. Its behaviour is
+//! marked "measured on 2.1.197 and 2.1.330" where it was seen on both, and its files are read so
+//! that additions in later versions do no harm.
 //!
-//! | file | what it knows |
+//! | module | content |
 //! |---|---|
-//! | [`binary`] | where `claude` is, and which version |
+//! | [`binary`] | finds the program `claude` and its version |
 //! | [`command_line`] | its arguments and environment |
-//! | [`retention`] | for how many days Claude keeps transcripts |
-//! | [`onboarding`], `repair` | the configuration that lets it start without a human |
-//! | [`credentials`] | the login of a subscription, guarded |
-//! | [`screen`] | what a pane shows that blocks a start |
-//! | [`input_box`] | pure: the input box of a pane, and when Enter may be pressed |
-//! | [`session_file`] | `sessions/<pid>.json`: which session a process has, and what it does |
-//! | [`login`] | whether it can log in, and how long it keeps transcripts |
-//! | [`transcript::index`], [`background_jobs`] | the conversations that there are, and Claude's own background jobs |
-//! | [`mod@transcript::locate`] | where the transcript of a session is |
-//! | `lock` | Claude's own lock on a file of its configuration |
-//! | [`transcript::record`], `record_json`, `line`, [`transcript::reader`] | one tolerant reader of transcripts |
-//! | [`transcript::tail`], `tail_state`, `api_stop` | pure: what the end of a transcript says |
-//! | [`mod@transcript::render`], [`transcript::summary`], [`transcript::tokens`] | pure: a transcript for people: its lines, what is being done, what it cost
-//! | [`resume_note`] | pure: the truthful note to an agent whose turn was cut |
+//! | [`retention`] | for how many days it keeps transcripts |
+//! | [`onboarding`], `config_repair` | the configuration that lets it start without a user |
+//! | [`credentials`] | the login of a subscription: checked, copied, restored |
+//! | [`screen`] | recognizes dialogs that block a start |
+//! | [`input_box`] | the input box of a pane, and when Enter may be pressed |
+//! | [`session_file`] | `sessions/<pid>.json`: the session of a process, and its status |
+//! | [`login`] | whether it can log in without a user |
+//! | [`transcript::index`], [`background_jobs`] | the list of conversations, and Claude Code's own background jobs |
+//! | [`mod@transcript::locate`] | finds the transcript of a session |
+//! | `config_lock` | Claude Code's own lock on a configuration file |
+//! | [`transcript::record`], `record_json`, `damaged_line`, [`transcript::reader`] | the tolerant reader of transcripts |
+//! | [`transcript::tail`], `tail_state`, `api_error` | the state of a session at the end of its transcript |
+//! | [`mod@transcript::render`], [`transcript::summary`], [`transcript::tokens`] | a transcript for people: its lines, the present activity, the tokens |
+//! | [`resume_note`] | the prompt that tells an agent what was cut off |
 
 mod api_error;
 pub mod background_jobs;
@@ -37,7 +38,8 @@ pub mod retention;
 pub mod screen;
 pub mod session_file;
 
-/// The versions that all tests are run with: the two whose behaviour was measured, and one from half-way between.
+/// Versions that all tests are run with: the two whose behaviour was measured, and one between
+/// them.
 pub const TESTED: [&str; 3] = ["2.1.197", "2.1.263", "2.1.330"];
 
 pub use api_error::ApiStop;
@@ -48,8 +50,8 @@ pub use transcript::record::{Record, RecordKind};
 pub use transcript::tail::{OpenTool, Tail};
 pub use transcript::tail_state::{NUDGE_MARK, TailState};
 
-/// What lies in its configuration directory and is not worth keeping: logs, copies of programs, and what is
-/// written anew by the next start.
+/// Entries of its configuration directory that are not worth saving: logs, copies of programs, and
+/// what the next start writes again.
 pub const TRANSIENT: [&str; 7] = [
     "cache",
     "debug",
@@ -60,7 +62,7 @@ pub const TRANSIENT: [&str; 7] = [
     "telemetry",
 ];
 
-/// Its login.
+/// Files with its login.
 pub const SECRETS: [&str; 1] = [".credentials.json"];
 
 pub mod transcript;

@@ -1,4 +1,6 @@
-//! Whether Claude can log in without a human, as far as files and variables tell. Never what the secret is.
+//! Login check: whether Claude Code can log in without a user, by files and variables.
+//!
+//! It never returns the secret itself.
 
 use std::path::Path;
 
@@ -8,7 +10,7 @@ use super::config_repair::{self, Content};
 use sys::files;
 use sys::time::Timestamp;
 
-/// Variables that log Claude in, or say that another service does. Documented by Anthropic.
+/// Variables that log Claude Code in, or select another service. Documented by Anthropic.
 pub const VARIABLES: [&str; 6] = [
     "ANTHROPIC_API_KEY",
     "ANTHROPIC_AUTH_TOKEN",
@@ -22,29 +24,29 @@ pub const VARIABLES: [&str; 6] = [
 /// Documented by Anthropic.
 pub const RETENTION_DAYS: u64 = 30;
 
-/// What `.credentials.json` holds, where `/login` writes on Linux.
+/// Content of `.credentials.json`, which `/login` writes on Linux.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credentials {
-    /// There is none.
+    /// There is no file.
     Missing,
-    /// It is there and empty, torn, or without a token.
+    /// The file is empty, damaged, or without a token.
     Blank,
     /// A token.
     Token {
         /// When the access token ends.
         expires: Option<Timestamp>,
-        /// Whether Claude can get a new one by itself.
+        /// Whether Claude Code can renew it automatically.
         renewable: bool,
     },
 }
 
-/// Reads the credentials file, for what it is.
+/// Reads the state of the credentials file.
 #[must_use]
 pub fn credentials(config_dir: &Path) -> Credentials {
     let path = config_repair::resolve(&config_dir.join(".credentials.json"));
     let object = match config_repair::content(files::read_optional(&path).unwrap_or_default()) {
         Content::Missing => return Credentials::Missing,
-        Content::Torn(_) => return Credentials::Blank,
+        Content::Damaged(_) => return Credentials::Blank,
         Content::Whole(object) => object,
     };
     let Some(login) = object.get("claudeAiOauth") else {
@@ -64,7 +66,7 @@ pub fn credentials(config_dir: &Path) -> Credentials {
     }
 }
 
-/// A key of `settings.json`; `None` where it is not set, or where the file cannot be read.
+/// Returns a key of `settings.json`; `None` where it is not set, or where the file cannot be read.
 #[must_use]
 pub fn setting(config_dir: &Path, key: &str) -> Option<Value> {
     let path = config_repair::resolve(&config_dir.join("settings.json"));
@@ -74,7 +76,7 @@ pub fn setting(config_dir: &Path, key: &str) -> Option<Value> {
     }
 }
 
-/// Whether the user said no to this API key once; Claude then does not use it.
+/// Whether the user rejected this API key once; Claude Code then does not use it.
 #[must_use]
 pub fn is_rejected(config_dir: &Path, key: &str) -> bool {
     let path = config_repair::resolve(&config_dir.join(".claude.json"));
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_key_is_known_by_its_end() {
+    fn a_rejected_key_is_recognized_by_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let key = "sk-0123456789-abcdefghij-klmnop";
         assert!(!is_rejected(dir.path(), key));

@@ -1,9 +1,9 @@
-//! Lets Claude start without a human: merges what its dialogs ask for into its configuration.
+//! Onboarding: answers Claude Code's start dialogs in its configuration, for starts without a user.
 //!
-//! A torn `.claude.json` blocks an interactive start by a dialog and is reset by `-p`, so it is
+//! A damaged `.claude.json` blocks an interactive start by a dialog and is reset by `-p`, so it is
 //! rebuilt here first (measured on 2.1.197 and 2.1.330). Nothing of the user's is lost or
-//! reordered, and nothing is written where nothing has to change: running Claudes rewrite the same
-//! file.
+//! reordered, and nothing is written where nothing has to change, because running Claude Code
+//! processes rewrite the same file.
 
 use std::path::Path;
 
@@ -14,18 +14,18 @@ use super::config_repair::{self, Content};
 use sys::error::{Context as _, Result, bail};
 use sys::files;
 
-/// How often a merge begins again because somebody else wrote the file meanwhile.
+/// How often a merge begins again because another process wrote the file meanwhile.
 const ATTEMPTS: usize = 5;
 
-/// Of an API key Claude remembers this many last characters.
+/// Length of the part of an API key that Claude Code remembers, which is its end.
 const KEY_TAIL: usize = 20;
 
-/// What shall be answered in advance.
+/// What to answer in advance.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Seed<'a> {
     /// Working directories to trust, symlinks resolved.
     pub cwds: &'a [&'a Path],
-    /// A key in the agents' environment that shall be used.
+    /// A key in the agents' environment that is to be used.
     pub api_key: Option<&'a str>,
     /// Whether an agent is started with `--dangerously-skip-permissions`.
     pub skip_permissions: bool,
@@ -33,17 +33,18 @@ pub struct Seed<'a> {
 
 /// Prepares the configuration. Returns what was done or found, in sentences for the journal.
 ///
-/// `keep_copy` is where our last good copy of `.claude.json` is and will be.
+/// `keep_copy` is the path of spotkeep's last good copy of `.claude.json`, which is read and
+/// written.
 ///
 /// # Errors
-/// A file cannot be read or written, or somebody else rewrites it again and again.
+/// A file cannot be read or written, or another process rewrites it again and again.
 pub fn seed(config_dir: &Path, seed: &Seed, keep_copy: &Path) -> Result<Vec<String>> {
     let mut said = Vec::new();
     let config = config_repair::resolve(&config_dir.join(".claude.json"));
     let whole = update(&config, &mut said, |content, said| {
         let mut object = match content {
             Content::Whole(object) => object,
-            Content::Missing | Content::Torn(_) => rebuild(config_dir, keep_copy, said)?,
+            Content::Missing | Content::Damaged(_) => rebuild(config_dir, keep_copy, said)?,
         };
         merge_config(&mut object, seed, said);
         Ok(Some(object))
@@ -56,7 +57,7 @@ pub fn seed(config_dir: &Path, seed: &Seed, keep_copy: &Path) -> Result<Vec<Stri
         let mut object = match content {
             Content::Whole(object) => object,
             Content::Missing if !seed.skip_permissions => return Ok(None),
-            Content::Missing | Content::Torn(_) => Map::new(),
+            Content::Missing | Content::Damaged(_) => Map::new(),
         };
         if seed.skip_permissions {
             merge_settings(&mut object, said);
@@ -66,10 +67,10 @@ pub fn seed(config_dir: &Path, seed: &Seed, keep_copy: &Path) -> Result<Vec<Stri
     Ok(said)
 }
 
-/// Reads a file, lets `merge` decide what it shall hold, and writes that if it differs. Returns it.
+/// Reads a file, lets `merge` decide on the new content, and writes that if it differs. Returns it.
 ///
-/// Nothing is locked where nothing has to change. A change by somebody else between reading and
-/// locking is looked for, and the merge begins again.
+/// Nothing is locked where nothing has to change. If another process changes the file between
+/// reading and locking, the merge begins again.
 pub(super) fn update(
     path: &Path,
     said: &mut Vec<String>,
@@ -80,8 +81,8 @@ pub(super) fn update(
         let mut news = Vec::new();
         let bytes = files::read_optional(path)?;
         let before = config_repair::content(bytes.clone());
-        let torn = match &before {
-            Content::Torn(bytes) => Some(bytes.clone()),
+        let damaged = match &before {
+            Content::Damaged(bytes) => Some(bytes.clone()),
             _ => None,
         };
         let old = match &before {
@@ -102,12 +103,12 @@ pub(super) fn update(
         if files::read_optional(path)? != bytes {
             continue;
         }
-        if let Some(torn) = torn {
-            let aside = config_repair::quarantine(path, &torn)?;
+        if let Some(damaged) = damaged {
+            let quarantined = config_repair::quarantine(path, &damaged)?;
             said.push(format!(
-                "{} was torn; it is kept as {}",
+                "{} was damaged; it is kept as {}",
                 path.display(),
-                aside.display()
+                quarantined.display()
             ));
         }
         files::write_atomic(path, &text)?;
@@ -150,7 +151,9 @@ fn merge_config(config: &mut Map<String, Value>, seed: &Seed, said: &mut Vec<Str
         let Some(project) = object(config, "projects")
             .and_then(|projects| object(projects, &cwd.to_string_lossy()))
         else {
-            said.push("\"projects\" in .claude.json is no object and was left alone".to_owned());
+            said.push(
+                "\"projects\" in .claude.json is not an object and was left alone".to_owned(),
+            );
             return;
         };
         if set_true(project, "hasTrustDialogAccepted") {
@@ -159,7 +162,7 @@ fn merge_config(config: &mut Map<String, Value>, seed: &Seed, said: &mut Vec<Str
     }
 }
 
-/// So much of a key as Claude remembers.
+/// Returns the part of a key that Claude Code remembers.
 pub(super) fn key_tail(key: &str) -> String {
     let start = key.chars().count().saturating_sub(KEY_TAIL);
     key.chars().skip(start).collect()
@@ -176,7 +179,8 @@ fn approve(config: &mut Map<String, Value>, key: &str, said: &mut Vec<String>) {
     };
     if holds(responses.get("rejected")) {
         said.push(
-            "the API key was rejected by the user in Claude; it stays so, and Claude will not use it"
+            "the API key was rejected by the user in Claude; it stays rejected, and Claude will \
+             not use it"
                 .to_owned(),
         );
     } else if !holds(responses.get("approved")) {
@@ -199,14 +203,15 @@ fn merge_settings(settings: &mut Map<String, Value>, said: &mut Vec<String>) {
     }
 }
 
-/// The object under a key, made where there is nothing; `None` where there is something else.
+/// Returns the object under a key, created where nothing is there; `None` where another type is
+/// there.
 fn object<'a>(map: &'a mut Map<String, Value>, key: &str) -> Option<&'a mut Map<String, Value>> {
     map.entry(key)
         .or_insert_with(|| Value::Object(Map::new()))
         .as_object_mut()
 }
 
-/// Whether it had to be changed.
+/// Sets a key to true. Returns whether that was a change.
 fn set_true(map: &mut Map<String, Value>, key: &str) -> bool {
     map.insert(key.to_owned(), Value::Bool(true)) != Some(Value::Bool(true))
 }
@@ -302,30 +307,30 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_configuration_is_kept_aside_and_rebuilt() {
-        for torn in [&b"{\"hasCompleted"[..], b"", &[0; 64]] {
+    fn a_damaged_configuration_is_quarantined_and_rebuilt() {
+        for damaged in [&b"{\"hasCompleted"[..], b"", &[0; 64]] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join(".claude.json");
             fs::write(&path, r#"{"userID":"me","numStartups":7}"#).unwrap();
             run(dir.path(), None, false);
-            fs::write(&path, torn).unwrap();
+            fs::write(&path, damaged).unwrap();
             let said = run(dir.path(), None, false);
             assert!(
-                said.iter().any(|line| line.contains("was torn")),
+                said.iter().any(|line| line.contains("was damaged")),
                 "{said:?}"
             );
             assert_eq!(config(dir.path())["userID"], "me");
-            let aside = fs::read_dir(dir.path())
+            let quarantined = fs::read_dir(dir.path())
                 .unwrap()
                 .map(|entry| entry.unwrap().path())
-                .find(|path| path.to_string_lossy().contains(".torn-"))
+                .find(|path| path.to_string_lossy().contains(".damaged-"))
                 .unwrap();
-            assert_eq!(fs::read(aside).unwrap(), torn);
+            assert_eq!(fs::read(quarantined).unwrap(), damaged);
         }
     }
 
     #[test]
-    fn a_configuration_that_vanished_is_brought_back() {
+    fn a_missing_configuration_is_restored() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(".claude.json"), r#"{"userID":"me"}"#).unwrap();
         run(dir.path(), None, false);
@@ -336,13 +341,13 @@ mod tests {
     }
 
     #[test]
-    fn torn_settings_are_kept_aside_and_begun_anew() {
+    fn damaged_settings_are_quarantined_and_created_again() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("settings.json"), "{\"model\"").unwrap();
         let said = run(dir.path(), None, true);
         assert!(
             said.iter()
-                .any(|line| line.contains("settings.json was torn"))
+                .any(|line| line.contains("settings.json was damaged"))
         );
         let text = fs::read_to_string(dir.path().join("settings.json")).unwrap();
         assert!(text.contains("skipDangerousModePermissionPrompt"), "{text}");

@@ -1,9 +1,9 @@
-//! Pure: the truthful note to an agent whose turn was cut off.
+//! Resume note: the prompt that tells an agent what was cut off when its process ended. Pure.
 //!
-//! Claude Code drops or closes a call without an answer when it resumes, so without a note the
-//! model does not know that a command may have run (measured on 2.1.197 and 2.1.330). The note is
-//! an argument of the process and thus visible to every user of the machine: it names the tool,
-//! never its input. The rest is in a file.
+//! Claude Code drops or closes a call without a result when it resumes, so without a note the model
+//! does not know that a command may have run (measured on 2.1.197 and 2.1.330). The note is an
+//! argument of the process and thus visible to every user of the machine: it names the tool, never
+//! its input. The rest is in a file.
 
 use std::path::Path;
 
@@ -12,55 +12,56 @@ use super::transcript::tail::{OpenTool, Tail};
 use super::transcript::tail_state::{NUDGE_MARK, OWN_MARK};
 use sys::time::{Timestamp, short};
 
-/// Longest name of a tool in a note, in characters; names of MCP tools are not ours.
+/// Longest name of a tool in a note, in characters; names of MCP tools come from others.
 const NAME_LIMIT: usize = 64;
 
-/// Longest word on the workspace in a note, in characters; all of it is in the file.
+/// Longest text about the workspace in a note, in characters; the file has all of it.
 const WORKSPACE_LIMIT: usize = 400;
 
 /// Why Claude ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    /// The machine went away and this is another boot.
+    /// The machine was preempted and this is another boot.
     Preempted {
-        /// Whether there was time to stop in order.
+        /// Whether there was time for an orderly stop.
         noticed: bool,
     },
-    /// The machine was shut down in order by somebody, and this is another boot.
+    /// A user shut the machine down in order, and this is another boot.
     ShutDown,
-    /// It ended by itself, and how.
+    /// Its process ended without a request, and how.
     Crashed(String),
     /// It was stopped and started on the same machine.
     Restarted,
 }
 
-/// What was cut off.
+/// Facts about a turn that was cut off.
 #[derive(Debug, Clone)]
 pub struct Cut<'a> {
-    /// What the end of the transcript says.
+    /// State at the end of the transcript.
     pub what: &'a Tail,
-    /// Why.
+    /// Why Claude Code ended.
     pub cause: &'a Cause,
-    /// Whether Claude said last that it waits for a permission: then the open tool did not run.
+    /// Whether Claude Code's last status was that it waits for a permission: then the open tool did
+    /// not run.
     pub awaited_permission: bool,
-    /// When it was stopped, or the last sign of it.
+    /// When it was stopped, or its last sign of activity.
     pub cut_at: Option<Timestamp>,
-    /// Now.
+    /// When it is back.
     pub back_at: Timestamp,
-    /// What the user asked last.
+    /// The user's last prompt.
     pub last_prompt: Option<&'a str>,
     /// Prompts that the model was never given.
     pub queued: &'a [&'a str],
     /// What happened to its workspace, as sentences.
     pub workspace: Option<&'a str>,
-    /// What was lost and brought back from a copy, in words.
+    /// What was lost and restored from a copy, as sentences.
     pub brought_back: &'a [String],
 }
 
-/// The note, to be passed as the prompt of the resume; `file` is where [`details`] are.
+/// Returns the note, to be passed as the prompt of the resume; `file` is the path of [`details`].
 ///
-/// `None` where nothing was cut: an idle agent is resumed without a word. Prompts that were queued
-/// and never given count as cut. Ask [`Tail::was_cut`] first where the last status is known.
+/// `None` where nothing was cut: an idle agent is resumed without a prompt. Prompts that were
+/// queued and never given count as cut. Ask [`Tail::was_cut`] first where the last status is known.
 #[must_use]
 pub fn prompt(cut: &Cut, file: &Path) -> Option<String> {
     let what = lost(cut.what, cut.awaited_permission);
@@ -77,7 +78,8 @@ pub fn prompt(cut: &Cut, file: &Path) -> Option<String> {
             " /tmp, servers, containers and shells that were running are gone."
         }
         Cause::Preempted { noticed: false } => {
-            " /tmp, servers, containers and shells that were running are gone, and maybe the last seconds of work."
+            " /tmp, servers, containers and shells that were running are gone, and maybe the last \
+             seconds of work."
         }
         Cause::Crashed(_) | Cause::Restarted => " Shells that you had running are gone.",
     });
@@ -92,7 +94,8 @@ pub fn prompt(cut: &Cut, file: &Path) -> Option<String> {
     }
     if !cut.brought_back.is_empty() {
         note.push_str(
-            " Part of your state was lost and brought back from an older copy: what came after it is gone from your memory or from the disk, so look before you rely on it.",
+            " Part of your state was lost and brought back from an older copy: what came after it \
+             is gone from your memory or from the disk, so look before you rely on it.",
         );
     }
     match cut.queued.len() {
@@ -106,13 +109,14 @@ pub fn prompt(cut: &Cut, file: &Path) -> Option<String> {
     Some(note)
 }
 
-/// A word to an agent whose turn the API has ended, to be typed into it.
+/// Returns the prompt to type into an agent whose turn the API has ended.
 #[must_use]
 pub fn nudge(stop: ApiStop) -> String {
     format!("{NUDGE_MARK}{}. {GO_ON}", stopped(stop))
 }
 
-/// The same to its next process, as the prompt of the resume: what ran in the last one is gone.
+/// Returns the same for its next process, as the prompt of the resume: what ran in the last one has
+/// ended.
 #[must_use]
 pub fn again(stop: ApiStop) -> String {
     let why = stopped(stop);
@@ -129,7 +133,7 @@ fn stopped(stop: ApiStop) -> &'static str {
     }
 }
 
-/// The rest, as Markdown, for a file that only the user can read.
+/// Returns the details as Markdown, for a file that only the user can read.
 #[must_use]
 pub fn details(cut: &Cut) -> String {
     let mut text = format!("# What was cut off\n\n{}.\n", when(cut));
@@ -170,7 +174,7 @@ pub fn details(cut: &Cut) -> String {
     text
 }
 
-/// When and why, as the beginning of a sentence.
+/// Returns when and why the turn was cut, as the beginning of a sentence.
 fn when(cut: &Cut) -> String {
     let why = match cut.cause {
         Cause::Preempted { noticed: true } => "This machine was preempted".to_owned(),
@@ -189,7 +193,7 @@ fn when(cut: &Cut) -> String {
     }
 }
 
-/// What was lost and has to be checked; `None` where nothing was.
+/// Returns what was lost and has to be checked; `None` where nothing was.
 fn lost(what: &Tail, awaited_permission: bool) -> Option<String> {
     Some(match what {
         Tail::CutInTool { tools } if awaited_permission => format!(
@@ -197,15 +201,19 @@ fn lost(what: &Tail, awaited_permission: bool) -> Option<String> {
             names(tools)
         ),
         Tail::CutInTool { tools } => format!(
-            "{} was cut off: it may have run in part, in full or not at all, so check its effects before doing it again.",
+            "{} was cut off: it may have run in part, in full or not at all, so check its effects \
+             before doing it again.",
             names(tools)
         ),
         Tail::CutInStream => "Your answer was cut off before it was recorded.".to_owned(),
         Tail::AwaitingTasks { count: 1 } => {
-            "A background task of yours was cut off and will not report: check what it did, and start it again if it is still needed.".to_owned()
+            "A background task of yours was cut off and will not report: check what it did, and \
+             start it again if it is still needed."
+                .to_owned()
         }
         Tail::AwaitingTasks { count } => format!(
-            "{count} background tasks of yours were cut off and will not report: check what they did, and start again what is still needed.",
+            "{count} background tasks of yours were cut off and will not report: check what they \
+             did, and start again what is still needed.",
         ),
         Tail::WaitingForHuman { tool } if tool.name == "ExitPlanMode" => {
             "Your plan was not answered yet and is gone from the screen: present it again."
@@ -242,7 +250,8 @@ fn names(tools: &[OpenTool]) -> String {
     }
 }
 
-/// At most `limit` characters on one line, and none that a terminal obeys or an argument cannot hold.
+/// Returns at most `limit` characters on one line, without those that a terminal interprets or an
+/// argument cannot hold.
 fn line(text: &str, limit: usize) -> String {
     let words: Vec<&str> = text
         .split(|c: char| c.is_whitespace() || c.is_control())
@@ -251,7 +260,7 @@ fn line(text: &str, limit: usize) -> String {
     words.join(" ").chars().take(limit).collect()
 }
 
-/// A code block whose fence is longer than any in the text.
+/// Returns a code block whose fence is longer than any in the text.
 fn fenced(language: &str, text: &str) -> String {
     let longest = text
         .split(|char| char != '`')
@@ -308,9 +317,11 @@ mod tests {
         let note = prompt(&cut(&what, &cause, &[]), Path::new(FILE)).unwrap();
         assert_eq!(
             note,
-            "[spotkeep] This machine was preempted at 2026-11-22 03:12:07 UTC; you are back after 3m 10s. \
+            "[spotkeep] This machine was preempted at 2026-11-22 03:12:07 UTC; you are back after \
+             3m 10s. \
              /tmp, servers, containers and shells that were running are gone. \
-             Your Bash call was cut off: it may have run in part, in full or not at all, so check its \
+             Your Bash call was cut off: it may have run in part, in full or not at all, so check \
+             its \
              effects before doing it again. My last request still stands: go on with it. \
              Details: /mnt/persist/session-state/notes/agent-1.md"
         );
@@ -318,14 +329,14 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_that_was_made_anew_is_told_to_an_idle_agent_too() {
+    fn an_idle_agent_also_gets_a_note_about_a_workspace_that_was_created_again() {
         let cause = Cause::Preempted { noticed: false };
         let mut idle = cut(&Tail::Idle, &cause, &[]);
         assert_eq!(prompt(&idle, Path::new(FILE)), None);
-        idle.workspace = Some("Your workspace was gone and was made anew.");
+        idle.workspace = Some("Your workspace was missing and was created again.");
         let note = prompt(&idle, Path::new(FILE)).unwrap();
-        assert!(note.contains("made anew. Details: "), "{note}");
-        assert!(details(&idle).contains("made anew"));
+        assert!(note.contains("created again. Details: "), "{note}");
+        assert!(details(&idle).contains("created again"));
     }
 
     #[test]
@@ -352,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_agent_is_told_nothing_unless_a_message_was_lost() {
+    fn an_idle_agent_gets_no_note_unless_a_message_was_lost() {
         let cause = Cause::Preempted { noticed: true };
         for what in [Tail::Empty, Tail::Idle, Tail::InterruptedByUser] {
             assert_eq!(prompt(&cut(&what, &cause, &[]), Path::new(FILE)), None);
@@ -376,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nudge_is_known_by_its_beginning_and_is_no_note() {
+    fn a_nudge_is_recognized_by_its_beginning_and_is_not_a_note() {
         let typed = nudge(ApiStop::Overloaded);
         assert!(typed.starts_with(NUDGE_MARK), "{typed}");
         let prompt = again(ApiStop::Login);
@@ -384,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn the_details_hold_everything() {
+    fn the_details_contain_everything() {
         let what = Tail::CutInTool {
             tools: vec![tool("Bash")],
         };

@@ -1,5 +1,7 @@
-//! How long Claude keeps transcripts. It deletes them after `cleanupPeriodDays` of `settings.json`, 30
-//! days where nothing is said (documented): an agent that rests for a month would lose its session.
+//! Transcript retention: for how many days Claude Code keeps transcripts.
+//!
+//! Claude Code deletes them after `cleanupPeriodDays` of `settings.json`, 30 days where it is not
+//! set (documented): an agent that is idle for a month would lose its session.
 
 use std::path::Path;
 
@@ -12,12 +14,13 @@ use sys::error::Result;
 
 const KEY: &str = "cleanupPeriodDays";
 
-/// What Claude does where nothing is set.
+/// What Claude Code does where nothing is set.
 const DEFAULT_DAYS: u64 = 30;
-/// What it is raised to.
+/// What the setting is raised to.
 pub const LONG_DAYS: u64 = 3650;
 
-/// The days that are set; `None` where nothing is, or the file is missing, torn or unreadable.
+/// Returns the days that are set; `None` where nothing is, or the file is missing, damaged or
+/// unreadable.
 #[must_use]
 pub fn days(config_dir: &Path) -> Option<u64> {
     login::setting(config_dir, KEY)
@@ -25,7 +28,7 @@ pub fn days(config_dir: &Path) -> Option<u64> {
         .and_then(Value::as_u64)
 }
 
-/// Whether somebody has set more than Claude's own: then that is what was wanted.
+/// Whether more than Claude Code's default is set: then the user decided on it.
 #[must_use]
 pub fn is_enough(days: Option<u64>) -> bool {
     days.is_some_and(|days| days > DEFAULT_DAYS)
@@ -41,7 +44,7 @@ pub fn raise(config_dir: &Path) -> Result<Vec<String>> {
     update(&path, &mut said, |content, _| {
         let mut object = match content {
             Content::Whole(object) => object,
-            Content::Missing | Content::Torn(_) => Map::new(),
+            Content::Missing | Content::Damaged(_) => Map::new(),
         };
         if !is_enough(object.get(KEY).and_then(Value::as_u64)) {
             object.insert(KEY.to_owned(), LONG_DAYS.into());

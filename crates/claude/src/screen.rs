@@ -1,15 +1,15 @@
-//! Pure: what a pane shows that blocks a start.
+//! Screen of a pane: recognizes dialogs that block a start. Pure.
 //!
-//! The wording and the layout move between versions (2.1.197 numbers the answers, 2.1.330 does not
-//! and lights "No" first), so a few words that stayed are looked for. While one of these dialogs is
-//! shown there is no `sessions/<pid>.json`, except with the session picker, whose file has no
-//! status (measured on 2.1.197 and 2.1.330).
+//! Wording and layout change between versions (2.1.197 numbers the answers, 2.1.330 does not and
+//! selects "No" first), so the match uses a few words that did not change. While one of these
+//! dialogs is shown there is no `sessions/<pid>.json`, except with the session picker, whose file
+//! has no status (measured on 2.1.197 and 2.1.330).
 //!
-//! Only ask while a start does not come up: a conversation may speak of any of these words.
+//! Only use it while a start is not confirmed: a conversation may contain any of these words.
 
 use std::fmt;
 
-/// What waits for a human before the session begins.
+/// What waits for the user before the session begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Blocker {
     /// Whether the folder is trusted.
@@ -30,7 +30,7 @@ pub enum Blocker {
     Other(String),
 }
 
-/// What every line of the last alternative must hold.
+/// Texts of which all must be on the pane, for each dialog.
 const SIGNS: &[(&[&str], Blocker)] = &[
     (&["configuration error"], Blocker::BrokenConfig),
     (&["claude.json", "corrupted"], Blocker::BrokenConfig),
@@ -57,7 +57,7 @@ const SIGNS: &[(&[&str], Blocker)] = &[
     (&["please run /login"], Blocker::Login),
 ];
 
-/// Finds what blocks; `None` where nothing does, so far as the pane can tell.
+/// Finds the dialog that blocks; `None` where the pane shows none.
 #[must_use]
 pub fn blocker(pane_text: &str) -> Option<Blocker> {
     // Narrow panes break lines anywhere between words.
@@ -73,8 +73,8 @@ pub fn blocker(pane_text: &str) -> Option<Blocker> {
     known.or_else(|| dialog(pane_text).map(Blocker::Other))
 }
 
-/// The title of a dialog that blocks a start, by the line of keys that is below every one of them, and
-/// below the answer that is lit, which has this sign before it.
+/// Returns the title of a dialog that blocks a start. It is recognized by the line of keys below
+/// every one of them, and below the selected answer, which has this sign before it.
 fn dialog(pane_text: &str) -> Option<String> {
     let below = pane_text
         .rsplit_once('❯')
@@ -84,19 +84,19 @@ fn dialog(pane_text: &str) -> Option<String> {
     shown.then(|| title(pane_text))
 }
 
-/// What is shown in place of the input box: the first words of it. A dialog lies below a line, and
-/// all that was said before above it.
+/// Returns the title of what is shown in place of the input box. A dialog is below a line, and the
+/// conversation above it.
 #[must_use]
 pub fn title(pane_text: &str) -> String {
     let is_border = |line: &&str| line.starts_with("───") || line.starts_with("▔▔▔");
     let below = pane_text.lines().skip_while(|line| !is_border(line));
-    first_words(below.filter(|line| !is_border(line)))
-        .or_else(|| first_words(pane_text.lines().filter(|line| !is_border(line))))
+    first_text_line(below.filter(|line| !is_border(line)))
+        .or_else(|| first_text_line(pane_text.lines().filter(|line| !is_border(line))))
         .unwrap_or_else(|| "a dialog".into())
 }
 
-/// Whether the pane shows the question that Claude asks at a usage limit. Its first answer, to wait,
-/// is what leaving it with Escape comes to (measured on 2.1.197 and 2.1.330).
+/// Whether the pane shows Claude Code's question at a usage limit. Escape has the same effect as
+/// the first answer, which is to wait (measured on 2.1.197 and 2.1.330).
 #[must_use]
 pub fn shows_limit_question(pane_text: &str) -> bool {
     let text = pane_text.to_lowercase();
@@ -106,8 +106,8 @@ pub fn shows_limit_question(pane_text: &str) -> bool {
     })
 }
 
-/// The first line that holds words, which is a dialog's title.
-fn first_words<'a>(lines: impl Iterator<Item = &'a str>) -> Option<String> {
+/// Returns the first line with letters, which is a dialog's title.
+fn first_text_line<'a>(lines: impl Iterator<Item = &'a str>) -> Option<String> {
     let mut lines = lines.map(str::trim);
     let words = lines.find(|line| line.chars().any(char::is_alphabetic))?;
     Some(
@@ -120,7 +120,7 @@ fn first_words<'a>(lines: impl Iterator<Item = &'a str>) -> Option<String> {
 }
 
 impl Blocker {
-    /// What to do about it.
+    /// Returns what the user can do about it.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
@@ -128,13 +128,14 @@ impl Blocker {
                 "attach and answer once; for a folder of --add-dir, start claude in it once by hand"
             }
             Self::ApiKey => {
-                "attach and answer once, or remove the key from customApiKeyResponses.rejected in .claude.json"
+                "attach and answer once, or remove the key from customApiKeyResponses.rejected in \
+                 .claude.json"
             }
             Self::BypassPermissions => {
                 "attach and accept it once, or leave --dangerously-skip-permissions out"
             }
             Self::Onboarding => "check the network, then run claude once by hand",
-            Self::Login => "attach and run /login; the other agents go on by themselves",
+            Self::Login => "attach and run /login; the other agents continue automatically",
             Self::BrokenConfig => "restart the agent: its .claude.json is rebuilt before the start",
             Self::SessionPicker => "leave it with Escape; sessions are resumed by id, not by name",
             Self::Other(_) => "attach and answer it",
@@ -162,10 +163,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_dialogs_of_both_versions_are_known() {
+    fn the_dialogs_of_both_versions_are_recognized() {
         for (text, expected) in [
             (
-                " Accessing workspace:\n /srv/work\n Quick safety check: Is this a project you created or one you trust?\n ❯ 1. Yes, I trust this folder\n   2. No, exit\n Enter to confirm · Esc to cancel",
+                " Accessing workspace:\n /srv/work\n Quick safety check: Is this a project you \
+                 created or one you trust?\n ❯ 1. Yes, I trust this folder\n   2. No, exit\n Enter \
+                 to confirm · Esc to cancel",
                 Blocker::Trust,
             ),
             (
@@ -173,23 +176,28 @@ mod tests {
                 Blocker::Trust,
             ),
             (
-                " Detected a custom API key in your environment\n Do you want to use this API key?\n ❯ 2. No (recommended)",
+                " Detected a custom API key in your environment\n Do you want to use this API \
+                 key?\n ❯ 2. No (recommended)",
                 Blocker::ApiKey,
             ),
             (
-                " WARNING: Claude Code running in Bypass Permissions\n mode\n ❯ No, exit\n   Yes, I accept",
+                " WARNING: Claude Code running in Bypass Permissions\n mode\n ❯ No, exit\n   Yes, \
+                 I accept",
                 Blocker::BypassPermissions,
             ),
             (
-                " Configuration error\n /c/.claude.json isn't valid JSON.\n ❯ 1. Exit and fix manually",
+                " Configuration error\n /c/.claude.json isn't valid JSON.\n ❯ 1. Exit and fix \
+                 manually",
                 Blocker::BrokenConfig,
             ),
             (
-                " Unable to connect to Anthropic services\n Failed to connect to api.anthropic.com: EAI_AGAIN",
+                " Unable to connect to Anthropic services\n Failed to connect to \
+                 api.anthropic.com: EAI_AGAIN",
                 Blocker::Onboarding,
             ),
             (
-                " Resume session\n ⌕ nosuchname\n No sessions match\n Type to search · Esc to clear",
+                " Resume session\n ⌕ nosuchname\n No sessions match\n Type to search · Esc to \
+                 clear",
                 Blocker::SessionPicker,
             ),
             (
@@ -209,9 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn the_question_at_a_limit_is_known_and_no_other() {
-        let old = "❯ /rate-limit-options\n────\n  What do you want to do?\n  ❯ 1. Stop and wait for limit to reset\n    2. Upgrade your plan\n  Enter to confirm · Esc to cancel";
-        let new = "▔▔▔\n  What do you want to do?\n  ❯ 1. Stop and wait for limit to reset\n    2. Wait here, then continue automatically at Nov 25, 11:40pm\n    3. Upgrade your plan\n  Enter to confirm · Esc to cancel";
+    fn only_the_question_at_a_limit_is_recognized() {
+        let old = "❯ /rate-limit-options\n────\n  What do you want to do?\n  ❯ 1. Stop and wait \
+                   for limit to reset\n    2. Upgrade your plan\n  Enter to confirm · Esc to \
+                   cancel";
+        let new = "▔▔▔\n  What do you want to do?\n  ❯ 1. Stop and wait for limit to reset\n    2. \
+                   Wait here, then continue automatically at Nov 25, 11:40pm\n    3. Upgrade your \
+                   plan\n  Enter to confirm · Esc to cancel";
         assert!(shows_limit_question(old) && shows_limit_question(new));
         let permission = "  Do you want to proceed?\n  ❯ 1. Yes\n    2. No\n  Esc to cancel";
         assert!(!shows_limit_question(permission));
@@ -219,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_named_by_its_first_words_and_not_by_what_was_said_before() {
+    fn a_dialog_is_named_by_its_title_and_not_by_the_conversation_before_it() {
         for (pane, expected) in [
             (
                 "❯ run it\n● Bash(x)\n─────\n Bash command\n\n   touch x\n ❯ 1. Yes",

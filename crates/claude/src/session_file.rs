@@ -1,10 +1,10 @@
-//! `sessions/<pid>.json`: what a live Claude says of itself. Measured on 2.1.197 and 2.1.330.
+//! Session files: reads `sessions/<pid>.json`, the state that a live Claude Code publishes.
 //!
-//! It appears about a second after the start and only once every blocking dialog (trust, API key,
-//! bypass mode, broken configuration) has been passed; `status` follows some 50 to 200 ms later.
-//! The session picker writes a file without `status`, under a session id of its own; under `-p`
-//! there is no `status` either. A clean exit removes the file, SIGKILL and a power cut leave it, so
-//! it only counts together with the start time of the process.
+//! Measured on 2.1.197 and 2.1.330. The file appears about a second after the start and only once
+//! every blocking dialog (trust, API key, bypass mode, broken configuration) has been passed;
+//! `status` follows some 50 to 200 ms later. The session picker writes a file without `status`,
+//! under another session id; under `-p` there is no `status` either. A clean exit removes the file,
+//! SIGKILL and a power cut leave it, so it only counts together with the start time of the process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,34 +13,34 @@ use serde_json::Value;
 
 use sys::process::ProcessId;
 
-/// What Claude says that it is doing.
+/// What Claude Code does, according to its session file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// In a turn, or waiting for background agents of its own.
+    /// In a turn, or waiting for its background agents.
     Busy,
     /// At its prompt.
     Idle,
-    /// A human has to answer; what they are asked, as Claude words it (`permission prompt`).
+    /// The user has to answer.
     Waiting {
-        /// Such as `permission prompt`.
+        /// What the user is asked, in Claude Code's wording, like `permission prompt`.
         for_what: Option<String>,
     },
-    /// At its prompt, and a background shell runs.
+    /// At its prompt, while a background shell runs.
     Shell,
-    /// A word of a version that we do not know.
+    /// A status that spotkeep does not know.
     Unknown(String),
 }
 
-/// One `sessions/<pid>.json`.
+/// Content of one session file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionFile {
     /// The process that wrote it.
     pub process: ProcessId,
-    /// The session that it has now; `/clear` changes it under the same pid.
+    /// The session that it uses now; `/clear` changes it under the same pid.
     pub session_id: String,
     /// Its working directory, symlinks resolved.
     pub cwd: PathBuf,
-    /// The session's name; for some milliseconds after a start still a derived one.
+    /// Name of the session; for some milliseconds after a start still a derived one.
     pub name: Option<String>,
     /// `None` while it starts, in the session picker, and under `-p`.
     pub status: Option<Status>,
@@ -50,20 +50,20 @@ pub struct SessionFile {
     pub kind: Option<String>,
 }
 
-/// Where Claude keeps these files.
+/// Returns the directory of the session files.
 #[must_use]
 pub fn sessions_dir(config_dir: &Path) -> PathBuf {
     config_dir.join("sessions")
 }
 
-/// The session of the live process `pid`. A missing, torn or stale file is `None`.
+/// Returns the session of the live process `pid`. A missing, damaged or stale file is `None`.
 #[must_use]
 pub fn read(config_dir: &Path, pid: i32) -> Option<SessionFile> {
     let bytes = fs::read(sessions_dir(config_dir).join(format!("{pid}.json"))).ok()?;
     parse(&bytes).filter(|file| file.process.pid == pid && file.process.is_alive())
 }
 
-/// The sessions of all live processes, by pid.
+/// Returns the sessions of all live processes, by pid.
 #[must_use]
 pub fn live(config_dir: &Path) -> Vec<SessionFile> {
     let Ok(entries) = fs::read_dir(sessions_dir(config_dir)) else {
@@ -81,7 +81,7 @@ pub fn live(config_dir: &Path) -> Vec<SessionFile> {
         .collect()
 }
 
-/// Reads the content of one of these files, whether its process still runs or not; `None` where it is torn or
+/// Parses one session file, whether its process still runs or not; `None` where it is damaged or
 /// names no process, session or directory.
 #[must_use]
 pub fn parse(bytes: &[u8]) -> Option<SessionFile> {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn torn_files_and_key_files_are_passed_over() {
+    fn damaged_files_and_key_files_are_skipped() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(sessions_dir(dir.path())).unwrap();
         fs::write(sessions_dir(dir.path()).join("7.json"), "{\"pid\":7,").unwrap();

@@ -1,4 +1,4 @@
-//! Which Claude a drill is played with, and where.
+//! Finds the Claude program for a drill, and makes the commands that isolate it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,18 +11,18 @@ use sys::command;
 use sys::error::{Context as _, Result, ensure};
 use sys::user;
 
-/// The claude to play with: the one that was asked for, `SPOTKEEP_CLAUDE` (not as root), or the
-/// first on the `PATH`. `None`: the fake plays. Nothing is looked for in the working directory,
-/// which a cloned repository may have filled.
+/// Returns the claude to use: `asked`, `SPOTKEEP_CLAUDE` (not as root), or the first on the `PATH`;
+/// `None` for the fake. The working directory is not searched, because it may be a cloned
+/// repository.
 ///
 /// # Errors
-/// The one that was asked for is not there.
+/// The named program does not exist.
 pub fn find(asked: Option<&Path>) -> Result<Option<PathBuf>> {
-    let of_environment = || {
+    let from_env = || {
         let named = std::env::var_os("SPOTKEEP_CLAUDE").filter(|_| user::id() != 0);
         named.map(PathBuf::from)
     };
-    if let Some(path) = asked.map(Path::to_path_buf).or_else(of_environment) {
+    if let Some(path) = asked.map(Path::to_path_buf).or_else(from_env) {
         ensure!(path.is_file(), "there is no claude at {}", path.display());
         return Ok(Some(path.canonicalize()?));
     }
@@ -30,8 +30,8 @@ pub fn find(asked: Option<&Path>) -> Result<Option<PathBuf>> {
     Ok(first_on_path(&path))
 }
 
-/// The first `claude` in a directory of `path`. One that is relative, or empty, is the working
-/// directory's.
+/// Returns the first `claude` on `path`. Relative and empty entries, which mean the working
+/// directory, are skipped.
 fn first_on_path(path: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(path)
         .filter(|dir| dir.is_absolute())
@@ -41,7 +41,7 @@ fn first_on_path(path: &OsStr) -> Option<PathBuf> {
 
 /// Whether every user can reach and execute the program at `path`.
 #[must_use]
-pub fn is_everybodys(path: &Path) -> bool {
+pub fn is_executable_by_all(path: &Path) -> bool {
     let Ok(path) = path.canonicalize() else {
         return false;
     };
@@ -49,7 +49,7 @@ pub fn is_everybodys(path: &Path) -> bool {
     mode(&path) & 0o005 == 0o005 && path.ancestors().skip(1).all(|dir| mode(dir) & 0o001 != 0)
 }
 
-/// The first word of what `claude --version` says.
+/// Returns the first word of the output of `claude --version`.
 ///
 /// # Errors
 /// It cannot be run.
@@ -58,10 +58,12 @@ pub fn version(claude: &Path, mut with: Command) -> Result<String> {
     let output = command::run(&mut with, Duration::from_secs(30))
         .with_context(|| format!("cannot ask {} for its version", claude.display()))?;
     let version = output.stdout.split_whitespace().next();
-    Ok(version.context("claude says no version")?.to_owned())
+    Ok(version
+        .context("claude --version prints nothing")?
+        .to_owned())
 }
 
-/// Whether a network and mount namespace of our own can be had: as root, with the tools.
+/// Whether this process can create a network and mount namespace: it needs root and the tools.
 #[must_use]
 pub fn can_isolate() -> bool {
     user::id() == 0
@@ -72,26 +74,28 @@ pub fn can_isolate() -> bool {
             .is_ok_and(|status| status.success())
 }
 
-/// A shell that runs `script` where there is only loopback, and where no mount is seen outside.
+/// Returns a shell command that runs `script` in a network namespace without devices but loopback,
+/// and in a private mount namespace.
 #[must_use]
 pub fn isolated(script: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["-n", "-m", "--propagation", "private", "sh", "-c", script]);
-    command::look_in_absolute_directories(&mut command);
+    command::keep_absolute_path_only(&mut command);
     command
 }
 
-/// As [`isolated`], in a session without a terminal and among processes of its own: whatever it
-/// starts ends with it. It is told by SIGTERM when this process ends.
+/// Like [`isolated`], in a session without a terminal and in a PID namespace, so that all its
+/// children end with it. It gets SIGTERM when this process ends.
 #[must_use]
 pub fn confined(script: &str) -> Command {
     let mut command = Command::new("setsid");
-    // unshare itself lets SIGTERM pass by (unshare(1)); its end is what the first process is told of.
+    // unshare ignores SIGTERM (unshare(1)), so it is killed, and sends SIGTERM to the first
+    // process.
     command.args(["--wait", "setpriv", "--pdeathsig", "KILL", "unshare"]);
     command.args(["-n", "-m", "-p", "--fork", "--kill-child=TERM"]);
     command.args(["--mount-proc", "--propagation", "private"]);
     command.args(["sh", "-c", script]);
-    command::look_in_absolute_directories(&mut command);
+    command::keep_absolute_path_only(&mut command);
     command
 }
 
@@ -114,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_in_a_private_directory_is_not_everybodys() {
+    fn a_program_in_a_private_directory_is_not_executable_by_all() {
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         let program = dir.path().join("claude");
         fs::write(&program, "").unwrap();
@@ -123,11 +127,11 @@ mod tests {
         };
         set(&program, 0o755);
         set(dir.path(), 0o700);
-        assert!(!is_everybodys(&program), "its directory is 0700");
+        assert!(!is_executable_by_all(&program), "its directory is 0700");
         set(dir.path(), 0o711);
-        assert!(is_everybodys(&program));
+        assert!(is_executable_by_all(&program));
         set(&program, 0o750);
-        assert!(!is_everybodys(&program));
-        assert!(!is_everybodys(&dir.path().join("none")));
+        assert!(!is_executable_by_all(&program));
+        assert!(!is_executable_by_all(&dir.path().join("none")));
     }
 }

@@ -1,5 +1,7 @@
-//! A metadata server of Google's cloud, on loopback: answers what a keeper asks, holds its long
-//! polls, announces a preemption when told to, and misbehaves as the real one was seen to.
+//! A fake Compute Engine metadata server on loopback.
+//!
+//! It answers a keeper's requests, holds its long polls, announces a preemption on demand, and has
+//! the faults that were observed on the real server.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,12 +12,12 @@ use super::http::{Handler, Reply, Request, Server};
 use sys::cloud_provider::NOTICE_KEY;
 use sys::error::Result;
 
-/// Below this path lies everything.
+/// The path prefix of all keys.
 const BASE: &str = "/computeMetadata/v1/";
-/// How long a poll without `timeout_sec` is held at most.
+/// The maximum duration of a poll without `timeout_sec`.
 const LONGEST_POLL: Duration = Duration::from_secs(300);
 
-/// How the next request that reaches the fake goes wrong.
+/// A fault of the next request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// 503, as during maintenance.
@@ -28,12 +30,12 @@ pub enum Fault {
     Slow(Duration),
 }
 
-/// One answer that was given.
+/// An answer that the server has sent.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// When it was written.
+    /// When it was sent.
     pub at: Instant,
-    /// The key that was asked for, such as `instance/preempted`.
+    /// The requested key, like `instance/preempted`.
     pub key: String,
     /// The status code.
     pub status: u16,
@@ -43,7 +45,7 @@ pub struct Answer {
     pub polled: bool,
 }
 
-/// The metadata server; it ends when dropped.
+/// The fake metadata server; it ends when dropped.
 #[derive(Debug)]
 pub struct Metadata {
     server: Server,
@@ -54,28 +56,28 @@ impl Metadata {
     /// Starts a server for a spot VM that is not being preempted.
     ///
     /// # Errors
-    /// No port can be had.
+    /// The server cannot listen on a port.
     pub fn start() -> Result<Self> {
         Self::start_at(0)
     }
 
-    /// The same on a port of its own choice, for a machine of which we are the outside.
+    /// Like [`Metadata::start`], on a given port, for a virtual machine whose requests lead to it.
     ///
     /// # Errors
-    /// The port cannot be had.
+    /// The server cannot listen on the port.
     pub fn start_at(port: u16) -> Result<Self> {
         let fake = Arc::new(Fake::default());
         let server = Server::start("metadata", port, Arc::clone(&fake) as Arc<dyn Handler>)?;
         Ok(Self { server, fake })
     }
 
-    /// `127.0.0.1:PORT`, as `GCE_METADATA_HOST` takes it.
+    /// Returns the address, `127.0.0.1:PORT`, as `GCE_METADATA_HOST` takes it.
     #[must_use]
     pub fn address(&self) -> String {
         self.server.address()
     }
 
-    /// Announces the preemption and wakes every poll. Returns when that was.
+    /// Announces the preemption and answers every poll. Returns the time.
     pub fn preempt(&self) -> Instant {
         let mut state = self.fake.state();
         state.preempted = true;
@@ -86,7 +88,7 @@ impl Metadata {
         at
     }
 
-    /// Takes the announcement back, for a new machine of which nothing has been said yet.
+    /// Withdraws the announcement, for the next machine.
     pub fn withdraw(&self) {
         let mut state = self.fake.state();
         state.preempted = false;
@@ -95,29 +97,29 @@ impl Metadata {
         self.fake.changed.notify_all();
     }
 
-    /// Changes the `ETag` and nothing else, and answers every poll, as the real one does at times.
+    /// Changes only the `ETag`, and answers every poll, as the real server sometimes does.
     pub fn touch(&self) {
         self.fake.state().generation += 1;
         self.fake.changed.notify_all();
     }
 
-    /// Makes this VM one that is not preemptible.
+    /// Sets whether this VM is preemptible.
     pub fn set_preemptible(&self, preemptible: bool) {
         self.fake.state().ordinary = !preemptible;
     }
 
-    /// Writes down how long a notice this VM was made with, such as `120s`.
+    /// Sets the notice length that this VM was created with, like `120s`.
     pub fn set_notice(&self, notice: &str) {
         self.fake.state().notice = Some(notice.to_owned());
     }
 
-    /// Lets the next `times` requests go wrong, after the faults that are already waiting.
+    /// Adds a fault to the next `times` requests, after the faults that are already queued.
     pub fn fault(&self, fault: Fault, times: usize) {
         let mut state = self.fake.state();
         state.faults.extend(std::iter::repeat_n(fault, times));
     }
 
-    /// From now on nothing goes wrong any more; what is slow is answered.
+    /// Removes all faults, and answers requests that are delayed.
     pub fn repair(&self) {
         let mut state = self.fake.state();
         state.faults.clear();
@@ -126,26 +128,26 @@ impl Metadata {
         self.fake.changed.notify_all();
     }
 
-    /// Every answer so far, oldest first.
+    /// Returns every answer so far, oldest first.
     #[must_use]
     pub fn answers(&self) -> Vec<Answer> {
         self.fake.state().answers.clone()
     }
 
-    /// Polls of `instance/preempted` that are held at this moment.
+    /// Returns the number of polls of `instance/preempted` that are held now.
     #[must_use]
     pub fn pollers(&self) -> usize {
         self.fake.state().pollers
     }
 
-    /// Waits until at least this many polls are held; `false` when `limit` has passed before.
+    /// Waits until at least `count` polls are held; `false` if `limit` has passed.
     #[must_use]
     pub fn wait_for_pollers(&self, count: usize, limit: Duration) -> bool {
         self.wait(limit, |state| state.pollers >= count)
     }
 
-    /// Waits until at least this many answers were given (requests that were reset count none);
-    /// `false` when `limit` has passed before.
+    /// Waits until at least `count` answers were sent (a reset is not an answer); `false` if
+    /// `limit` has passed.
     #[must_use]
     pub fn wait_for_answers(&self, count: usize, limit: Duration) -> bool {
         self.wait(limit, |state| state.answers.len() >= count)
@@ -172,10 +174,10 @@ struct State {
     preempted: bool,
     ordinary: bool,
     notice: Option<String>,
-    /// Counts changes; the `ETag` is made of it.
+    /// The number of changes, from which the `ETag` is made.
     generation: u64,
     faults: VecDeque<Fault>,
-    /// How often all was repaired.
+    /// The number of calls of `repair`.
     repaired: u32,
     answers: Vec<Answer>,
     pollers: usize,
@@ -184,7 +186,7 @@ struct State {
 
 impl State {
     fn etag(&self) -> String {
-        // Sixteen digits as the real one has, and never "0".
+        // Sixteen digits like the real one, and never "0".
         format!("{:016x}", 0x7b5d_1c00_0000_0001_u64 + self.generation)
     }
 
@@ -209,8 +211,8 @@ impl Fake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds a poll until the `ETag` differs from the one the client knows, its time is over, or
-    /// the server ends. Without `last_etag` it waits for the next change, as the real one does.
+    /// Holds a poll until the `ETag` differs from the client's, the poll times out, or the server
+    /// ends. Without `last_etag` it waits for the next change, as the real server does.
     fn hold<'a>(&self, state: MutexGuard<'a, State>, request: &Request) -> MutexGuard<'a, State> {
         let known = request
             .query("last_etag")
@@ -240,7 +242,7 @@ impl Fake {
             let why = "Missing required header \"Metadata-Flavor\": \"Google\"";
             return (403, why.to_owned(), state.etag());
         }
-        // Asked beside the watch, whose faults are meant to be its own.
+        // The notice length has no faults: they are for the keeper's polls only.
         if key == NOTICE_KEY {
             return match &state.notice {
                 Some(notice) => (200, notice.clone(), state.etag()),
@@ -260,7 +262,7 @@ impl Fake {
                     .unwrap_or_else(PoisonError::into_inner);
                 state = after;
             }
-            // A reset was dealt with before the request was read.
+            // `admit` has handled a reset before the request was read.
             Some(Fault::Reset) | None => {}
         }
         if request.query("wait_for_change") == Some("true") {

@@ -1,8 +1,9 @@
-//! The drill: a rehearsed preemption in a sandbox, measured.
+//! Drills: simulated preemptions of a fleet in a sandbox, with measurements.
 //!
-//! The way: [`run`] goes into a namespace with nothing but loopback, `journey` plays two boots of
-//! a fleet in a [`sandbox`], between the fakes [`fake_metadata`] and [`fake_api`]; [`verify::records`] and
-//! [`verify::workspace_digest`] evaluate, [`report`] tells. The fakes serve the tests of other rooms too.
+//! [`run`] enters a network namespace with only loopback. `scenario` runs two boots of a fleet in a
+//! [`sandbox`], with the fakes [`fake_metadata`] and [`fake_api`]. [`verify::records`] and
+//! [`verify::workspace_digest`] count the losses, and [`report`] prints them. Tests of other crates
+//! use the fakes too.
 
 pub mod claude_program;
 pub mod fake_api;
@@ -27,24 +28,24 @@ use sys::error::{Context as _, Hint as _, Result, ensure};
 use sys::terminal::pass_on;
 use sys::{process, thread, user};
 
-/// Tells the program inside the namespace what to play.
+/// The environment variable with the options of a drill inside the namespace, as JSON.
 const INSIDE: &str = "SPOTKEEP_DRILL_INSIDE";
 
-/// How the machine is lost.
+/// How the simulated machine ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossKind {
-    /// The cloud says so first.
+    /// A preemption notice comes first.
     #[default]
     Notice,
-    /// Every process ends at once, without a word.
+    /// Every process is killed at once, without a notice.
     Kill,
-    /// The same, and the disk holds only what was synced.
+    /// Like `Kill`, and the disk loses what was not synced.
     PowerCut,
 }
 
 impl LossKind {
-    /// As the command line and the report say it.
+    /// Returns the name on the command line and in the report.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -54,7 +55,7 @@ impl LossKind {
         }
     }
 
-    /// How old a record may be at the most to be lost with an excuse.
+    /// Returns the maximum age of a record whose loss is excused.
     #[must_use]
     pub fn window(self) -> Duration {
         match self {
@@ -65,22 +66,22 @@ impl LossKind {
     }
 }
 
-/// What to rehearse.
+/// The options of a drill.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
-    /// How the machine is lost.
+    /// How the machine ends.
     pub kind: LossKind,
-    /// How many agents.
+    /// The number of agents.
     pub agents: usize,
-    /// Which claude; otherwise the one that is found, or the fake.
+    /// The claude to use; `None` for the one on the `PATH`, or else the fake.
     pub claude: Option<PathBuf>,
-    /// Play with the fake, whatever is installed.
+    /// Use the fake Claude, even if a real one is installed.
     pub fake: bool,
-    /// One agent writes without a pause, so that a cut meets it in the middle of a record.
+    /// One agent writes without a pause, so that the cut can come in the middle of a record.
     pub writing: bool,
-    /// Leave the sandbox for a look.
+    /// Keep the sandbox.
     pub keep: bool,
-    /// Say on standard error what happens.
+    /// Print progress on standard error.
     pub verbose: bool,
 }
 
@@ -98,11 +99,11 @@ impl Default for Options {
     }
 }
 
-/// Rehearses a preemption. As root it runs where there is no network but loopback: the program
-/// starts itself again there, as `spotkeep drill --json`.
+/// Runs a drill. As root, it runs in a network namespace with only loopback: the program starts
+/// itself again there, as `spotkeep drill --json`.
 ///
 /// # Errors
-/// The drill could not be played at all. What went wrong in it is in the report.
+/// The drill could not be run. Failures during the drill are in the report.
 pub fn run(options: &Options) -> Result<Report> {
     if let Some(inside) = std::env::var_os(INSIDE) {
         ensure_only_loopback()?;
@@ -120,7 +121,7 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     if options.kind == LossKind::PowerCut {
         let refused: Result<Report> = Err(sys::error::anyhow!(
-            "a power cut needs root: it is rehearsed on a filesystem of its own"
+            "a power-cut drill needs root: it uses a separate loop file system"
         ));
         return refused.hint("sudo spotkeep drill --kind power-cut");
     }
@@ -128,11 +129,11 @@ pub fn run(options: &Options) -> Result<Report> {
     scenario::rehearse(&options, place)
 }
 
-/// Only root can, and then nothing that is started can reach beyond this machine.
+/// Runs the drill in the namespace, from where no process can reach another host. Needs root.
 fn inside_a_namespace(options: &Options) -> Result<Report> {
     let exe = std::env::current_exe().context("cannot find the program itself")?;
-    process::keep_descriptors_to_ourselves();
-    // Should this process end, the one inside is told, and clears up.
+    process::close_descriptors_on_exec();
+    // If this process ends, the one inside gets SIGTERM, and cleans up.
     let mut command = claude_program::confined("ip link set lo up && exec \"$0\" drill --json");
     let mut child = command
         .arg(exe)
@@ -149,7 +150,7 @@ fn inside_a_namespace(options: &Options) -> Result<Report> {
         .stderr(Stdio::piped())
         .spawn()
         .context("cannot run unshare")?;
-    let (said, mut report) = (child.stderr.take(), Vec::new());
+    let (stderr, mut report) = (child.stderr.take(), Vec::new());
     let read = || {
         child
             .stdout
@@ -157,15 +158,16 @@ fn inside_a_namespace(options: &Options) -> Result<Report> {
             .map(|mut out| out.read_to_end(&mut report))
     };
     let show = |line: &str| drop(write!(std::io::stderr(), "{line}"));
-    thread::both("said", || pass_on(said, show), read);
+    thread::both("stderr", || pass_on(stderr, show), read);
     child.wait().context("cannot wait for the drill")?;
     serde_json::from_slice(&report).context("the drill ended without a report")
 }
 
-/// That this process can reach nothing but this machine: the variable alone proves nothing.
+/// Checks that there is no network device but loopback, as the environment variable alone proves
+/// nothing.
 ///
 /// # Errors
-/// There is a network beside loopback.
+/// There is another network device.
 pub fn ensure_only_loopback() -> Result<()> {
     let devices = std::fs::read_to_string("/proc/net/dev").context("cannot see the network")?;
     let others = devices
@@ -174,7 +176,7 @@ pub fn ensure_only_loopback() -> Result<()> {
         .find(|name| *name != "lo");
     ensure!(
         others.is_none(),
-        "this is meant to run with loopback alone, but there is a network beside loopback ({})",
+        "a drill in a namespace runs with loopback only, but there is another network device ({})",
         others.unwrap_or_default()
     );
     Ok(())

@@ -1,33 +1,33 @@
-//! What a drill found: one object for tools, and at most 25 lines for a person.
+//! The report of a drill: a JSON object for programs, and at most 25 lines of text for people.
 
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-/// The result of one drill. The names are a contract; see each field.
+/// The result of one drill. The field names are a stable interface.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Version of this format.
+    /// The version of this format.
     pub version: u32,
-    /// Version of Claude Code, or `fake`.
+    /// The version of Claude Code, or `fake`.
     pub claude: String,
     /// `notice`, `kill` or `power-cut`.
     pub kind: String,
-    /// Where it ran, in words.
+    /// Where the drill ran, as text.
     pub isolation: String,
-    /// How many agents took part.
+    /// The number of agents.
     pub agents_total: usize,
-    /// How many are back in the same session, each in exactly one process.
+    /// The number of agents that run in the same session again, each in exactly one process.
     pub sessions_resumed: usize,
-    /// How many were in a turn.
+    /// The number of agents that were in a turn at the cut.
     pub turns_cut: usize,
-    /// How many of those went on after the note.
+    /// The number of cut turns that went on after the note.
     pub turns_continued: usize,
-    /// Message blocks that the model sent completely, and prompts and outputs that it received.
+    /// Message blocks that the API sent completely, and prompts and outputs that it received.
     pub records_before: usize,
-    /// How many of them the resumed conversations lack.
+    /// The number of these that the resumed conversations lack.
     pub records_lost: usize,
-    /// Whether every workspace came back as it was; after a power cut, all that was older than 5 s.
+    /// Whether every workspace is unchanged; after a power cut, all changes older than 5 s.
     pub workspaces_identical: bool,
     /// From the announcement to everything durable, in milliseconds; null without a notice.
     pub notice_to_safe_ms: Option<u64>,
@@ -37,55 +37,55 @@ pub struct Report {
     pub boot_to_resumed_ms: Option<u64>,
     /// `pass` or `fail`.
     pub verdict: String,
-    /// What was lost or went wrong, a sentence each.
+    /// The losses and failures, one sentence each.
     pub losses: Vec<String>,
-    /// Agent by agent.
+    /// The results of each agent.
     pub agents: Vec<Row>,
-    /// Where everything was left for a look; null where it was removed.
+    /// The path of the sandbox if it was kept; else null.
     #[serde(default)]
     pub kept: Option<String>,
 }
 
-/// One agent.
+/// The result of one agent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// Its name.
+    /// The agent's name.
     pub name: String,
-    /// What it was at.
+    /// What the agent was doing at the cut.
     pub open: String,
-    /// What was safe when it ended.
+    /// What was saved when the agent ended.
     pub saved: String,
-    /// What came back.
+    /// How the agent was resumed.
     pub back: String,
-    /// Records before the cut.
+    /// The number of records before the cut.
     pub records_before: usize,
-    /// Records that did not come back.
+    /// The number of records that are missing after the resume.
     pub records_lost: usize,
-    /// Whether it is back in the same session.
+    /// Whether the agent runs in the same session again.
     pub resumed: bool,
-    /// Whether its turn was cut.
+    /// Whether a turn of the agent was cut.
     pub cut: bool,
     /// Whether that turn went on.
     pub continued: bool,
-    /// From the new keeper's start to its first request, in milliseconds.
+    /// From the new keeper's start to the agent's first request, in milliseconds.
     pub resumed_ms: Option<u64>,
 }
 
-/// The most agents that are shown one by one.
+/// The maximum number of agents in the table.
 const ROWS: usize = 8;
-/// The most losses that are shown.
+/// The maximum number of losses that are printed.
 const LOSSES: usize = 5;
 /// The width of a line.
 const WIDTH: usize = 100;
 
 impl Report {
-    /// Whether everything came back as promised.
+    /// Whether the drill passed.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.verdict == "pass"
     }
 
-    /// For a person: at most 25 lines of 100 columns.
+    /// Returns the report as text: at most 25 lines of 100 columns.
     #[must_use]
     pub fn text(&self) -> String {
         let mut lines = vec![self.headline(), String::new()];
@@ -124,7 +124,7 @@ impl Report {
         text
     }
 
-    /// A line for each agent, the columns as wide as their longest cell.
+    /// The table of agents, with columns as wide as their longest cell.
     fn table(&self) -> Vec<String> {
         let mut rows = vec![["agent", "was at", "saved", "back"]];
         let shown = self.agents.iter().take(ROWS);
@@ -145,7 +145,7 @@ impl Report {
 
     fn headline(&self) -> String {
         let who = if self.claude == "fake" {
-            "a fake of Claude Code".to_owned()
+            "the fake Claude Code".to_owned()
         } else {
             format!("Claude Code {}", self.claude)
         };
@@ -156,10 +156,11 @@ impl Report {
         let workspaces = if self.workspaces_identical {
             "workspaces identical"
         } else {
-            "workspaces not proven same"
+            "workspaces differ or unknown"
         };
         format!(
-            "verdict            {}: {} of {} sessions back, {} of {} cut turns went on, {workspaces}",
+            "verdict            {}: {} of {} sessions back, {} of {} cut turns went on, \
+             {workspaces}",
             self.verdict.to_uppercase(),
             self.sessions_resumed,
             self.agents_total,
@@ -190,7 +191,7 @@ mod tests {
         Report {
             claude: "2.1.330".into(),
             kind: "notice".into(),
-            isolation: "in a network namespace of its own".into(),
+            isolation: "in a network namespace".into(),
             verdict: "pass".into(),
             agents_total: agents,
             agents: (0..agents)
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_fits_a_screen_whatever_happened() {
+    fn the_text_of_any_report_fits_a_screen() {
         let text = report(200, 50).text();
         assert!(text.lines().count() <= 25, "{text}");
         assert!(
@@ -220,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_says_that_a_stand_in_played() {
+    fn the_first_line_names_the_fake() {
         let mut report = report(1, 0);
         report.claude = "fake".into();
         assert!(report.text().lines().next().unwrap().contains("fake"));
     }
 
     #[test]
-    fn the_object_survives_json() {
+    fn a_report_survives_a_json_round_trip() {
         let report = report(2, 1);
         let text = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);

@@ -1,5 +1,6 @@
-//! Claude's own word on which sessions run: `sessions/<pid>.json`. Read here by itself and not
-//! through the keeper, whose work is what a drill evaluates.
+//! Reads Claude's session files (`sessions/<pid>.json`) and transcripts for the drill.
+//!
+//! The drill has its own parser, because it checks the keeper's work.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,18 +11,18 @@ use serde_json::Value;
 use super::fake_api::marker::Marker;
 use sys::process::ProcessId;
 
-/// A process that runs a session now.
+/// A session with a living process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Live {
-    /// The session's name, which is the agent's.
+    /// The name of the session, which is the agent's.
     pub name: String,
-    /// The session.
+    /// The id of the session.
     pub session_id: String,
-    /// `busy`, `idle`, `waiting` ...
+    /// Claude's status: `busy`, `idle`, `waiting` ...
     pub status: String,
 }
 
-/// Every session that a living process has, in a Claude configuration directory.
+/// Returns the sessions with a living process in a Claude configuration directory.
 #[must_use]
 pub fn live(config: &Path) -> Vec<Live> {
     let entries = fs::read_dir(config.join("sessions"));
@@ -29,13 +30,13 @@ pub fn live(config: &Path) -> Vec<Live> {
         .into_iter()
         .flatten()
         .filter_map(|entry| parse(&fs::read(entry.ok()?.path()).ok()?))
-        // The start time tells a process from a later one with its number.
+        // The start time distinguishes a process from a later one with the same pid.
         .filter(|(process, _)| process.is_alive())
         .map(|(_, live)| live)
         .collect()
 }
 
-/// Reads the content of one of these files: the process that it names, and what it says of it.
+/// Parses a session file; returns the process and its session.
 #[must_use]
 pub fn parse(bytes: &[u8]) -> Option<(ProcessId, Live)> {
     let file: Value = serde_json::from_slice(bytes).ok()?;
@@ -52,7 +53,7 @@ pub fn parse(bytes: &[u8]) -> Option<(ProcessId, Live)> {
     Some((process, live))
 }
 
-/// Every mark in the transcript of a session, wherever its folder is.
+/// Returns every mark in the transcript of a session, in any folder.
 #[must_use]
 pub fn transcript_marks(config: &Path, session_id: &str) -> BTreeSet<Marker> {
     let folders = fs::read_dir(config.join("projects"));

@@ -1,8 +1,8 @@
-//! `gcp adopt VM`: a VM that was made by hand, with a disk attached, becomes one that comes back by itself.
+//! `gcp adopt VM`: replaces a VM with a data disk by one that a managed instance group recreates.
 //!
-//! A group cannot take in a VM that exists: it makes its own. So the VM is ended in order, and deleted with **all
-//! its disks kept**; then the group makes a VM with the data disk. The old boot disk stays as it is, under its
-//! own name, which is why the new VM may have another one.
+//! A group cannot take over an existing VM. So the VM is stopped, and deleted with **all its disks
+//! kept**; then the group makes a VM with the data disk. The old boot disk stays as it is, with its
+//! name, so the new VM may need another name.
 
 use serde_json::Value;
 
@@ -16,16 +16,16 @@ use super::queries;
 use super::vm_spec::{Shape, check_name};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
-/// What a VM made by hand is.
+/// An existing VM that was not made by spotkeep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Old {
     /// Its name.
     pub name: String,
     /// Its machine type.
     pub machine_type: String,
-    /// Its data disks: attached, and not the one that it boots from.
+    /// Its data disks: all attached disks but the boot disk.
     pub data: Vec<String>,
-    /// Whether something else makes and deletes it: a group, a cluster.
+    /// The group or cluster that manages it, if any.
     pub made_by: Option<String>,
     /// Whether it runs.
     pub runs: bool,
@@ -34,7 +34,7 @@ pub struct Old {
 }
 
 impl Old {
-    /// Out of `instances describe`.
+    /// Parses the output of `instances describe`.
     #[must_use]
     pub fn from_instance(instance: &Value) -> Self {
         let disks = instance["disks"].as_array().map_or(&[][..], Vec::as_slice);
@@ -59,28 +59,36 @@ impl Old {
         }
     }
 
-    /// The one data disk that is meant.
+    /// Returns the data disk to use.
     fn disk(&self, asked: Option<&str>) -> Result<String> {
         match (asked, &self.data[..]) {
             (Some(asked), all) if all.iter().any(|disk| disk == asked) => Ok(asked.to_owned()),
             (None, [only]) => Ok(only.clone()),
-            (_, []) => Err(anyhow!("{} has no disk beside the one that it boots from", self.name))
+            (_, []) => Err(anyhow!("{} has no disk but its boot disk", self.name))
                 .hint(format!(
-                    "spotkeep gcp create --name=NEW --zone=ZONE, then copy the agents' work there: gcloud compute scp --recurse {}:... NEW:...",
+                    "spotkeep gcp create --name=NEW --zone=ZONE, then copy the agents' work there: \
+                     gcloud compute scp --recurse {}:... NEW:...",
                     self.name
                 ))
                 .kind(ErrorKind::Usage),
-            (_, all) => Err(anyhow!("{} has the data disks {}", self.name, all.join(", ")))
-                .hint(format!("--disk={}, if that is the one with the agents", all[0]))
-                .kind(ErrorKind::Usage),
+            (_, all) => Err(anyhow!(
+                "{} has the data disks {}",
+                self.name,
+                all.join(", ")
+            ))
+            .hint(format!(
+                "--disk={}, if that is the one with the agents",
+                all[0]
+            ))
+            .kind(ErrorKind::Usage),
         }
     }
 }
 
-/// Looks at the VM, and plans.
+/// Reads the VM, and plans.
 ///
 /// # Errors
-/// It cannot be taken over; the hint says what can be done instead.
+/// The VM cannot be adopted; the hint has an alternative.
 pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     let name = &options.request.name;
     check_name("VM", name)?;
@@ -107,8 +115,9 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
             .kind(ErrorKind::Usage);
     }
     if old.protected {
-        return Err(anyhow!("{name} is protected from being deleted")).hint(format!(
-            "gcloud compute instances update {name} --zone={zone} --no-deletion-protection, if it may go; its disks are kept"
+        return Err(anyhow!("{name} has deletion protection")).hint(format!(
+            "gcloud compute instances update {name} --zone={zone} --no-deletion-protection, if it \
+             may be deleted; its disks are kept"
         ));
     }
     let mut request = options.request.clone();
@@ -129,7 +138,7 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     Ok(Prepared { plan, shape, found })
 }
 
-/// The one zone that has a VM of this name.
+/// Returns the only zone that has a VM of this name.
 fn zone_of(name: &str, found: &GcpInventory, zones: Vec<String>) -> Result<String> {
     match <[String; 1]>::try_from(zones) {
         Ok([zone]) => Ok(zone),
@@ -154,16 +163,17 @@ fn zone_of(name: &str, found: &GcpInventory, zones: Vec<String>) -> Result<Strin
     }
 }
 
-/// What to do where the VM is not there. A takeover that was cut has left its group, which knows the disk.
+/// Returns the hint for a missing VM. The group of an interrupted `adopt` has the name of the disk.
 fn gone(name: &str, zone: &str, found: &GcpInventory) -> String {
     let disk = found.shape().map_or("DISK", |shape| shape.disk.as_str());
     format!(
-        "gcloud compute instances list; if it is gone already, its disk can have a new VM: \
+        "gcloud compute instances list; if the VM is deleted already, make a new one for its disk: \
          spotkeep gcp create --name={name} --zone={zone} --disk={disk}"
     )
 }
 
-/// Everything that can fail for want of rights or quota comes before the old VM is touched.
+/// Plans the calls. All that can fail for lack of permissions or quota comes before the old VM is
+/// stopped.
 fn plan(
     request: &super::vm_spec::VmRequest,
     shape: &Shape,
@@ -171,7 +181,7 @@ fn plan(
     old: &Old,
     zone: &str,
 ) -> Result<Plan> {
-    // Attached to the old VM it is now, and free it will be.
+    // The disks that are attached to the old VM will be free.
     for disk in &mut found.disks {
         disk.users.retain(|user| *user != old.name);
     }
@@ -184,15 +194,12 @@ fn plan(
         ))
         .hint(format!("spotkeep gcp status --name={}", request.name));
     }
-    // The last call makes the VM; the old one has to be out of the way by then.
+    // The last call makes the VM; the old one has to be deleted before.
     let make_vm = plan.calls.pop();
     if old.runs {
         plan.calls.push(
             Call::change(
-                format!(
-                    "end {} in order; agents that run there are ended with it",
-                    old.name
-                ),
+                format!("stop {}; agents that run there are ended", old.name),
                 "compute instances stop",
             )
             .arg(&old.name)
@@ -210,8 +217,8 @@ fn plan(
     );
     plan.calls.extend(make_vm);
     plan.notes.push(format!(
-        "the boot disk of the old VM stays under its name, with whatever was installed there; \
-         when nothing of it is missed: gcloud compute disks delete {} --zone={zone}",
+        "the boot disk of the old VM stays, with all that was installed there; \
+         to delete it: gcloud compute disks delete {} --zone={zone}",
         old.name
     ));
     if plan.vm != old.name {
@@ -234,12 +241,13 @@ mod tests {
                 .map(|name| json!({"boot": false, "source": format!("x/disks/{name}")})),
         );
         Old::from_instance(&json!({
-            "name": "vm", "status": "RUNNING", "machineType": "x/machineTypes/n2-standard-4", "disks": disks
+            "name": "vm", "status": "RUNNING", "machineType": "x/machineTypes/n2-standard-4",
+            "disks": disks,
         }))
     }
 
     #[test]
-    fn the_disk_with_the_agents_is_the_one_beside_the_boot_disk() {
+    fn the_data_disk_is_the_one_that_is_not_the_boot_disk() {
         assert_eq!(
             old(&["claude-persist"]).disk(None).unwrap(),
             "claude-persist"

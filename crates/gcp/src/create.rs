@@ -1,4 +1,4 @@
-//! `gcp create`: from nothing, or from a half, to agents that run.
+//! `gcp create`: makes the missing resources, waits for the VM, and sets it up the first time.
 
 use std::time::Duration;
 
@@ -13,43 +13,43 @@ use super::vm_spec::{Shape, VmRequest, check_name};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::short;
 
-/// What is wanted beside the VM itself.
+/// The options of `create` and `adopt`.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The VM.
+    /// The options of the VM.
     pub request: VmRequest,
-    /// The project, if not gcloud's own.
+    /// The project, if it is not gcloud's default.
     pub project: Option<String>,
-    /// What the first setup is told.
+    /// The options of the first setup.
     pub first: FirstTime,
-    /// How long to wait for the VM, and then for its word.
+    /// How long to wait for the VM, and then for its answer.
     pub timeout: Duration,
 }
 
-/// What is to be done, before it is done.
+/// A plan that is not carried out yet.
 #[derive(Debug)]
 pub struct Prepared {
     /// The calls.
     pub plan: Plan,
-    /// What the VM is to be.
+    /// The specification of the VM.
     pub shape: Shape,
-    /// What existed.
+    /// The existing resources.
     pub found: GcpInventory,
 }
 
-/// How it ended.
+/// The result of `create`, `adopt` or `start`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateResult {
-    /// In one line.
+    /// The result in one line.
     pub said: String,
-    /// What to do, where something is missing.
+    /// The hint, if something is missing.
     pub hint: Option<String>,
 }
 
-/// Looks at what exists, and plans.
+/// Reads what exists, and plans.
 ///
 /// # Errors
-/// What is wanted cannot be; gcloud refused.
+/// The request is not possible, or gcloud failed.
 pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     let request = &options.request;
     check_name("VM", &request.name)?;
@@ -59,7 +59,7 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     if let Some(zone) = &request.zone {
         super::vm_spec::region_of(zone)?;
     }
-    // Before anybody is asked: what is wrong in every project of the world.
+    // Before any call: what is not possible in any project.
     if let Some(machine_type) = &request.machine_type {
         let disk_type = request
             .disk_type
@@ -70,7 +70,7 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     let mut found = discover::first(cloud, &request.name, options.project.as_deref())?;
     let zone = plan::zone_of(request, &found)?;
     let shape = Shape::resolve(request, found.shape(), found.gcloud)?;
-    same_disk(request, &found)?;
+    check_same_disk(request, &found)?;
     discover::second(
         cloud,
         &mut found,
@@ -91,11 +91,11 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     Ok(Prepared { plan, shape, found })
 }
 
-/// The group's VM has its disk for good.
-fn same_disk(request: &VmRequest, found: &GcpInventory) -> Result<()> {
+/// Refuses another data disk for an existing group.
+fn check_same_disk(request: &VmRequest, found: &GcpInventory) -> Result<()> {
     match (&request.disk, found.shape()) {
         (Some(requested), Some(now)) if *requested != now.disk => Err(anyhow!(
-            "{} has the disk {}, and keeps it",
+            "{} has the data disk {}, which cannot be changed",
             request.name,
             now.disk
         ))
@@ -107,7 +107,7 @@ fn same_disk(request: &VmRequest, found: &GcpInventory) -> Result<()> {
     }
 }
 
-/// The binary has to be one for the VM's processor.
+/// Checks that the binary is built for the VM's processor.
 fn check_binary(options: &Options, shape: &Shape) -> Result<()> {
     use std::io::Read as _;
     let path = options.first.binary.display();
@@ -116,7 +116,7 @@ fn check_binary(options: &Options, shape: &Shape) -> Result<()> {
         .and_then(|mut file| file.read_exact(&mut head))
         .with_context(|| format!("cannot read {path}"))?;
     let requested = machine_family::arch(&shape.machine_type);
-    let built = Arch::of_program(&head);
+    let built = Arch::from_program(&head);
     if built == Some(requested) {
         return Ok(());
     }
@@ -133,7 +133,7 @@ fn check_binary(options: &Options, shape: &Shape) -> Result<()> {
     .kind(ErrorKind::Usage)
 }
 
-/// All of it as a script; `verb` is what it does by hand.
+/// Returns the plan as a shell script; `verb` is the verb of `spotkeep gcp`.
 #[must_use]
 pub fn script(prepared: &Prepared, options: &Options, verb: &str) -> String {
     let guest = guest_of(prepared);
@@ -151,7 +151,7 @@ pub fn script(prepared: &Prepared, options: &Options, verb: &str) -> String {
     parts.push(Part::Until(guest.has_started(), 60));
     let setup = guest.first_setup(&prepared.shape.disk, &options.first);
     parts.push(Part::If(guest.is_new(), setup));
-    parts.push(Part::Call(guest.look_call(1)));
+    parts.push(Part::Call(guest.report_call(1)));
     let title = format!("spotkeep gcp {verb}, by hand: {}.", options.request.name);
     scripts::by_hand(&title, &parts)
 }
@@ -164,10 +164,11 @@ fn guest_of(prepared: &Prepared) -> Guest {
     }
 }
 
-/// Makes what is missing, waits for the VM, sets it up the first time, and asks how the agents are.
+/// Makes what is missing, waits for the VM, sets it up the first time, and reads the status of its
+/// agents.
 ///
 /// # Errors
-/// gcloud refused; the zone has nothing to give; the VM does not answer.
+/// gcloud failed; the zone has no capacity; the VM does not answer.
 pub fn run(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<CreateResult> {
     for call in &prepared.plan.calls {
         make(cloud, call)?;
@@ -179,34 +180,34 @@ pub fn run(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<
         options.timeout,
     )?;
     let guest = guest_of(prepared);
-    let look = guest.wait_started(cloud, options.timeout)?;
-    let look = first_time(cloud, &guest, look, prepared, options)?;
-    let (said, hint) = ssh::in_words(&look, &options.request.name);
+    let report = guest.wait_started(cloud, options.timeout)?;
+    let report = first_time(cloud, &guest, report, prepared, options)?;
+    let (said, hint) = ssh::describe(&report, &options.request.name);
     Ok(CreateResult { said, hint })
 }
 
-/// The first setup, where the disk has nothing of ours on it.
+/// Runs the first setup, if spotkeep is not on the disk yet.
 fn first_time(
     cloud: &dyn Cloud,
     guest: &Guest,
-    look: GuestReport,
+    report: GuestReport,
     prepared: &Prepared,
     options: &Options,
 ) -> Result<GuestReport> {
-    let keeper_runs = look
+    let keeper_runs = report
         .fleet
         .as_ref()
         .is_some_and(|fleet| fleet.keeper == "running");
-    match &look.startup {
-        // What failed at the boot was repaired by hand since.
-        Startup::Failed(_) if keeper_runs => return Ok(look),
+    match &report.startup {
+        // The failure at the boot was repaired by hand.
+        Startup::Failed(_) if keeper_runs => return Ok(report),
         Startup::Failed(why) => {
-            return Err(anyhow!("the VM could not make itself ready: {why}")).hint(format!(
+            return Err(anyhow!("the start-up script of the VM failed: {why}")).hint(format!(
                 "spotkeep gcp ssh --name={}, then: sudo journalctl -u google-startup-scripts",
                 options.request.name
             ));
         }
-        Startup::Ready | Startup::Working => return Ok(look),
+        Startup::Ready | Startup::Working => return Ok(report),
         Startup::New => {}
     }
     check_binary(options, &prepared.shape)?;
@@ -218,8 +219,8 @@ fn first_time(
 /// Waits until the group's VM runs.
 ///
 /// # Errors
-/// Not within `stall_retry`: the zone has nothing to give, or something else keeps it from that. The group goes on
-/// trying.
+/// It does not run within `timeout`, because the zone has no capacity or for another reason. The
+/// group goes on trying.
 pub fn wait_running(
     cloud: &dyn Cloud,
     group: &str,
@@ -229,7 +230,7 @@ pub fn wait_running(
     let question = queries::members(group, zone);
     cloud.show(&format!("$ {question}   (again until it runs)"));
     let began = cloud.now();
-    let mut told = String::new();
+    let mut shown = String::new();
     let mut pause = Duration::from_secs(1);
     loop {
         let answer = ask_quietly(cloud, &question);
@@ -248,7 +249,7 @@ pub fn wait_running(
             let dry = member.is_some_and(|member| member.is_dry());
             let what = if dry {
                 format!(
-                    "{zone} has had no such machine to give for {}",
+                    "{zone} has had no capacity for this machine type for {}",
                     short(waited)
                 )
             } else {
@@ -260,9 +261,9 @@ pub fn wait_running(
                 ))
                 .kind(ErrorKind::NotAsDeclared);
         }
-        if state != told {
+        if state != shown {
             cloud.show(&format!("  {state}"));
-            told = state;
+            shown = state;
         }
         cloud.pause(pause);
         pause = (pause * 2).min(Duration::from_secs(10));
@@ -273,17 +274,17 @@ fn is_up(member: &Member) -> bool {
     member.status == "RUNNING" && matches!(member.action.as_str(), "NONE" | "VERIFYING" | "")
 }
 
-/// Where the group is with it, in words.
+/// Describes the state of a member.
 pub(super) fn progress(member: &Member) -> String {
     let status = if member.status.is_empty() {
-        "not there yet"
+        "not created yet"
     } else {
         &member.status
     };
     let error = member
         .error
         .as_ref()
-        .map(|(code, message)| format!("; the last try: {code}: {message}"))
+        .map(|(code, message)| format!("; the last attempt failed: {code}: {message}"))
         .unwrap_or_default();
     format!(
         "{} is {status}, the group is {}{error}",

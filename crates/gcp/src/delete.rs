@@ -1,4 +1,4 @@
-//! `gcp delete`: what `create` made goes, the data disk stays unless its own name was typed.
+//! `gcp delete`: deletes what `create` made; the data disk only if its name is given.
 
 use super::discover::{self, GcpInventory, schedule_name};
 use super::gcloud::{Cloud, make};
@@ -7,10 +7,10 @@ use super::plan::{self, Plan};
 use super::vm_spec::{VmRequest, check_name, region_of};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow, bail};
 
-/// Looks, and plans.
+/// Reads what exists, and plans.
 ///
 /// # Errors
-/// The typed name is another one; nothing tells the zone; gcloud refused.
+/// The given disk is not the data disk; the zone is unknown; gcloud failed.
 pub fn prepare(
     cloud: &dyn Cloud,
     request: &VmRequest,
@@ -36,18 +36,19 @@ pub fn prepare(
             "the data disk of {} is {own}, not {asked}: nothing is deleted",
             request.name
         ))
-        .hint("no --disk: it is for what is left where nothing else knows the disk")
+        .hint("no --disk: it is only for a disk that is left without a group and templates")
         .kind(ErrorKind::Usage);
     }
-    let is_told = own.is_some() || request.disk.is_some();
+    let is_known = own.is_some() || request.disk.is_some();
     let disk = own
         .or_else(|| request.disk.clone())
         .or_else(|| and_data.map(str::to_owned));
     if found.group.is_none() && request.zone.is_none() {
-        // A delete that was cut: the group is gone, its zone with it.
+        // An interrupted delete: the group is deleted, so its zone is unknown.
         return Err(anyhow!("there is no group {}", request.name))
             .hint(format!(
-                "to delete what is left of it: spotkeep gcp delete --name={} --zone=ZONE --disk=DISK",
+                "to delete what is left of it: spotkeep gcp delete --name={} --zone=ZONE \
+                 --disk=DISK",
                 request.name
             ))
             .kind(ErrorKind::Usage);
@@ -56,35 +57,41 @@ pub fn prepare(
     let disk = disk.unwrap_or_else(|| "claude-persist".to_owned());
     let machine = shape.map_or_else(|| "e2-standard-4".to_owned(), |shape| shape.machine_type);
     discover::second(cloud, &mut found, &request.name, &zone, &disk, &machine)?;
-    if and_data.is_some() && !is_told {
-        must_be_ours(request, &found, &disk, &zone)?;
+    if and_data.is_some() && !is_known {
+        check_disk_label(request, &found, &disk, &zone)?;
     }
     plan(request, and_data, &found, &disk, &zone)
 }
 
-/// Where group and templates are gone, only its label says whose a disk was.
-fn must_be_ours(request: &VmRequest, found: &GcpInventory, disk: &str, zone: &str) -> Result<()> {
+/// Checks the label of the disk, which is the only information if the group and templates are
+/// deleted.
+fn check_disk_label(
+    request: &VmRequest,
+    found: &GcpInventory,
+    disk: &str,
+    zone: &str,
+) -> Result<()> {
     let known = found
         .disks
         .iter()
         .find(|known| known.name == disk && known.zone == zone);
     if known.is_some_and(|known| known.made_for != request.name) {
         return Err(anyhow!(
-            "nothing says that {disk} was the data disk of {}: nothing is deleted",
+            "{disk} has no label that it was the data disk of {}: nothing is deleted",
             request.name
         ))
         .hint(format!(
-            "--disk={disk} --and-data={disk}, if its data is really no longer wanted"
+            "--disk={disk} --and-data={disk}, if its data is no longer needed"
         ))
         .kind(ErrorKind::Usage);
     }
     Ok(())
 }
 
-/// Does it.
+/// Makes the calls.
 ///
 /// # Errors
-/// gcloud refused; what is done by then is not done again by the next try.
+/// gcloud failed; the next attempt does not repeat what is done.
 pub fn run(cloud: &dyn Cloud, plan: &Plan) -> Result<()> {
     for call in &plan.calls {
         make(cloud, call)?;
@@ -92,10 +99,10 @@ pub fn run(cloud: &dyn Cloud, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Removes what `create` made: all but the data disk, unless its own name was typed.
+/// Plans the calls that delete what `create` made, and the data disk if its name is given.
 ///
 /// # Errors
-/// Another name was typed; or the group is not ours.
+/// Another disk is given, or spotkeep did not make the group.
 fn plan(
     request: &VmRequest,
     and_data: Option<&str>,
@@ -108,10 +115,10 @@ fn plan(
         && typed != disk
     {
         return Err(anyhow!(
-            "the data disk is {disk}, and {typed} was typed: nothing is deleted"
+            "the data disk is {disk}, not {typed}: nothing is deleted"
         ))
         .hint(format!(
-            "--and-data={disk}, if its data is really no longer wanted"
+            "--and-data={disk}, if its data is no longer needed"
         ))
         .kind(ErrorKind::Usage);
     }
@@ -125,7 +132,7 @@ fn plan(
     if found.group.is_some() {
         plan.calls.push(
             Call::change(
-                "delete the group and the VM; its save has its time, as in any shutdown",
+                "delete the group and the VM, which saves its fleet as in any shutdown",
                 "compute instance-groups managed delete",
             )
             .arg(name)
@@ -152,7 +159,7 @@ fn plan(
         if data.schedules.contains(&schedule) {
             plan.calls.push(
                 Call::change(
-                    "take the data disk off the snapshot schedule",
+                    "remove the snapshot schedule from the data disk",
                     "compute disks remove-resource-policies",
                 )
                 .arg(disk)
@@ -174,14 +181,15 @@ fn plan(
     match (data, and_data) {
         (Some(_), Some(_)) => plan.calls.push(
             Call::change(
-                format!("delete the data disk {disk}, for good"),
+                format!("delete the data disk {disk} permanently"),
                 "compute disks delete",
             )
             .arg(disk)
             .flag("zone", zone),
         ),
         (Some(data), None) => plan.notes.push(format!(
-            "the data disk {disk} ({} GB, {zone}) stays, and is paid for; with it too: --and-data={disk}",
+            "the data disk {disk} ({} GB, {zone}) stays, and costs money; to delete it too: \
+             --and-data={disk}",
             data.size_gb
         )),
         (None, _) => {}

@@ -1,4 +1,4 @@
-//! What exists, as gcloud tells it. Nothing is decided here.
+//! Reads the existing resources of a VM with gcloud. It makes no decisions.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -11,24 +11,24 @@ use super::vm_spec::Shape;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
-/// Everything of one VM.
+/// The existing resources of one VM.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GcpInventory {
-    /// The first number of gcloud's version.
+    /// The major version of gcloud.
     pub gcloud: u32,
     /// The project.
     pub project: String,
-    /// The group, wherever it is.
+    /// The group, in any zone.
     pub group: Option<Group>,
-    /// Its members: none or one, if nobody meddled.
+    /// The group's members: none or one, unless a user added some.
     pub members: Vec<Member>,
-    /// Our templates.
+    /// The templates that were made for the VM.
     pub templates: Vec<Template>,
-    /// All disks of the project that matter here: of the data disk's name, or of the VM's.
+    /// The disks with the data disk's name or the VM's name.
     pub disks: Vec<Disk>,
-    /// The snapshot schedule.
+    /// Whether the snapshot schedule exists.
     pub schedule: bool,
-    /// Whether the zone has the machine type; `None`: nobody asked.
+    /// Whether the zone has the machine type; `None` if it was not read.
     pub has_machine_type: Option<bool>,
 }
 
@@ -52,13 +52,13 @@ pub struct Group {
 pub struct Member {
     /// The VM's name.
     pub name: String,
-    /// `RUNNING`, `TERMINATED` ...; empty where there is no VM just now.
+    /// The VM's status: `RUNNING`, `TERMINATED` ...; empty if there is no VM.
     pub status: String,
-    /// What the group does with it: `NONE`, `CREATING`, `RECREATING` ...
+    /// The group's current action: `NONE`, `CREATING`, `RECREATING` ...
     pub action: String,
-    /// Why the last try failed.
+    /// The code and message of the last failed attempt.
     pub error: Option<(String, String)>,
-    /// The sources of the disks that are kept for it.
+    /// The sources of the disks in its configuration.
     pub disks: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ pub struct Member {
 pub struct Template {
     /// Its name.
     pub name: String,
-    /// What it was made of, if we made it.
+    /// The specification that it was made from, if spotkeep made it.
     pub shape: Option<Shape>,
 }
 
@@ -87,24 +87,24 @@ pub struct Disk {
     pub users: Vec<String>,
     /// Its snapshot schedules.
     pub schedules: Vec<String>,
-    /// The VM that it was made for, by its label; empty for a disk that was there before.
+    /// The VM that it was made for, by its label; empty if spotkeep did not make it.
     #[serde(skip)]
     pub made_for: String,
 }
 
-/// The last part of a resource's address.
+/// Returns the last part of a resource's URL.
 #[must_use]
 pub fn last(address: &str) -> String {
     address.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-/// A text of an object; empty where there is none.
+/// Returns a string of an object; empty if there is none.
 #[must_use]
 pub fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().to_owned()
 }
 
-/// A number, which the API writes as a text where it has 64 bits.
+/// Returns a number; the API writes 64-bit numbers as strings.
 fn number(value: &Value) -> u64 {
     value
         .as_u64()
@@ -144,7 +144,7 @@ impl Group {
 }
 
 impl Member {
-    /// Out of `list-instances`.
+    /// Parses the output of `list-instances`.
     #[must_use]
     pub fn from_json(value: &Value) -> Self {
         let kept = [
@@ -168,7 +168,7 @@ impl Member {
         }
     }
 
-    /// Whether the last try failed since the zone had nothing to give.
+    /// Whether the last attempt failed because the zone had no capacity.
     #[must_use]
     pub fn is_dry(&self) -> bool {
         self.error.as_ref().is_some_and(|(code, message)| {
@@ -197,7 +197,7 @@ impl Template {
 }
 
 impl Disk {
-    /// Out of `disks list`.
+    /// Parses the output of `disks list`.
     #[must_use]
     pub fn from_json(value: &Value) -> Self {
         Self {
@@ -212,16 +212,16 @@ impl Disk {
     }
 }
 
-/// The snapshot schedule's name.
+/// Returns the name of the snapshot schedule.
 #[must_use]
 pub fn schedule_name(name: &str) -> String {
     format!("{name}-daily")
 }
 
-/// The first look: gcloud, the project, the group, the templates.
+/// Reads gcloud's version, the project, the group and the templates.
 ///
 /// # Errors
-/// gcloud is missing or too old, nobody is logged in, no project; or it refused.
+/// gcloud is missing, too old, not logged in, without a project, or failed.
 pub fn first(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<GcpInventory> {
     let [version, config, group, templates] = ask_all(
         cloud,
@@ -234,8 +234,8 @@ pub fn first(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Gcp
     );
     let version = version.map_err(Refusal::explained)?;
     let gcloud = first_number(&text(&version, "Google Cloud SDK"))
-        .context("gcloud does not say its version")?;
-    // What an old gcloud refuses is explained by its age, so this comes before its other answers.
+        .context("cannot read gcloud's version")?;
+    // The version is checked first, because it explains other errors of an old gcloud.
     if gcloud < super::vm_spec::OLDEST {
         return Err(anyhow!(
             "gcloud {gcloud} is too old: {} or newer is needed",
@@ -270,10 +270,11 @@ pub fn first(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Gcp
     })
 }
 
-/// The second look, once it is known which disk and which zone are meant.
+/// Reads the disks, the snapshot schedule, the machine type and the members, once the disk and the
+/// zone are known.
 ///
 /// # Errors
-/// gcloud refused.
+/// gcloud failed.
 pub fn second(
     cloud: &dyn Cloud,
     found: &mut GcpInventory,
@@ -311,10 +312,10 @@ pub fn second(
     members(cloud, found)
 }
 
-/// Looks at the group's members.
+/// Reads the group's members.
 ///
 /// # Errors
-/// gcloud refused.
+/// gcloud failed.
 pub fn members(cloud: &dyn Cloud, found: &mut GcpInventory) -> Result<()> {
     if let Some(group) = &found.group {
         let question = queries::members(&group.name, &group.zone);
@@ -325,11 +326,11 @@ pub fn members(cloud: &dyn Cloud, found: &mut GcpInventory) -> Result<()> {
     Ok(())
 }
 
-/// Looks for a disk that has the VM's own name: the boot disk of a VM that is made needs that name for itself.
+/// Reads the disk with the VM's name, if there is one: the boot disk of a new VM needs that name.
 ///
 /// # Errors
-/// gcloud refused.
-pub fn in_the_way(cloud: &dyn Cloud, found: &mut GcpInventory, name: &str) -> Result<()> {
+/// gcloud failed.
+pub fn disk_with_vm_name(cloud: &dyn Cloud, found: &mut GcpInventory, name: &str) -> Result<()> {
     let question = queries::disks(&[name]);
     cloud.show(&format!("$ {question}"));
     let disks = ask_quietly(cloud, &question).map_err(Refusal::explained)?;
@@ -341,10 +342,10 @@ pub fn in_the_way(cloud: &dyn Cloud, found: &mut GcpInventory, name: &str) -> Re
     Ok(())
 }
 
-/// The zones that have a VM of this name.
+/// Returns the zones that have a VM of this name.
 ///
 /// # Errors
-/// gcloud refused.
+/// gcloud failed.
 pub fn zones_of(cloud: &dyn Cloud, name: &str) -> Result<Vec<String>> {
     let question = queries::instances(name);
     cloud.show(&format!("$ {question}"));
@@ -357,21 +358,22 @@ pub fn zones_of(cloud: &dyn Cloud, name: &str) -> Result<Vec<String>> {
 }
 
 impl GcpInventory {
-    /// The group, or what to do about it that there is none.
+    /// Returns the group.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no group; the hint says how to make one.
     pub fn need_group(&self, name: &str) -> Result<&Group> {
         let group = self
             .group
             .as_ref()
             .with_context(|| format!("there is no group {name} in the project {}", self.project));
         group.hint(format!(
-            "spotkeep gcp create --name={name} --zone=ZONE; or --name with the right name (gcloud compute instance-groups managed list)"
+            "spotkeep gcp create --name={name} --zone=ZONE; or --name with the right name (gcloud \
+             compute instance-groups managed list)"
         ))
     }
 
-    /// What the VM is: the shape of the template that the group uses.
+    /// Returns the specification of the VM, from the template that the group uses.
     #[must_use]
     pub fn shape(&self) -> Option<&Shape> {
         let group = self.group.as_ref()?;
@@ -383,12 +385,12 @@ impl GcpInventory {
     }
 }
 
-/// `528.0.0` is 528.
+/// Returns the major version: 528 for `528.0.0`.
 fn first_number(version: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-/// A moment in one of gcloud's answers.
+/// Returns a timestamp in gcloud's output.
 #[must_use]
 pub fn moment(value: &Value, key: &str) -> Option<Timestamp> {
     Timestamp::parse(value[key].as_str()?)

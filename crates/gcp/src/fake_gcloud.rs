@@ -1,6 +1,7 @@
-//! A fake for gcloud, in memory: the journeys are played against it whole, with a fault at any call. It takes
-//! no flag that the real gcloud (528.0.0) does not have: `testdata/gcloud-528-flags.txt` is what that one's own
-//! help says, command by command. The real one is in `tests/it/gcp/`.
+//! A fake gcloud in memory for tests of whole verbs, with a fault at any call.
+//!
+//! It accepts only flags of the real gcloud (528.0.0), which are listed by command in
+//! `testdata/gcloud-528-flags.txt`. Tests with the real gcloud are in `tests/it/gcp/`.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -14,15 +15,15 @@ use super::gcloud_error::{Fault, Refusal};
 use sys::time::Timestamp;
 
 const FLAGS: &str = include_str!("testdata/gcloud-528-flags.txt");
-/// Known since 586.
+/// A flag that exists since 586.
 const NEWER: &str = "--preemption-notice-duration";
-/// Every command has these.
+/// The flags of every command.
 const WIDE: [&str; 2] = ["--format", "--project"];
 
 pub const PROJECT: &str = "p";
 pub const ZONE: &str = "europe-north1-b";
 
-/// What exists.
+/// The existing resources.
 #[derive(Debug, Clone, PartialEq)]
 pub struct World {
     pub gcloud: u32,
@@ -35,9 +36,9 @@ pub struct World {
     pub member: Option<Value>,
     /// Machine types that the zone has.
     pub types: Vec<String>,
-    /// The zone has nothing to give.
+    /// Whether the zone has no capacity.
     pub dry: bool,
-    /// It will have nothing to give once the VM is preempted.
+    /// Whether the zone has no capacity after the VM is preempted.
     pub gone_when_preempted: bool,
 }
 
@@ -46,10 +47,10 @@ pub struct FakeGcloud {
     pub world: Mutex<World>,
     /// The commands of all changes.
     pub changes: Mutex<Vec<String>>,
-    /// The change with this number fails, with these words.
+    /// The number of the change that fails, and its error text.
     pub fail_at: Mutex<Option<(usize, &'static str)>>,
-    /// What the VM says; the last one again and again.
-    pub looks: Mutex<Vec<String>>,
+    /// The answers of the VM; the last one is repeated.
+    pub answers: Mutex<Vec<String>>,
     clock: Mutex<Duration>,
     pub shown: Mutex<Vec<String>>,
 }
@@ -75,7 +76,7 @@ impl FakeGcloud {
             world: Mutex::new(world),
             changes: Mutex::default(),
             fail_at: Mutex::default(),
-            looks: Mutex::new(vec!["== startup\nready\n".to_owned()]),
+            answers: Mutex::new(vec!["== startup\nready\n".to_owned()]),
             clock: Mutex::default(),
             shown: Mutex::default(),
         }
@@ -89,8 +90,8 @@ impl FakeGcloud {
         std::mem::take(&mut self.changes.lock().unwrap())
     }
 
-    pub fn says(&self, looks: &[&str]) {
-        *self.looks.lock().unwrap() = looks.iter().map(|look| (*look).to_owned()).collect();
+    pub fn says(&self, answers: &[&str]) {
+        *self.answers.lock().unwrap() = answers.iter().map(|answer| (*answer).to_owned()).collect();
     }
 
     fn refuse(call: &Call, text: &str) -> Refusal {
@@ -103,7 +104,7 @@ impl FakeGcloud {
     }
 }
 
-/// The command of a call: the longest that the table knows.
+/// Returns the command of a call: the longest one in the table.
 fn command_of(call: &Call) -> (&'static str, &'static str) {
     let line = call.command();
     FLAGS
@@ -158,15 +159,15 @@ impl Cloud for FakeGcloud {
             changes.push(format!("{} {rest}", command.trim_start_matches("compute ")));
         }
         if command == "compute ssh" {
-            let is_look = flag(call, "command").is_some_and(|line| line.contains("== startup"));
-            let mut looks = self.looks.lock().unwrap();
-            let look = looks[0].clone();
-            if looks.len() > 1 {
-                looks.remove(0);
+            let is_report = flag(call, "command").is_some_and(|line| line.contains("== startup"));
+            let mut answers = self.answers.lock().unwrap();
+            let answer = answers[0].clone();
+            if answers.len() > 1 {
+                answers.remove(0);
             }
-            return match look.strip_prefix("! ") {
-                Some(text) if is_look => Err(Self::refuse(call, text)),
-                _ => Ok(look),
+            return match answer.strip_prefix("! ") {
+                Some(text) if is_report => Err(Self::refuse(call, text)),
+                _ => Ok(answer),
             };
         }
         world
@@ -236,8 +237,9 @@ impl World {
                 let size: u64 = text("size").trim_end_matches("GB").parse().unwrap();
                 self.disks.insert(
                     rest.to_owned(),
-                    json!({"name": rest, "zone": text("zone"), "type": text("type"), "sizeGb": size.to_string(),
-                           "users": [], "resourcePolicies": [text("resource-policies")],
+                    json!({"name": rest, "zone": text("zone"), "type": text("type"),
+                           "sizeGb": size.to_string(), "users": [],
+                           "resourcePolicies": [text("resource-policies")],
                            "labels": {"spotkeep": text("labels").trim_start_matches("spotkeep=")}}),
                 );
             }
@@ -276,7 +278,8 @@ impl World {
             }
             "instance-groups managed create" => {
                 self.group = Some(json!({
-                    "name": rest, "zone": text("zone"), "instanceTemplate": text("template"), "targetSize": 0
+                    "name": rest, "zone": text("zone"), "instanceTemplate": text("template"),
+                    "targetSize": 0,
                 }));
             }
             "instance-groups managed set-instance-template" => {
@@ -341,7 +344,7 @@ impl World {
         self.group.as_mut().unwrap()["targetSize"] = json!(1);
     }
 
-    /// The group asks for a machine in vain.
+    /// Simulates a group that gets no machine.
     fn starve(&mut self) {
         let error = json!({"code": "ZONE_RESOURCE_POOL_EXHAUSTED", "message": "none"});
         let member = self.member.as_mut().unwrap();

@@ -1,4 +1,4 @@
-//! Who makes the calls: the real gcloud, found in `PATH`, one process each, no shell.
+//! Runs gcloud calls: one process for each, found in `PATH`, without a shell.
 
 use std::io::ErrorKind;
 use std::process::Command;
@@ -14,25 +14,25 @@ use sys::loopback_only;
 use sys::thread;
 use sys::time::Timestamp;
 
-/// The program.
+/// The name of the program.
 const PROGRAM: &str = "gcloud";
 
-/// Google Cloud, as far as a journey can reach it.
+/// Access to Google Cloud for the verbs; tests use a fake.
 pub trait Cloud: Sync {
-    /// Makes one call; returns what it printed.
+    /// Makes one call; returns its output.
     ///
     /// # Errors
-    /// It failed; the refusal says why.
+    /// The call failed; the refusal has the reason.
     fn call(&self, call: &Call) -> Result<String, Refusal>;
-    /// The wall clock.
+    /// Returns the wall-clock time.
     fn now(&self) -> Timestamp;
     /// Waits.
     fn pause(&self, duration: Duration);
-    /// Shows a line to the person, beside the output.
+    /// Shows a progress line to the user.
     fn show(&self, line: &str);
 }
 
-/// Makes a call after showing it, and explains its refusal.
+/// Shows a call and makes it; adds a hint to an error.
 ///
 /// # Errors
 /// It failed.
@@ -41,7 +41,7 @@ pub fn make(cloud: &dyn Cloud, call: &Call) -> Result<String> {
     cloud.call(call).map_err(Refusal::explained)
 }
 
-/// Asks all these questions at once: each costs gcloud a second, most of it for its own start.
+/// Makes several calls that read at the same time: each takes a second, mostly for gcloud's start.
 pub fn ask_all<const N: usize>(
     cloud: &dyn Cloud,
     calls: [&Call; N],
@@ -54,29 +54,29 @@ pub fn ask_all<const N: usize>(
         answers.next().flatten().unwrap_or_else(|| {
             Err(Refusal {
                 fault: Fault::Other,
-                why: format!("cannot get this done: {}", call.why),
-                text: "the thread that asked has failed".to_owned(),
+                why: format!("gcloud failed ({})", call.why),
+                text: "the thread of the call has failed".to_owned(),
                 call: call.to_string(),
             })
         })
     })
 }
 
-/// Asks one question, without showing it: for what is asked again and again.
+/// Makes a call that reads, without showing it, for calls that are repeated.
 ///
 /// # Errors
-/// It failed, or the answer is no JSON.
+/// It failed, or its output is not JSON.
 pub fn ask_quietly(cloud: &dyn Cloud, call: &Call) -> Result<Value, Refusal> {
     let text = cloud.call(call)?;
     serde_json::from_str(&text).map_err(|error| Refusal {
         fault: Fault::Other,
-        why: format!("cannot read what gcloud says of {}", call.why),
+        why: format!("cannot parse gcloud's output ({})", call.why),
         text: error.to_string(),
         call: call.to_string(),
     })
 }
 
-/// The gcloud of this machine.
+/// The gcloud that is installed on this machine.
 pub struct Gcloud<'a> {
     project: Option<String>,
     show: &'a (dyn Fn(&str) + Sync),
@@ -89,10 +89,10 @@ impl std::fmt::Debug for Gcloud<'_> {
 }
 
 impl<'a> Gcloud<'a> {
-    /// gcloud with its own configuration, in `project` if one is given; `show` gets each call.
+    /// Uses gcloud with its own configuration, in `project` if one is given; `show` gets each call.
     ///
     /// # Errors
-    /// `SPOTKEEP_LOOPBACK_ONLY=1` is set, as it is in all our own tests, and gcloud would ask the
+    /// `SPOTKEEP_LOOPBACK_ONLY=1` is set, as in all tests of spotkeep, and gcloud would use the
     /// real Google Cloud.
     pub fn new(project: Option<String>, show: &'a (dyn Fn(&str) + Sync)) -> Result<Self> {
         if loopback_only!() {
@@ -101,7 +101,7 @@ impl<'a> Gcloud<'a> {
         Ok(Self { project, show })
     }
 
-    /// The process that makes a call.
+    /// Returns the process of a call.
     #[must_use]
     pub fn command(&self, call: &Call) -> Command {
         let mut command = Command::new(PROGRAM);
@@ -120,7 +120,7 @@ impl Cloud for Gcloud<'_> {
     fn call(&self, call: &Call) -> Result<String, Refusal> {
         let refuse = |fault, text| Refusal {
             fault,
-            why: format!("cannot get this done: {}", call.why),
+            why: format!("gcloud failed ({})", call.why),
             text,
             call: call.to_string(),
         };
@@ -141,7 +141,7 @@ impl Cloud for Gcloud<'_> {
         if output.status.success() && !partial {
             return Ok(output.stdout);
         }
-        // What a command on the VM said is on the standard output.
+        // The output of a command on the VM is on standard output.
         let said = if output.stderr.is_empty() {
             &output.stdout
         } else {
@@ -163,7 +163,7 @@ impl Cloud for Gcloud<'_> {
     }
 }
 
-/// Where gcloud must ask when nothing may leave this machine.
+/// The variables that must lead to loopback if `SPOTKEEP_LOOPBACK_ONLY=1` is set.
 const OVERRIDES: [&str; 2] = [
     "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE",
     "CLOUDSDK_API_ENDPOINT_OVERRIDES_OSLOGIN",
@@ -182,7 +182,8 @@ fn ensure_loopback(variable: impl Fn(&str) -> Option<String>) -> Result<()> {
     let disabled = variable("CLOUDSDK_AUTH_DISABLE_CREDENTIALS");
     if disabled.as_deref() != Some("true") {
         bail!(
-            "SPOTKEEP_LOOPBACK_ONLY=1 is set, and gcloud would send credentials: set CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true"
+            "SPOTKEEP_LOOPBACK_ONLY=1 is set, and gcloud would send credentials: set \
+             CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true"
         );
     }
     Ok(())
@@ -193,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_only_loopback_is_allowed_gcloud_may_ask_nobody_else() {
+    fn gcloud_may_use_only_loopback_where_that_is_required() {
         let with = |compute: &str, disabled: &str| {
             let (compute, disabled) = (compute.to_owned(), disabled.to_owned());
             ensure_loopback(move |name| {
@@ -214,7 +215,7 @@ mod tests {
         ] {
             assert!(with(compute, disabled).is_err(), "{compute} {disabled}");
         }
-        // As in every unit test.
+        // Unit tests set SPOTKEEP_LOOPBACK_ONLY=1.
         assert!(Gcloud::new(None, &|_| ()).is_err());
     }
 }

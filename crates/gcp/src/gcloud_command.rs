@@ -1,48 +1,48 @@
-//! One call of `gcloud`: its words, never a shell's line.
+//! A `gcloud` command as a list of arguments, without a shell.
 
 use std::fmt;
 use std::time::Duration;
 
 use sys::user::in_quotes;
 
-/// A question. gcloud itself needs about a second.
+/// The limit of a call that reads. gcloud itself needs about a second.
 const READ_LIMIT: Duration = Duration::from_secs(120);
-/// A change, and the wait for its operation.
+/// The limit of a change, with the wait for its operation.
 const CHANGE_LIMIT: Duration = Duration::from_secs(900);
-/// A word that is longer, in characters, is not shown whole.
+/// The maximum length of an argument that is shown whole, in characters.
 const LONG: usize = 400;
 
-/// What a call does.
+/// The effect of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// It asks.
+    /// The call reads.
     Read,
-    /// It changes something.
+    /// The call changes something.
     Change,
 }
 
-/// One call: the words behind `gcloud`.
+/// A call: the arguments of `gcloud`, with its purpose and time limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// What it is for, as a sentence without its full stop.
+    /// The purpose, as a sentence without its full stop.
     pub why: String,
-    /// The words.
+    /// The arguments.
     pub words: Vec<String>,
     /// Whether it changes something.
     pub effect: Effect,
-    /// How long it may take.
+    /// The time limit.
     pub limit: Duration,
 }
 
 impl Call {
-    /// A question, answered as JSON. `command` is split at spaces.
+    /// A call that reads, with JSON output. `command` is split at spaces.
     #[must_use]
     pub fn read(why: impl Into<String>, command: &str) -> Self {
         let call = Self::new(why, command, Effect::Read, READ_LIMIT);
         call.flag("format", "json")
     }
 
-    /// A change. `command` is split at spaces.
+    /// A call that changes something. `command` is split at spaces.
     #[must_use]
     pub fn change(why: impl Into<String>, command: &str) -> Self {
         Self::new(why, command, Effect::Change, CHANGE_LIMIT)
@@ -57,20 +57,20 @@ impl Call {
         }
     }
 
-    /// With a word behind it.
+    /// Appends an argument.
     #[must_use]
     pub fn arg(mut self, word: impl Into<String>) -> Self {
         self.words.push(word.into());
         self
     }
 
-    /// With `--name=value`.
+    /// Appends `--name=value`.
     #[must_use]
     pub fn flag(self, name: &str, value: impl fmt::Display) -> Self {
         self.arg(format!("--{name}={value}"))
     }
 
-    /// With `--name=value`, if there is a value.
+    /// Appends `--name=value`, if there is a value.
     #[must_use]
     pub fn flag_if<T: fmt::Display>(self, name: &str, value: Option<T>) -> Self {
         match value {
@@ -79,26 +79,26 @@ impl Call {
         }
     }
 
-    /// With `--name`.
+    /// Appends `--name`.
     #[must_use]
     pub fn switch(self, name: &str) -> Self {
         self.arg(format!("--{name}"))
     }
 
-    /// With `--name`, where that is so.
+    /// Appends `--name`, if `so` is true.
     #[must_use]
     pub fn switch_if(self, name: &str, so: bool) -> Self {
         if so { self.switch(name) } else { self }
     }
 
-    /// At most so long.
+    /// Sets the time limit.
     #[must_use]
     pub fn within(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// As a read, whatever its words are: it changes nothing that lasts.
+    /// Marks the call as one that reads: it changes nothing permanent.
     #[must_use]
     pub fn as_read(mut self) -> Self {
         self.effect = Effect::Read;
@@ -106,7 +106,8 @@ impl Call {
         self
     }
 
-    /// The line as it is shown while it is made: a value that fills a screen is cut. `--dry-run` shows all of it.
+    /// Returns the command line that is shown before the call: long values are cut. `--dry-run`
+    /// shows them whole.
     #[must_use]
     pub fn brief(&self) -> String {
         let mut call = self.clone();
@@ -121,7 +122,7 @@ impl Call {
         call.to_string()
     }
 
-    /// The words without flags, such as `compute disks create claude-persist`.
+    /// Returns the arguments without flags, like `compute disks create claude-persist`.
     #[must_use]
     pub fn command(&self) -> String {
         let plain = self.words.iter().filter(|word| !word.starts_with("--"));
@@ -129,7 +130,7 @@ impl Call {
     }
 }
 
-/// A line that a shell would run.
+/// Formats the call as a shell command.
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("gcloud")?;
@@ -140,14 +141,14 @@ impl fmt::Display for Call {
     }
 }
 
-/// A word as a POSIX shell takes it.
+/// Quotes an argument for a POSIX shell.
 #[must_use]
 pub fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
-    // Of --flag=VALUE only the value is quoted, as people write it.
+    // In --flag=VALUE, only the value is quoted, as people write it.
     if let Some((flag, value)) = word.split_once('=')
         && flag.starts_with("--")
         && flag.chars().all(plain)

@@ -1,48 +1,50 @@
-//! What a refusal of gcloud means, and what a person can do about it. gcloud tells it in words only: these are
-//! the words of version 528 and of the Compute API, recorded in `testdata/refusals.txt`.
+//! Classifies gcloud's errors by their text, and gives a hint for each class.
+//!
+//! gcloud reports errors as text only. The texts here are those of version 528 and of the Compute
+//! API, recorded in `testdata/refusals.txt`.
 
 use std::fmt;
 
 use sys::error::{Error, Hint as _};
 
-/// Why a call failed.
+/// The class of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// There is no gcloud.
+    /// gcloud is not installed.
     Missing,
-    /// Nobody is logged in, or the login has expired.
+    /// No account is logged in, or the login has expired.
     Login,
     /// No project is chosen.
     NoProject,
-    /// There is no such project, or it is not ours to see.
+    /// The project does not exist, or the account has no access to it.
     WrongProject,
     /// The Compute Engine API is not enabled in it.
     ApiDisabled,
     /// A permission is missing.
     Forbidden,
-    /// There is no such thing.
+    /// The resource does not exist.
     NotFound,
-    /// It exists already.
+    /// The resource exists already.
     Exists,
-    /// It is in use by something else.
+    /// The resource is in use by another one.
     InUse,
-    /// The project may have no more of it.
+    /// A quota of the project is exceeded.
     Quota,
-    /// The zone has no such machine to give just now.
+    /// The zone has no capacity for this machine type.
     NoCapacity,
-    /// Asked too often.
+    /// The rate limit of the API is exceeded.
     RateLimit,
-    /// This gcloud does not know a flag or a command.
+    /// This version of gcloud lacks a flag or a command.
     TooOld,
-    /// The API or the VM could not be reached, or failed by itself: again later.
+    /// The API or the VM could not be reached, or had an internal error: retry later.
     Unreachable,
-    /// It did not end in time.
+    /// gcloud did not end in time.
     Timeout,
-    /// Anything else.
+    /// Any other error.
     Other,
 }
 
-/// Words, and what they mean; the first that are found decide.
+/// Error texts and their classes; the first match counts.
 const WORDS: [(&str, Fault); 40] = [
     ("cannot run gcloud", Fault::Missing),
     ("did not end within", Fault::Timeout),
@@ -89,7 +91,7 @@ const WORDS: [(&str, Fault); 40] = [
     ("Unable to find the server", Fault::Unreachable),
 ];
 
-/// Further signs of trouble that passes by itself.
+/// Further texts of temporary errors.
 const PASSING: [&str; 7] = [
     "Connection timed out",
     "Connection reset",
@@ -101,7 +103,7 @@ const PASSING: [&str; 7] = [
 ];
 
 impl Fault {
-    /// What these words mean.
+    /// Returns the class of an error text.
     #[must_use]
     pub fn from_text(text: &str) -> Self {
         let known = WORDS.iter().find(|(words, _)| text.contains(words));
@@ -116,7 +118,7 @@ impl Fault {
         Self::Other
     }
 
-    /// What to do, as a command to paste where there is one.
+    /// Returns a hint, with a command to paste where there is one.
     fn hint(self, call: &str, text: &str) -> Option<String> {
         let hint = match self {
             Self::Missing => "install it: https://cloud.google.com/sdk/docs/install",
@@ -125,26 +127,27 @@ impl Fault {
             Self::WrongProject => "gcloud projects list, then --project=PROJECT",
             Self::ApiDisabled => "gcloud services enable compute.googleapis.com",
             Self::Forbidden => return Some(forbidden(text)),
-            Self::Exists => "run it again: what exists by now is taken as it is",
+            Self::Exists => "run it again: what exists is used as it is",
             Self::InUse => "gcloud compute instances list, and detach or delete what uses it",
             Self::Quota => return Some(quota(text)),
             Self::NoCapacity => {
-                "it is asked for again and again by the group; see `spotkeep gcp status`, or choose another --machine-type"
+                "the group keeps trying; see `spotkeep gcp status`, or choose another \
+                 --machine-type"
             }
             Self::RateLimit => "wait a minute, then run it again",
-            // The version that has the notice for VMs may not have it for templates yet.
+            // A version that has the flag for VMs may not have it for templates.
             Self::TooOld if text.contains("preemption-notice-duration") => {
                 "gcloud components update; if it is the newest one: --notice=0s"
             }
             Self::TooOld => "gcloud components update (or upgrade the package google-cloud-cli)",
             Self::Unreachable | Self::Timeout => "run it again: what is done is not done twice",
-            Self::NotFound | Self::Other => return Some(format!("to see it by yourself: {call}")),
+            Self::NotFound | Self::Other => return Some(format!("to see gcloud's output: {call}")),
         };
         Some(hint.to_owned())
     }
 }
 
-/// `The resource 'projects/NAME' was not found`, and nothing behind the name.
+/// Whether a text is `The resource 'projects/NAME' was not found`, with nothing after the name.
 fn names_a_project(text: &str) -> bool {
     text.split_once("'projects/")
         .and_then(|(_, rest)| rest.split_once('\''))
@@ -157,7 +160,9 @@ fn forbidden(text: &str) -> String {
         .and_then(|(_, rest)| rest.split_once('\''))
         .map_or("it", |(permission, _)| permission);
     format!(
-        "somebody who may has to grant {permission}: roles/compute.admin holds it (and roles/iam.serviceAccountUser, with --service-account)"
+        "an administrator has to grant {permission}: roles/compute.admin has it (and with \
+         --service-account, \
+         roles/iam.serviceAccountUser)"
     )
 }
 
@@ -167,20 +172,21 @@ fn quota(text: &str) -> String {
         .and_then(|(_, rest)| rest.split_once('\''))
         .map_or("the quota", |(metric, _)| metric);
     format!(
-        "ask for more of {metric} under IAM & Admin, Quotas; or take a smaller --machine-type or --size"
+        "request more of {metric} under IAM & Admin, Quotas; or use a smaller --machine-type or \
+         --size"
     )
 }
 
 /// A call that failed.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// Why.
+    /// The class of the error.
     pub fault: Fault,
-    /// What was being done.
+    /// The purpose of the call.
     pub why: String,
-    /// gcloud's own words.
+    /// gcloud's error text.
     pub text: String,
-    /// The call, as it can be pasted.
+    /// The call, as a shell command.
     pub call: String,
 }
 
@@ -193,7 +199,7 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl Refusal {
-    /// The error for a person, with what to do.
+    /// Returns the error with its hint.
     #[must_use]
     pub fn explained(self) -> Error {
         let hint = self.fault.hint(&self.call, &self.text);
@@ -205,14 +211,14 @@ impl Refusal {
     }
 }
 
-/// Whether a list that "succeeded" is not the whole truth: where gcloud asks several zones, a refusal is a warning
-/// to it, and the list is empty. An empty list must never pass for "there is none".
+/// Whether a list that "succeeded" is incomplete: where gcloud reads several zones, it treats an
+/// error as a warning, and the list is empty. Such a list must not be taken for "does not exist".
 #[must_use]
 pub fn is_partial(stderr: &str) -> bool {
     stderr.contains("Some requests did not succeed")
 }
 
-/// gcloud's words without its own framing, as one line.
+/// Returns gcloud's error text without its framing, as one line.
 #[must_use]
 pub fn essence(stderr: &str) -> String {
     let is_news = |line: &&str| {
@@ -221,13 +227,13 @@ pub fn essence(stderr: &str) -> String {
     };
     let lines = stderr.lines().map(str::trim);
     let text = lines
-        // What follows is what to do about it, which is said in a hint.
+        // The rest is gcloud's advice; our hint replaces it.
         .take_while(|line| !ADVICE.iter().any(|advice| line.starts_with(advice)))
         .filter(is_news)
         .map(|line| line.trim_start_matches("ERROR: "))
         .collect::<Vec<_>>()
         .join(" ");
-    // (gcloud.compute.disks.create) tells nobody anything who sees the call.
+    // A prefix like (gcloud.compute.disks.create) repeats the call.
     let text = match text
         .strip_prefix('(')
         .and_then(|rest| rest.split_once(") "))
@@ -241,7 +247,7 @@ pub fn essence(stderr: &str) -> String {
     text.trim().to_owned()
 }
 
-/// How gcloud's own advice begins.
+/// The beginnings of gcloud's advice.
 const ADVICE: [&str; 5] = [
     "If you would like to report this issue",
     "It can be set on a per-command basis",
@@ -250,7 +256,7 @@ const ADVICE: [&str; 5] = [
     "Did you mean",
 ];
 
-/// What gcloud says before it says anything.
+/// The framing of gcloud's errors.
 const FRAMES: [&str; 6] = [
     "---",
     "WARNING:",
@@ -265,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_what_gcloud_says_only_the_news_is_shown() {
+    fn gclouds_framing_and_advice_are_removed() {
         let recorded = include_str!("testdata/refusals.txt");
         let said: Vec<String> = recorded
             .split("\n== ")
@@ -276,7 +282,8 @@ mod tests {
             said,
             [
                 "Required 'compute.disks.list' permission for 'projects/lab-project'",
-                "Compute Engine API has not been used in project 1234 before or it is disabled. Enable it, then retry.",
+                "Compute Engine API has not been used in project 1234 before or it is disabled. \
+                 Enable it, then retry.",
                 "Rate Limit Exceeded",
                 "The resource 'projects/other-project' was not found",
                 "The required property [project] is not currently set.",
@@ -284,17 +291,20 @@ mod tests {
                 "The resource 'projects/lab-project/zones/europe-north1-b/disks/d' already exists",
                 "Quota 'SSD_TOTAL_GB' exceeded.  Limit: 500.0 in region europe-north1.",
                 "Backend Error: Service Unavailable",
-                "code: ZONE_RESOURCE_POOL_EXHAUSTED message: The zone does not have enough resources available to fulfill the request.",
-                "The resource 'projects/lab-project/zones/europe-north1-b/instances/none' was not found",
+                "code: ZONE_RESOURCE_POOL_EXHAUSTED message: The zone does not have enough \
+                 resources available to fulfill the request.",
+                "The resource 'projects/lab-project/zones/europe-north1-b/instances/none' was not \
+                 found",
                 "The disk resource 'projects/lab-project/zones/europe-north1-b/disks/claude-persist' is already being used by a VM",
                 "unrecognized arguments: --no-such-flag-yet=120s",
-                "gcloud crashed (ReadTimeout): HTTPConnectionPool(host='127.0.0.1', port=1): Read timed out. (read timeout=1)",
+                "gcloud crashed (ReadTimeout): HTTPConnectionPool(host='127.0.0.1', port=1): Read \
+                 timed out. (read timeout=1)",
             ]
         );
     }
 
     #[test]
-    fn a_gcloud_that_does_not_end_is_ended_and_may_be_called_again() {
+    fn a_gcloud_that_does_not_end_is_killed_with_a_hint_to_retry() {
         let mut sleep = std::process::Command::new("sleep");
         let error =
             sys::command::run(sleep.arg("60"), std::time::Duration::from_millis(20)).unwrap_err();
@@ -304,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notice_that_templates_cannot_have_yet_can_be_left_out() {
+    fn the_hint_for_an_unknown_notice_flag_is_to_leave_it_out() {
         let hint = Fault::TooOld.hint(
             "",
             "unrecognized arguments: --preemption-notice-duration=120s",

@@ -1,25 +1,26 @@
-//! The VM from outside: made with `gcloud`, and made so that it comes back by itself.
+//! Provisions Spot VMs on Google Compute Engine with `gcloud`.
 //!
-//! What runs where. A **data disk** that nothing here ever deletes unasked. An **instance template**: Spot,
-//! the notice, no service account, a start-up script of a few lines. A **managed instance group** with
-//! one member, whose *per-instance configuration* holds the data disk: whenever the VM is gone, the group
-//! makes it anew from the template, under the same name, with the same disk. So nobody has to be awake.
+//! The resources are: a **data disk**, which is deleted only on request; an **instance template**
+//! (Spot, the notice, no service account, a short start-up script); and a **managed instance
+//! group** with one member, whose *per-instance configuration* has the data disk. After a
+//! preemption, the group recreates the VM from the template, with the same name and the same disk,
+//! without any action of the user.
 //!
-//! Each journey has the same three parts. A [`discover`] reads what exists. A plan, which is a pure function of
-//! what is wanted and what exists, says which calls are missing; done twice, the second plan is empty, and a
-//! plan that was cut is continued. Then the calls are made, one by one, each shown first.
+//! Each verb has three steps. [`discover`] reads what exists. A plan, a pure function of the
+//! request and of what exists, lists the calls that are missing: a second plan is empty, and a plan
+//! that was interrupted is continued. Then the calls are shown and made, one by one.
 //!
-//! | file | what it knows |
+//! | module | contents |
 //! |---|---|
-//! | [`gcloud_command`], [`gcloud`], [`gcloud_error`] | one call of gcloud; who makes it; what its refusals mean |
-//! | [`machine_family`], [`vm_spec`] | which machines and disks go together; what the VM is to be |
-//! | [`discover`], [`plan`] | what exists; what is missing |
-//! | [`scripts`], [`ssh`] | what runs on the VM at boot; the VM asked from outside, by ssh |
-//! | [`create`], [`adopt`], [`start_stop`], [`status`], [`delete`], [`preempt`] | the journeys |
+//! | [`gcloud_command`], [`gcloud`], [`gcloud_error`] | a gcloud command; running it; its errors |
+//! | [`machine_family`], [`vm_spec`] | valid pairs of machine and disk types; the specification of the VM |
+//! | [`discover`], [`plan`] | the existing resources; the missing calls |
+//! | [`scripts`], [`ssh`] | the start-up script; commands on the VM over ssh |
+//! | [`create`], [`adopt`], [`start_stop`], [`status`], [`delete`], [`preempt`] | the verbs |
 //!
-//! `stop` and `start` are the group's own (`stop-instances`), not a size of 0: shrinking a group deletes its
-//! member together with the per-instance configuration, and stopping the VM behind the group's back makes the
-//! group bring it back.
+//! `stop` and `start` use the group's `stop-instances` and `start-instances`. A group that is
+//! resized to 0 deletes its member together with the per-instance configuration, and a VM that is
+//! stopped directly is started again by the group.
 
 pub mod adopt;
 pub mod create;
@@ -45,7 +46,7 @@ pub use gcloud_command::{Call, quote};
 pub use gcloud_error::{Fault, Refusal};
 pub use vm_spec::{Shape, VmRequest};
 
-/// The label on the disk and in the template that says whose they are; its value is the VM's name.
+/// The label on the disk and in the template; its value is the VM's name.
 pub const LABEL: &str = "spotkeep";
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! Which machines and disks go together. Only what Google's pages say is refused here; of the rest the API
-//! itself is the evaluate.
+//! Checks pairs of machine type and disk type, and which machine types can be Spot VMs.
 //!
-//! Sources: the machine family pages ("C4, C4A, C4D, N4, N4A, N4D take Hyperdisk only"; the Arm series); the
-//! page on Spot VMs and the machine family comparison (no Spot for M2, M3, X4, A4X, nor for bare metal).
+//! Only pairs that Google's pages exclude are refused; the API checks the others.
+//!
+//! Sources: the machine family pages ("C4, C4A, C4D, N4, N4A, N4D take Hyperdisk only"; the Arm
+//! series); the page on Spot VMs and the machine family comparison (no Spot for M2, M3, X4, A4X,
+//! nor for bare metal).
 
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
@@ -16,7 +18,7 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// As people call it.
+    /// Returns the common name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -25,9 +27,9 @@ impl Arch {
         }
     }
 
-    /// What a Linux program is built for, by the head of its file (ELF, `e_machine`).
+    /// Returns the processor of a Linux program, by the head of its file (ELF, `e_machine`).
     #[must_use]
-    pub fn of_program(head: &[u8]) -> Option<Self> {
+    pub fn from_program(head: &[u8]) -> Option<Self> {
         if !head.starts_with(b"\x7fELF") {
             return None;
         }
@@ -39,7 +41,7 @@ impl Arch {
     }
 }
 
-/// What is known of a machine series.
+/// The properties of a machine series.
 struct Series {
     name: &'static str,
     hyperdisk_only: bool,
@@ -56,7 +58,7 @@ const fn series(name: &'static str, hyperdisk_only: bool, arch: Arch, no_spot: b
     }
 }
 
-/// Series that differ from the ordinary: x86, any disk, Spot.
+/// The series that differ from the default (x86, any disk, Spot).
 const SERIES: [Series; 11] = [
     series("c4", true, Arch::X86, false),
     series("c4a", true, Arch::Arm, false),
@@ -76,13 +78,13 @@ fn series_of(machine_type: &str) -> Option<&'static Series> {
     SERIES.iter().find(|series| series.name == name)
 }
 
-/// The processor of a machine type.
+/// Returns the processor of a machine type.
 #[must_use]
 pub fn arch(machine_type: &str) -> Arch {
     series_of(machine_type).map_or(Arch::X86, |series| series.arch)
 }
 
-/// The data disk that a machine type has if nobody says otherwise.
+/// Returns the default type of the data disk for a machine type.
 #[must_use]
 pub fn data_disk_type(machine_type: &str) -> &'static str {
     match series_of(machine_type) {
@@ -91,7 +93,7 @@ pub fn data_disk_type(machine_type: &str) -> &'static str {
     }
 }
 
-/// The boot disk that a machine type has.
+/// Returns the type of the boot disk for a machine type.
 #[must_use]
 pub fn boot_disk_type(machine_type: &str) -> &'static str {
     match series_of(machine_type) {
@@ -100,10 +102,10 @@ pub fn boot_disk_type(machine_type: &str) -> &'static str {
     }
 }
 
-/// Refuses a machine that cannot be had as a Spot VM, or with such a disk.
+/// Refuses a machine type that cannot be a Spot VM, or cannot have such a disk.
 ///
 /// # Errors
-/// With a pair that is legal, as a hint.
+/// The pair is not possible; the hint has one that is.
 pub fn check(machine_type: &str, disk_type: &str) -> Result<()> {
     let Some(series) = series_of(machine_type) else {
         return metal(machine_type);
@@ -118,7 +120,8 @@ pub fn check(machine_type: &str, disk_type: &str) -> Result<()> {
     }
     if series.hyperdisk_only && !disk_type.starts_with("hyperdisk-") {
         return Err(anyhow!(
-            "{machine_type} cannot have a disk of type {disk_type}: the series {} takes Hyperdisk only",
+            "{machine_type} cannot have a disk of type {disk_type}: the series {} takes Hyperdisk \
+             only",
             series.name
         ))
         .hint(format!(
@@ -141,14 +144,14 @@ fn metal(machine_type: &str) -> Result<()> {
     Ok(())
 }
 
-/// One of much the same size that takes persistent disks.
+/// Returns a machine type of about the same size that supports persistent disks.
 fn other_machine(machine_type: &str) -> String {
     let size = machine_type
         .split_once('-')
         .map_or("standard-4", |(_, size)| size);
     let size = size.trim_end_matches("-lssd");
     match arch(machine_type) {
-        // The only Arm series with persistent disks has these sizes alone.
+        // The only Arm series with persistent disks has only these sizes.
         Arch::Arm => "t2a-standard-4".to_owned(),
         Arch::X86 => format!("n2-{size}"),
     }
@@ -160,7 +163,7 @@ mod tests {
     use sys::error::hint_of;
 
     #[test]
-    fn pairs_that_do_not_exist_are_refused_with_one_that_does() {
+    fn invalid_pairs_are_refused_with_a_valid_one() {
         for (machine, disk, reason, instead) in [
             (
                 "c4a-highcpu-16",
@@ -219,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_of_every_series_are_a_legal_pair() {
+    fn the_defaults_of_every_series_are_a_valid_pair() {
         for machine in [
             "e2-standard-4",
             "n2-standard-4",
@@ -236,15 +239,15 @@ mod tests {
     }
 
     #[test]
-    fn a_program_tells_its_processor() {
+    fn the_processor_of_a_program_is_read_from_its_file() {
         let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let expected = if cfg!(target_arch = "aarch64") {
             Arch::Arm
         } else {
             Arch::X86
         };
-        assert_eq!(Arch::of_program(&own), Some(expected));
-        assert_eq!(Arch::of_program(b"#!/bin/sh\n"), None);
+        assert_eq!(Arch::from_program(&own), Some(expected));
+        assert_eq!(Arch::from_program(b"#!/bin/sh\n"), None);
         assert_eq!(arch("c4a-highcpu-16"), Arch::Arm);
         assert_eq!(arch("c4-highcpu-16"), Arch::X86);
     }

@@ -1,5 +1,6 @@
-//! What is missing. Pure: what is wanted and what exists come in, calls come out. Each call is such that after it
-//! the next plan is shorter, so a plan that was cut is continued by planning again.
+//! Plans the missing gcloud calls from the request and from what exists. Pure.
+//!
+//! After each call the next plan is shorter, so an interrupted plan is continued by planning again.
 
 use super::LABEL;
 use super::discover::{Disk, GcpInventory, schedule_name};
@@ -8,12 +9,12 @@ use super::machine_family;
 use super::vm_spec::{Shape, VmRequest, region_of};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow, bail};
 
-/// The data disk's size, if nobody says otherwise.
+/// The default size of the data disk.
 const DATA_GB: u64 = 50;
 /// How long snapshots are kept.
 const SNAPSHOT_DAYS: u32 = 14;
 
-/// What is to be done, and what is to be said.
+/// The calls to make, and notes for the user.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     /// The zone.
@@ -22,14 +23,14 @@ pub struct Plan {
     pub vm: String,
     /// The calls, in order.
     pub calls: Vec<Call>,
-    /// What a person should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// The zone that is meant: where the group is, or what was said.
+/// Returns the zone: the group's, or the requested one.
 ///
 /// # Errors
-/// Nothing was said, or something else than what is.
+/// No zone is given, or the group is in another one.
 pub fn zone_of(request: &VmRequest, found: &GcpInventory) -> Result<String> {
     match (&request.zone, &found.group) {
         (Some(zone), Some(group)) if *zone != group.zone => Err(anyhow!(
@@ -53,10 +54,10 @@ pub fn zone_of(request: &VmRequest, found: &GcpInventory) -> Result<String> {
     }
 }
 
-/// Refuses what cannot be, as far as it can be told without asking anybody.
+/// Checks the pair of machine type and disk type, without a call.
 ///
 /// # Errors
-/// A pair that does not exist.
+/// The pair is not possible.
 pub fn check_pair(request: &VmRequest, shape: &Shape) -> Result<()> {
     let disk_type = request
         .disk_type
@@ -65,10 +66,10 @@ pub fn check_pair(request: &VmRequest, shape: &Shape) -> Result<()> {
     machine_family::check(&shape.machine_type, disk_type)
 }
 
-/// All that `create` has to do.
+/// Plans `create`.
 ///
 /// # Errors
-/// What exists stands in the way; the hint says what to do.
+/// Existing resources conflict with the request; the hint says what to do.
 pub fn create(
     request: &VmRequest,
     shape: &Shape,
@@ -102,7 +103,8 @@ pub fn create(
     member(&mut plan, name, shape, found);
     if shape.notice_seconds == 0 && shape.notice == super::vm_spec::Notice::Auto {
         plan.notes.push(format!(
-            "gcloud {} cannot ask for the 120 s of notice, so the VM has none but the shutdown itself (up to 30 s); \
+            "gcloud {} does not support the notice of 120 s, so the VM has only its shutdown (up \
+             to 30 s); \
              upgrade gcloud ({} or newer) and run this again",
             found.gcloud,
             super::vm_spec::NOTICE_SINCE
@@ -111,7 +113,7 @@ pub fn create(
     Ok(plan)
 }
 
-/// A group of this name that is not ours is left alone.
+/// Refuses a group of this name that spotkeep did not make.
 pub(super) fn foreign_group(request: &VmRequest, found: &GcpInventory) -> Result<()> {
     let Some(group) = &found.group else {
         return Ok(());
@@ -129,7 +131,7 @@ pub(super) fn foreign_group(request: &VmRequest, found: &GcpInventory) -> Result
     }
     if found.members.len() > 1 {
         bail!(
-            "the group {} has {} VMs, and there can be one only: one disk, one keeper",
+            "the group {} has {} VMs, but only one can have the data disk and the keeper",
             group.name,
             found.members.len()
         );
@@ -137,7 +139,8 @@ pub(super) fn foreign_group(request: &VmRequest, found: &GcpInventory) -> Result
     Ok(())
 }
 
-/// The member's name: the group's, unless a disk of that name is in the way of the VM's boot disk.
+/// Returns the VM's name: the group's, or another one if a disk has that name, which the boot disk
+/// needs.
 pub(super) fn vm_name(name: &str, found: &GcpInventory, zone: &str) -> String {
     if let [member] = &found.members[..] {
         return member.name.clone();
@@ -155,7 +158,7 @@ pub(super) fn vm_name(name: &str, found: &GcpInventory, zone: &str) -> String {
 
 fn make_schedule(name: &str, region: &str) -> Call {
     Call::change(
-        format!("make a schedule: a snapshot each night, kept for {SNAPSHOT_DAYS} days"),
+        format!("make a schedule of nightly snapshots, which are kept for {SNAPSHOT_DAYS} days"),
         "compute resource-policies create snapshot-schedule",
     )
     .arg(schedule_name(name))
@@ -167,7 +170,7 @@ fn make_schedule(name: &str, region: &str) -> Call {
     .flag("snapshot-labels", format!("{LABEL}={name}"))
 }
 
-/// The disk: made if it is nowhere, never made again, never shrunk.
+/// Plans the data disk: it is made if it does not exist, or enlarged, and never shrunk.
 fn data_disk(
     plan: &mut Plan,
     request: &VmRequest,
@@ -189,7 +192,7 @@ fn data_disk(
             ))
             .hint(format!(
                 "--zone={place}, where the disk is; or --disk with another name for a new one; \
-                     or move it: a snapshot of it, and a disk made from that in {zone}"
+                     or move it: make a snapshot, and from that a disk in {zone}"
             ))
             .kind(ErrorKind::Usage);
         }
@@ -199,7 +202,7 @@ fn data_disk(
             .unwrap_or_else(|| machine_family::data_disk_type(&shape.machine_type));
         plan.calls.push(
             Call::change(
-                format!("make the data disk {}, empty", shape.disk),
+                format!("make the empty data disk {}", shape.disk),
                 "compute disks create",
             )
             .arg(&shape.disk)
@@ -225,11 +228,11 @@ fn data_disk(
             .flag("size", format!("{size}GB")),
         );
     }
-    // A disk has one schedule at most: one of the user's own stays.
+    // A disk has one schedule at most: the user's own one stays.
     if disk.schedules.is_empty() {
         plan.calls.push(
             Call::change(
-                "have the data disk snapshot each night",
+                "add the snapshot schedule to the data disk",
                 "compute disks add-resource-policies",
             )
             .arg(&disk.name)
@@ -240,7 +243,7 @@ fn data_disk(
     Ok(())
 }
 
-/// Whether the disk that exists can be the data disk.
+/// Checks that the existing disk can be the data disk.
 fn fits(
     plan: &Plan,
     request: &VmRequest,
@@ -248,7 +251,7 @@ fn fits(
     disk: &Disk,
     found: &GcpInventory,
 ) -> Result<()> {
-    // A VM of the same name that is not the group's own is somebody's, made by hand.
+    // A VM of the same name that is not in the group was made by a user.
     let own = |user: &String| found.members.iter().any(|member| member.name == *user);
     if let Some(user) = disk.users.iter().find(|user| !own(user)) {
         return Err(anyhow!(
@@ -301,7 +304,7 @@ fn template_and_group(
     match &found.group {
         None => plan.calls.push(
             Call::change(
-                "make the group that makes the VM anew whenever it is gone",
+                "make the group, which recreates the VM after a preemption",
                 "compute instance-groups managed create",
             )
             .arg(name)
@@ -315,7 +318,7 @@ fn template_and_group(
         Some(group) if group.template != template => {
             plan.calls.push(
                 Call::change(
-                    format!("let the next VM be: {}", shape.in_words()),
+                    format!("use the new template for the next VM: {}", shape.describe()),
                     "compute instance-groups managed set-instance-template",
                 )
                 .arg(name)
@@ -324,7 +327,8 @@ fn template_and_group(
             );
             if !found.members.is_empty() {
                 plan.notes.push(format!(
-                    "the VM that runs stays as it is; it becomes the new one at its next preemption, or at once by: \
+                    "the running VM is unchanged; the new template is used after the next \
+                     preemption, or at once by: \
                      spotkeep gcp preempt --name={name} --yes"
                 ));
             }
@@ -333,12 +337,12 @@ fn template_and_group(
     }
 }
 
-/// The address of the data disk, as the per-instance configuration wants it.
+/// Returns the URL of the data disk for the per-instance configuration.
 fn address(project: &str, zone: &str, disk: &str) -> String {
     format!("https://www.googleapis.com/compute/v1/projects/{project}/zones/{zone}/disks/{disk}")
 }
 
-/// The VM: made, given its disk, or started.
+/// Plans the VM: makes it, adds its disk, or starts it.
 pub fn member(plan: &mut Plan, name: &str, shape: &Shape, found: &GcpInventory) {
     let disk = &shape.disk;
     let kept = format!(
@@ -348,7 +352,7 @@ pub fn member(plan: &mut Plan, name: &str, shape: &Shape, found: &GcpInventory) 
     let Some(member) = found.members.first() else {
         plan.calls.push(
             Call::change(
-                format!("make the VM {}, to which {disk} belongs for good", plan.vm),
+                format!("make the VM {} with the data disk {disk}", plan.vm),
                 "compute instance-groups managed create-instance",
             )
             .arg(name)
@@ -365,7 +369,7 @@ pub fn member(plan: &mut Plan, name: &str, shape: &Shape, found: &GcpInventory) 
     {
         plan.calls.push(
             Call::change(
-                format!("let {disk} belong to the VM for good"),
+                format!("add the data disk {disk} to the VM's configuration"),
                 "compute instance-groups managed instance-configs create",
             )
             .arg(name)
@@ -384,7 +388,7 @@ pub fn member(plan: &mut Plan, name: &str, shape: &Shape, found: &GcpInventory) 
     }
 }
 
-/// Starts a member that was stopped.
+/// Returns the call that starts a stopped member.
 #[must_use]
 pub fn start_member(group: &str, zone: &str, vm: &str) -> Call {
     Call::change(
@@ -396,11 +400,11 @@ pub fn start_member(group: &str, zone: &str, vm: &str) -> Call {
     .flag("instances", vm)
 }
 
-/// Stops a member; it keeps its place, its name and its disk.
+/// Returns the call that stops a member, which keeps its name and its disk.
 #[must_use]
 pub fn stop_member(group: &str, zone: &str, vm: &str) -> Call {
     Call::change(
-        "stop the VM; the group keeps its place and its disk",
+        "stop the VM; the group keeps its name and its disk",
         "compute instance-groups managed stop-instances",
     )
     .arg(group)

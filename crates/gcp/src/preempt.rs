@@ -1,5 +1,7 @@
-//! `gcp preempt`: the drill on the real thing. Compute Engine is told to simulate a maintenance event, which a Spot
-//! VM does not survive; then the group makes it anew, and what was promised is read from the VM's own journal.
+//! `gcp preempt`: a drill on a real VM.
+//!
+//! Compute Engine simulates a maintenance event, which preempts a Spot VM. Then the group recreates
+//! the VM, and the report is made from the VM's own journal.
 
 use std::time::Duration;
 
@@ -11,40 +13,41 @@ use super::gcloud::{Cloud, ask_quietly, make};
 use super::gcloud_command::Call;
 use super::gcloud_error::Refusal;
 use super::queries;
-use super::ssh::{Fleet, Guest, GuestReport, is_for_ever};
+use super::ssh::{Fleet, Guest, GuestReport, is_permanent};
 use state::{Desired, JournalEvent, VERSION};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::{Timestamp, short};
 
-/// Lines of the journal that are read: enough for a fleet of some hundred agents.
+/// The number of journal lines to read: enough for some hundred agents.
 const EVENTS: u32 = 2000;
 
-/// What came of it.
+/// The result of a preemption.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// Version of this form.
+    /// The version of this format.
     pub version: u32,
-    /// Agents that ran before.
+    /// The number of agents that ran before.
     pub agents_total: usize,
-    /// Of those, how many are back in the session that they had.
+    /// The number of these that run in the same session again.
     pub sessions_resumed: usize,
-    /// Turns that went on by themselves.
+    /// The number of turns that went on automatically.
     pub turns_continued: usize,
-    /// From the notice until all was safe, in milliseconds; null: it never was.
+    /// From the notice until all was safe, in milliseconds; null if it was not.
     pub notice_to_safe_ms: Option<u64>,
     /// Whether the save was clean.
     pub save_clean: Option<bool>,
-    /// From the boot of the new machine until the last agent was back, in milliseconds.
+    /// From the boot of the new machine until the last agent was resumed, in milliseconds.
     pub boot_to_resumed_ms: Option<u64>,
-    /// From the call until the last agent was back, in milliseconds, by the clock here.
+    /// From the call until the last agent was resumed, in milliseconds, by the clock of this
+    /// machine.
     pub away_ms: u64,
     /// `pass` or `fail`.
     pub verdict: &'static str,
-    /// What was lost.
+    /// The losses and failures.
     pub losses: Vec<String>,
 }
 
-/// The call that ends the VM.
+/// Returns the call that preempts the VM.
 #[must_use]
 pub fn call(guest: &Guest) -> Call {
     Call::change(
@@ -56,10 +59,10 @@ pub fn call(guest: &Guest) -> Call {
     .switch("async")
 }
 
-/// Preempts the VM, waits until another boot of it has its agents back, and reports.
+/// Preempts the VM, waits until the next boot has resumed its agents, and reports.
 ///
 /// # Errors
-/// There is nothing to preempt; gcloud refused; or it is not back within `stall_retry`.
+/// There is no data directory on the VM; gcloud failed; or the VM is not back within `timeout`.
 pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, timeout: Duration) -> Result<Report> {
     let before = guest
         .wait_started(cloud, timeout)?
@@ -70,23 +73,23 @@ pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, timeout: Duration) -> 
     make(cloud, &call(guest))?;
     cloud.show(&format!(
         "$ {}   (again until it is back)",
-        guest.look_call(EVENTS)
+        guest.report_call(EVENTS)
     ));
     cloud.show(&format!(
-        "$ {}   (while it does not)",
+        "$ {}   (while the VM does not answer)",
         queries::members(group, &guest.zone)
     ));
-    let mut told = String::new();
+    let mut shown = String::new();
     loop {
         let state = match guest.probe(cloud, EVENTS) {
-            Ok(look) => match arrived(&before, &look) {
+            Ok(guest_report) => match arrived(&before, &guest_report) {
                 None => {
                     let away = cloud.now().since(began);
-                    return Ok(report(&before, &look, away));
+                    return Ok(report(&before, &guest_report, away));
                 }
                 Some(state) => state,
             },
-            Err(refusal) if is_for_ever(&refusal) => return Err(refusal.explained()),
+            Err(refusal) if is_permanent(&refusal) => return Err(refusal.explained()),
             Err(refusal) => away(cloud, group, guest, &refusal),
         };
         let waited = cloud.now().since(began);
@@ -101,15 +104,15 @@ pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, timeout: Duration) -> 
             ))
             .kind(ErrorKind::NotAsDeclared);
         }
-        if state != told {
+        if state != shown {
             cloud.show(&format!("  after {}: {state}", short(waited)));
-            told = state;
+            shown = state;
         }
         cloud.pause(Duration::from_secs(5));
     }
 }
 
-/// Why the VM does not answer: what the group says, which knows of a dry zone.
+/// Describes why the VM does not answer, by the state of the group.
 fn away(cloud: &dyn Cloud, group: &str, guest: &Guest, refusal: &Refusal) -> String {
     let members = ask_quietly(cloud, &queries::members(group, &guest.zone));
     let member = members
@@ -117,20 +120,20 @@ fn away(cloud: &dyn Cloud, group: &str, guest: &Guest, refusal: &Refusal) -> Str
         .and_then(|members| members.as_array()?.first().map(Member::from_json));
     match member {
         Some(member) if member.is_dry() => {
-            format!("{} has no such machine to give", guest.zone)
+            format!("{} has no capacity for this machine type", guest.zone)
         }
         Some(member) if member.status != "RUNNING" => progress(&member),
         _ => format!("it does not answer ({})", refusal.text),
     }
 }
 
-/// `None` when all is decided; what is still waited for otherwise.
-fn arrived(before: &Fleet, look: &GuestReport) -> Option<String> {
-    let Some(fleet) = &look.fleet else {
-        return Some("the VM answers; its data directory is not there yet".to_owned());
+/// Returns what is still missing in the next boot; `None` if every agent is resumed or has failed.
+fn arrived(before: &Fleet, guest_report: &GuestReport) -> Option<String> {
+    let Some(fleet) = &guest_report.fleet else {
+        return Some("the VM answers; it has no data directory yet".to_owned());
     };
     if fleet.boot_id == before.boot_id {
-        return Some("it is still in the boot that it had".to_owned());
+        return Some("it is still in the same boot".to_owned());
     }
     if fleet.keeper != "running" {
         return Some("the next boot; the keeper does not run yet".to_owned());
@@ -140,12 +143,12 @@ fn arrived(before: &Fleet, look: &GuestReport) -> Option<String> {
         .iter()
         .filter(|agent| agent.is_coming())
         .count();
-    (coming > 0).then(|| format!("the next boot; {coming} agents are on their way"))
+    (coming > 0).then(|| format!("the next boot; {coming} agents are not resumed yet"))
 }
 
-/// What the two looks say. Pure.
-fn report(before: &Fleet, look: &GuestReport, away: Duration) -> Report {
-    let after = look.fleet.as_ref();
+/// Makes the report from the state before and after. Pure.
+fn report(before: &Fleet, guest_report: &GuestReport, away: Duration) -> Report {
+    let after = guest_report.fleet.as_ref();
     let ran = |agent: &&super::ssh::Agent| agent.desired == Desired::Running && agent.is_up();
     let mut losses = Vec::new();
     let mut resumed = 0;
@@ -166,7 +169,7 @@ fn report(before: &Fleet, look: &GuestReport, away: Duration) -> Report {
                     .map(|why| format!(": {why}"))
                     .unwrap_or_default()
             )),
-            None => losses.push(format!("{} is not there", agent.name)),
+            None => losses.push(format!("{} does not exist any more", agent.name)),
         }
     }
     let save = after
@@ -178,15 +181,19 @@ fn report(before: &Fleet, look: &GuestReport, away: Duration) -> Report {
                 .is_none_or(|old| old.id != save.id)
         });
     match save {
-        None => losses
-            .push("nothing was saved at the notice: it did not come, or not in time".to_owned()),
+        None => {
+            losses.push("no save at the notice: the notice did not come, or too late".to_owned())
+        }
         Some(save) if !save.clean => losses.push("the save was not clean".to_owned()),
         Some(_) => {}
     }
     let boot_id = after
         .map(|fleet| fleet.boot_id.as_str())
         .unwrap_or_default();
-    let of_boot = look.events.iter().filter(|entry| entry.boot_id == boot_id);
+    let of_boot = guest_report
+        .events
+        .iter()
+        .filter(|entry| entry.boot_id == boot_id);
     let back: Vec<(Timestamp, bool)> = of_boot
         .filter_map(|entry| match entry.event {
             JournalEvent::Resumed { continued, .. } => Some((entry.at, continued)),
@@ -202,7 +209,7 @@ fn report(before: &Fleet, look: &GuestReport, away: Duration) -> Report {
         turns_continued: back.iter().filter(|(_, continued)| *continued).count(),
         notice_to_safe_ms: save.and_then(|save| save.notice_to_safe_ms),
         save_clean: save.map(|save| save.clean),
-        boot_to_resumed_ms: look
+        boot_to_resumed_ms: guest_report
             .booted
             .zip(last_back)
             .map(|(booted, back)| millis(back.since(booted))),
@@ -219,7 +226,7 @@ impl Report {
         self.losses.is_empty()
     }
 
-    /// For a person.
+    /// Returns the report as lines of text.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let time = |ms: Option<u64>, never: &str| {
@@ -257,9 +264,10 @@ mod tests {
     use super::super::ssh::parse;
     use super::*;
 
-    fn look(boot_id: &str, save: &str, agents: &str, events: &str) -> GuestReport {
+    fn guest_report(boot_id: &str, save: &str, agents: &str, events: &str) -> GuestReport {
         parse(&format!(
-            "== startup\nready\n== booted\n1763769600\n== status\n{{\"boot_id\":\"{boot_id}\",\"keeper\":\"running\",\
+            "== startup\nready\n== booted\n1763769600\n== \
+             status\n{{\"boot_id\":\"{boot_id}\",\"keeper\":\"running\",\
              \"last_save\":{save},\"agents\":[{agents}]}}\n== events\n{events}"
         ))
     }
@@ -277,15 +285,15 @@ mod tests {
     }
 
     #[test]
-    fn it_is_over_when_the_new_boot_has_its_agents_back() {
-        let before = look("l1", "null", &agent("a", "running", "s1"), "")
+    fn a_preemption_ends_when_the_next_boot_has_resumed_its_agents() {
+        let before = guest_report("l1", "null", &agent("a", "running", "s1"), "")
             .fleet
             .unwrap();
-        let still = look("l1", "null", &agent("a", "running", "s1"), "");
+        let still = guest_report("l1", "null", &agent("a", "running", "s1"), "");
         assert!(arrived(&before, &still).unwrap().contains("still"));
-        let coming = look("l2", "null", &agent("a", "starting", "s1"), "");
+        let coming = guest_report("l2", "null", &agent("a", "starting", "s1"), "");
         assert!(arrived(&before, &coming).unwrap().contains("1 agents"));
-        let back = look("l2", "null", &agent("a", "idle", "s1"), "");
+        let back = guest_report("l2", "null", &agent("a", "idle", "s1"), "");
         assert_eq!(arrived(&before, &back), None);
         assert!(arrived(&before, &parse("== startup\nworking\n")).is_some());
     }
@@ -294,11 +302,11 @@ mod tests {
     fn the_report_counts_sessions_and_reads_the_times_of_the_vm() {
         let save = r#"{"id":"n","clean":true,"notice_to_safe_ms":900}"#;
         let agents = |b: &str| format!("{},{}", agent("a", "running", "s1"), agent("b", "idle", b));
-        let before = look("l1", "null", &agents("s2"), "").fleet.unwrap();
+        let before = guest_report("l1", "null", &agents("s2"), "").fleet.unwrap();
         let events = format!("{}\n{}\n", resumed("a", 30, true), resumed("b", 41, false));
         let good = report(
             &before,
-            &look("l2", save, &agents("s2"), &events),
+            &guest_report("l2", save, &agents("s2"), &events),
             Duration::from_secs(90),
         );
         assert_eq!(
@@ -309,13 +317,13 @@ mod tests {
         assert_eq!(good.boot_to_resumed_ms, Some(41_000));
         let other = report(
             &before,
-            &look("l2", save, &agents("s9"), &events),
+            &guest_report("l2", save, &agents("s9"), &events),
             Duration::ZERO,
         );
         assert_eq!(other.losses, ["b is in another session"]);
         let unsaved = report(
             &before,
-            &look("l2", "null", &agents("s2"), ""),
+            &guest_report("l2", "null", &agents("s2"), ""),
             Duration::ZERO,
         );
         assert_eq!(unsaved.verdict, "fail");

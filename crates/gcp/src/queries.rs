@@ -1,32 +1,34 @@
-//! The questions. Each is shown, and can be pasted. Their filters only spare transport: some are applied by gcloud,
-//! some by the API, each in its own way, so every answer is looked through again.
+//! The gcloud calls that read resources.
+//!
+//! Each call is shown, and can be pasted. The filters only reduce the output: gcloud applies some
+//! of them and the API others, with different rules, so every answer is filtered again.
 
 use super::gcloud_command::Call;
 
-/// So many errors of a group are asked for at most. A group tries every few minutes at the latest, so a long drought
-/// has more of them.
+/// The maximum number of errors to read of a group. A group retries at least every few minutes, so
+/// a long lack of capacity has more errors.
 pub const ERRORS: usize = 200;
 
-/// Which gcloud this is.
+/// Reads gcloud's version.
 #[must_use]
 pub fn version() -> Call {
     Call::read("gcloud's version", "version")
 }
 
-/// Who asks, in which project.
+/// Reads the account and the project.
 #[must_use]
 pub fn config() -> Call {
     Call::read("who is logged in, and to which project", "config list")
 }
 
-/// The group, in any zone.
+/// Reads the group, in any zone.
 #[must_use]
 pub fn group(name: &str) -> Call {
     Call::read("the group", "compute instance-groups managed list")
         .flag("filter", format!("name={name}"))
 }
 
-/// What the group has.
+/// Reads the group's members.
 #[must_use]
 pub fn members(group: &str, zone: &str) -> Call {
     Call::read(
@@ -37,7 +39,7 @@ pub fn members(group: &str, zone: &str) -> Call {
     .flag("zone", zone)
 }
 
-/// What went wrong in the group.
+/// Reads the group's errors.
 #[must_use]
 pub fn errors(group: &str, zone: &str) -> Call {
     Call::read(
@@ -49,28 +51,28 @@ pub fn errors(group: &str, zone: &str) -> Call {
     .flag("limit", ERRORS)
 }
 
-/// Our templates.
+/// Reads the VM's templates.
 #[must_use]
 pub fn templates(name: &str) -> Call {
     Call::read("its templates", "compute instance-templates list")
         .flag("filter", format!("name~^{name}-[0-9a-f]*$"))
 }
 
-/// Disks of these names, in any zone.
+/// Reads disks by name, in any zone.
 #[must_use]
 pub fn disks(names: &[&str]) -> Call {
     Call::read("the disks", "compute disks list")
         .flag("filter", format!("name=({})", names.join(" ")))
 }
 
-/// The snapshot schedule.
+/// Reads the snapshot schedule.
 #[must_use]
 pub fn schedule(name: &str) -> Call {
     Call::read("the snapshot schedule", "compute resource-policies list")
         .flag("filter", format!("name={name}"))
 }
 
-/// Whether the zone has the type.
+/// Reads whether the zone has the machine type.
 #[must_use]
 pub fn machine_type(machine_type: &str, zone: &str) -> Call {
     Call::read(
@@ -81,7 +83,7 @@ pub fn machine_type(machine_type: &str, zone: &str) -> Call {
     .flag("zones", zone)
 }
 
-/// A VM.
+/// Reads a VM.
 #[must_use]
 pub fn instance(name: &str, zone: &str) -> Call {
     Call::read("the VM", "compute instances describe")
@@ -89,13 +91,13 @@ pub fn instance(name: &str, zone: &str) -> Call {
         .flag("zone", zone)
 }
 
-/// VMs of this name, in any zone.
+/// Reads VMs by name, in any zone.
 #[must_use]
 pub fn instances(name: &str) -> Call {
     Call::read("where the VM is", "compute instances list").flag("filter", format!("name={name}"))
 }
 
-/// Preemptions of a VM, the newest first.
+/// Reads the last preemptions of a VM, newest first.
 #[must_use]
 pub fn preemptions(instance: &str, zone: &str) -> Call {
     Call::read("the last preemptions", "compute operations list")

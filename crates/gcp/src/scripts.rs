@@ -1,12 +1,12 @@
-//! What is run by a shell: the start-up script on the VM, and the script that `--dry-run` prints.
+//! Shell scripts: the start-up script of the VM, and the script that `--dry-run` prints.
 
 use super::gcloud_command::{Call, quote};
 
-/// What the start-up script says of itself, for whoever asks from outside.
+/// The file in which the start-up script writes its result, for [`super::ssh`].
 pub const SAID: &str = "/run/spotkeep-startup";
 
-/// The start-up script. It runs at each boot, as root, and knows nothing but the disk's name: all else is on the
-/// disk. It executes what is there only if nobody but root can have written it.
+/// The start-up script. It runs at each boot, as root, and has only the disk's name: all else is on
+/// the disk. It runs a program from the disk only if no user but root can have written it.
 const STARTUP: &str = r#"#!/bin/sh
 # spotkeep: at each boot, the spotkeep on the data disk makes this VM ready.
 set -eu
@@ -57,26 +57,27 @@ case $ended in
 esac
 "#;
 
-/// The start-up script for the VM that has `disk`.
+/// Returns the start-up script for a VM with the data disk `disk`.
 #[must_use]
 pub fn startup(disk: &str) -> String {
     STARTUP.replace("DISK", disk)
 }
 
-/// One part of the script that `--dry-run` prints.
+/// A part of the script that `--dry-run` prints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// A line for the reader.
+    /// A comment.
     Note(String),
     /// A call.
     Call(Call),
-    /// A call that is repeated until it succeeds, every 10 seconds, so many times at most.
+    /// A call that is repeated every 10 seconds until it succeeds, with a maximum number of
+    /// attempts.
     Until(Call, u32),
     /// Calls that are made only if the first one succeeds.
     If(Call, Vec<Call>),
 }
 
-/// A script that can be read, and run by hand.
+/// Returns a script that the user can read and run.
 #[must_use]
 pub fn by_hand(title: &str, parts: &[Part]) -> String {
     let mut text =
@@ -108,7 +109,7 @@ fn shown(call: &Call) -> String {
     format!("# {}\n{}\n", call.why, in_lines(call))
 }
 
-/// A long call, a flag a line.
+/// Formats a long call with one flag in each line.
 fn in_lines(call: &Call) -> String {
     let line = call.to_string();
     if line.len() <= 100 {
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_up_script_knows_its_disk_and_nothing_else() {
+    fn the_start_up_script_has_the_name_of_its_disk() {
         let script = startup("claude-persist");
         assert!(script.contains("/dev/disk/by-id/google-claude-persist\n"));
         assert!(script.contains("setup --disk claude-persist --yes"));
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_call_is_shown_a_flag_a_line() {
+    fn a_long_call_has_one_flag_in_each_line() {
         let call = Call::change("make it", "compute x create")
             .arg("name")
             .flag("labels", "l".repeat(80))

@@ -1,7 +1,7 @@
-//! The VM asked from outside: `gcloud compute ssh`, one short command at a time.
+//! Runs commands on the VM with `gcloud compute ssh`, and parses its status.
 //!
-//! The person who logs in (OS Login) is another user than the agents'. Whose agents they are is told by the data directory
-//! itself: its `session-state` belongs to them. Commands are run as that user, through `sudo`.
+//! The user who logs in (OS Login) is not the agents' user. The owner of `session-state` in the
+//! data directory is the agents' user, and commands run as that user, with `sudo`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,36 +17,36 @@ use state::{AgentState, Desired, JournalEntry};
 use sys::error::{Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
-/// A command on a VM that is up.
+/// The limit of a command on a VM that is up.
 const COMMAND_LIMIT: Duration = Duration::from_secs(90);
-/// Copying the binary, and the first setup with its packages.
+/// The limit of a copy, and of the first setup with its packages.
 const SETUP_LIMIT: Duration = Duration::from_secs(900);
-/// Where the binary is put first, in the home of the person who logs in.
+/// Where the binary is copied to, in the home of the user who logs in.
 const UPLOAD: &str = "spotkeep.upload";
-/// What the first setup said, beside it.
+/// Where the output of the first setup is written, in the same directory.
 const SETUP_SAID: &str = "spotkeep.said";
-/// The same for Claude Code.
+/// Where Claude Code is copied to, in the same directory.
 const UPLOAD_CLAUDE: &str = "claude.upload";
 
 /// How to reach the VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
-    /// Its name.
+    /// The VM's name.
     pub vm: String,
-    /// Its zone.
+    /// The VM's zone.
     pub zone: String,
-    /// Through Google's tunnel, since it has no address of its own.
+    /// Whether to use Google's IAP tunnel, because the VM has no external IP address.
     pub tunnel: bool,
 }
 
-/// What the first setup is told.
+/// The options of the first setup.
 #[derive(Debug, Clone)]
 pub struct FirstTime {
     /// The agents' user.
     pub user: String,
     /// The spotkeep that is copied to the VM.
     pub binary: PathBuf,
-    /// The Claude Code that is copied, if one is.
+    /// The Claude Code that is copied to the VM, if any.
     pub claude: Option<PathBuf>,
     /// Whether agents may run every command without asking.
     pub unattended: bool,
@@ -54,23 +54,24 @@ pub struct FirstTime {
     pub beside_other_files: bool,
 }
 
-/// What the start-up script said of itself.
+/// The result of the start-up script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Startup {
-    /// It has not ended yet.
+    /// The script has not ended yet.
     Working,
     /// There is no spotkeep on the disk.
     New,
-    /// All is set up.
+    /// The VM is set up.
     Ready,
-    /// It gave up, and why.
+    /// The script failed, with the reason.
     Failed(String),
 }
 
-/// What `spotkeep status --json` says, as far as it matters here. The VM may have another version.
+/// The part of `spotkeep status --json` that is used here. The VM may have another version of
+/// spotkeep.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Fleet {
-    /// The boot.
+    /// The boot id.
     #[serde(alias = "life")]
     pub boot_id: String,
     /// `running` or `stopped`.
@@ -83,17 +84,17 @@ pub struct Fleet {
     pub agents: Vec<Agent>,
 }
 
-/// A save.
+/// The last save.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct LastSave {
     /// Its id.
     pub id: String,
     /// Whether everything was safe in time.
     pub clean: bool,
-    /// From the notice until every transcript was durable.
+    /// From the notice until every transcript was durable, in milliseconds.
     #[serde(default, alias = "words_safe_ms")]
     pub transcripts_safe_ms: Option<u64>,
-    /// From the notice until everything was.
+    /// From the notice until everything was safe, in milliseconds.
     #[serde(default)]
     pub notice_to_safe_ms: Option<u64>,
 }
@@ -105,25 +106,25 @@ pub struct Agent {
     pub name: String,
     /// What it is doing.
     pub state: AgentState,
-    /// What the user wants.
+    /// The state that the user requested.
     #[serde(alias = "wanted")]
     pub desired: Desired,
-    /// Its session.
+    /// The session id.
     pub session_id: String,
-    /// Why it stands still.
+    /// The reason of the state.
     #[serde(default)]
     pub why: Option<String>,
 }
 
 impl Agent {
-    /// Whether Claude runs, and is not held up by anything but a person.
+    /// Whether Claude runs; it may wait for the user.
     #[must_use]
     pub fn is_up(&self) -> bool {
         use AgentState::{Idle, Running, Waiting};
         matches!(self.state, Running | Waiting | Idle)
     }
 
-    /// Whether it is wanted, and on its way.
+    /// Whether the agent is to run and is not up yet.
     #[must_use]
     pub fn is_coming(&self) -> bool {
         use AgentState::{Backoff, Saving, Starting, Unknown};
@@ -132,22 +133,22 @@ impl Agent {
     }
 }
 
-/// What the VM says.
+/// The state of the VM and its fleet.
 #[derive(Debug, Clone)]
 pub struct GuestReport {
-    /// What the start-up script said.
+    /// The result of the start-up script.
     pub startup: Startup,
-    /// What is amiss although all is set up, such as a claude that is not there yet.
+    /// A problem although the VM is set up, like a missing claude.
     pub problem: Option<String>,
-    /// `spotkeep status --json`, where there is a data directory.
+    /// The status of the fleet, if there is a data directory.
     pub fleet: Option<Fleet>,
-    /// When the machine was booted, by its own clock.
+    /// The boot time, by the VM's clock.
     pub booted: Option<Timestamp>,
-    /// The end of the journal.
+    /// The last lines of the journal.
     pub events: Vec<JournalEntry>,
 }
 
-/// The shell's way to run spotkeep as the agents' user.
+/// The shell prefix that runs a command as the agents' user.
 const AS_USER: &str = r#"u=$(stat -c %U DIR/session-state 2>/dev/null) && sudo -n -u "$u" -H"#;
 
 fn as_user() -> String {
@@ -155,7 +156,7 @@ fn as_user() -> String {
 }
 
 impl Guest {
-    /// A command on the VM, as the person who logs in. What it says is taken as the answer.
+    /// Returns a call that runs a command on the VM as the user who logs in.
     #[must_use]
     pub fn ssh(&self, why: &str, command: &str) -> Call {
         Call::change(why, "compute ssh")
@@ -175,7 +176,7 @@ impl Guest {
             .within(SETUP_LIMIT)
     }
 
-    /// A terminal on the VM: an agent's, or a shell of the agents' user.
+    /// Returns a call that opens a terminal on the VM: an agent's, or a shell of the agents' user.
     #[must_use]
     pub fn terminal(&self, agent: Option<&str>) -> Call {
         let command = match agent {
@@ -185,9 +186,10 @@ impl Guest {
                 layout::DEFAULT,
                 quote(agent)
             ),
-            // Before the first setup there is no such user: then a shell of one's own.
+            // Before the first setup there is no such user: then a shell of the user who logs in.
             None => format!(
-                "if u=$(stat -c %U {}/session-state 2>/dev/null); then exec sudo -n -u \"$u\" -H -i; \
+                "if u=$(stat -c %U {}/session-state 2>/dev/null); then exec sudo -n -u \"$u\" -H \
+                 -i; \
                  else exec \"$SHELL\" -l; fi",
                 layout::DEFAULT
             ),
@@ -200,9 +202,9 @@ impl Guest {
             .flag("command", command)
     }
 
-    /// The question how all is; with so many lines of the journal.
+    /// Returns the call that reads the state of the VM, with `events` lines of the journal.
     #[must_use]
-    pub fn look_call(&self, events: u32) -> Call {
+    pub fn report_call(&self, events: u32) -> Call {
         let user = as_user();
         let keeper = format!("{}/bin/spotkeep", layout::DEFAULT);
         let command = format!(
@@ -211,37 +213,39 @@ impl Guest {
              echo '== status'; {user} {keeper} status --json; \
              echo '== events'; {user} {keeper} events --json -n {events}; true"
         );
-        self.ssh("ask the VM how it is", &command)
+        self.ssh("read the state of the VM", &command)
             .as_read()
             .within(COMMAND_LIMIT)
     }
 
-    /// Asks how all is.
+    /// Reads the state of the VM.
     ///
     /// # Errors
     /// The VM does not answer.
     pub fn probe(&self, cloud: &dyn Cloud, events: u32) -> Result<GuestReport, Refusal> {
-        cloud.call(&self.look_call(events)).map(|text| parse(&text))
+        cloud
+            .call(&self.report_call(events))
+            .map(|text| parse(&text))
     }
 
-    /// Asks until the VM answers and its start-up script has ended.
+    /// Waits until the VM answers and its start-up script has ended.
     ///
     /// # Errors
-    /// Not within `stall_retry`; or the login is refused.
+    /// The VM does not answer within `timeout`, or the login is refused.
     pub fn wait_started(&self, cloud: &dyn Cloud, timeout: Duration) -> Result<GuestReport> {
         cloud.show(&format!(
             "$ {}   (again until it answers)",
-            self.look_call(1)
+            self.report_call(1)
         ));
         let began = cloud.now();
-        let mut told = String::new();
+        let mut shown = String::new();
         loop {
             let why = match self.probe(cloud, 1) {
-                Ok(look) => match look.startup {
+                Ok(report) => match report.startup {
                     Startup::Working => "its start-up script has not ended".to_owned(),
-                    _ => return Ok(look),
+                    _ => return Ok(report),
                 },
-                Err(refusal) if is_for_ever(&refusal) => return Err(refusal.explained()),
+                Err(refusal) if is_permanent(&refusal) => return Err(refusal.explained()),
                 Err(refusal) => refusal.text,
             };
             let waited = cloud.now().since(began);
@@ -252,19 +256,20 @@ impl Guest {
                     sys::time::short(waited)
                 ))
                 .hint(format!(
-                    "what it printed while it booted: gcloud compute instances get-serial-port-output {} --zone={}",
+                    "to see its boot log: gcloud compute instances get-serial-port-output {} \
+                     --zone={}",
                     self.vm, self.zone
                 ));
             }
-            if why != told {
+            if why != shown {
                 cloud.show(&format!("  waiting for {}: {why}", self.vm));
-                told = why;
+                shown = why;
             }
             cloud.pause(Duration::from_secs(5));
         }
     }
 
-    /// The question whether the start-up script has ended: it fails until then.
+    /// Returns a call that fails until the start-up script has ended.
     #[must_use]
     pub fn has_started(&self) -> Call {
         self.ssh(
@@ -273,16 +278,13 @@ impl Guest {
         )
     }
 
-    /// The question whether the first setup is needed: it fails where it is not.
+    /// Returns a call that fails if the first setup is not needed.
     #[must_use]
     pub fn is_new(&self) -> Call {
-        self.ssh(
-            "only where the disk is new",
-            &format!("grep -q ^new {SAID}"),
-        )
+        self.ssh("only if the disk is new", &format!("grep -q ^new {SAID}"))
     }
 
-    /// The calls of the first time: the binary is copied to the VM, and sets it up.
+    /// Returns the calls of the first setup: they copy the binary to the VM and run its setup.
     #[must_use]
     pub fn first_setup(&self, disk: &str, first: &FirstTime) -> Vec<Call> {
         let mut calls = vec![self.scp("copy spotkeep to the VM", &first.binary, UPLOAD)];
@@ -302,23 +304,25 @@ impl Guest {
         let command = format!(
             "set -eu; cd; \
              sudo install -D -o root -g root -m 0755 {UPLOAD} {own}; rm -f {UPLOAD}; \
-             ended=0; sudo {own} setup --disk {disk} --user {user} --yes{options} 2>{SETUP_SAID} || ended=$?; \
+             ended=0; sudo {own} setup --disk {disk} --user {user} --yes{options} 2>{SETUP_SAID} \
+             || ended=$?; \
              cat {SETUP_SAID} >&2; rm -f {UPLOAD_CLAUDE}; \
-             case $ended in 0) said=ready ;; 3) said=\"ready, but $(sed -n 's/^problem: //p' {SETUP_SAID} | head -n 1)\" ;; \
+             case $ended in 0) said=ready ;; 3) said=\"ready, but $(sed -n 's/^problem: //p' \
+             {SETUP_SAID} | head -n 1)\" ;; \
              *) exit $ended ;; esac; rm -f {SETUP_SAID}; \
              echo \"$said\" | sudo tee {SAID} >/dev/null"
         );
         calls.push(
-            self.ssh("make the VM ready, and put spotkeep on the disk", &command)
+            self.ssh("set up the VM, and put spotkeep on the disk", &command)
                 .within(SETUP_LIMIT),
         );
         calls
     }
 }
 
-/// What will not become better by waiting.
+/// Whether an error is permanent, so that waiting does not help.
 #[must_use]
-pub fn is_for_ever(refusal: &Refusal) -> bool {
+pub fn is_permanent(refusal: &Refusal) -> bool {
     matches!(
         refusal.fault,
         Fault::Missing
@@ -331,7 +335,7 @@ pub fn is_for_ever(refusal: &Refusal) -> bool {
     )
 }
 
-/// Reads the answer to a look: sections with a title each, any of which may be empty.
+/// Parses the state of the VM: sections with titles, any of which may be empty.
 #[must_use]
 pub fn parse(text: &str) -> GuestReport {
     let section = |title: &str| -> String {
@@ -371,10 +375,10 @@ pub fn parse(text: &str) -> GuestReport {
     }
 }
 
-/// Sets the VM up for the first time.
+/// Sets up the VM for the first time.
 ///
 /// # Errors
-/// It cannot be copied, or the setup refuses; its own words say why.
+/// A copy failed, or the setup failed; the error has its output.
 pub fn set_up(cloud: &dyn Cloud, calls: &[Call]) -> Result<()> {
     for call in calls {
         make(cloud, call)?;
@@ -382,17 +386,17 @@ pub fn set_up(cloud: &dyn Cloud, calls: &[Call]) -> Result<()> {
     Ok(())
 }
 
-/// How the VM and its agents are, in one line, and what to do where something is missing.
+/// Describes the VM and its agents in one line, with a hint if something is missing.
 #[must_use]
-pub fn in_words(look: &GuestReport, name: &str) -> (String, Option<String>) {
-    let (said, hint) = of_agents(look.fleet.as_ref(), name);
-    match &look.problem {
+pub fn describe(report: &GuestReport, name: &str) -> (String, Option<String>) {
+    let (said, hint) = describe_agents(report.fleet.as_ref(), name);
+    match &report.problem {
         Some(problem) => (format!("{said}; {problem}"), hint),
         None => (said, hint),
     }
 }
 
-fn of_agents(fleet: Option<&Fleet>, name: &str) -> (String, Option<String>) {
+fn describe_agents(fleet: Option<&Fleet>, name: &str) -> (String, Option<String>) {
     let on_the_vm =
         |command: &str| Some(format!("spotkeep gcp ssh --name={name}, then: {command}"));
     let Some(fleet) = fleet else {
@@ -461,30 +465,33 @@ ready
 "#;
 
     #[test]
-    fn a_look_is_read_section_by_section() {
-        let look = parse(LOOK);
-        assert_eq!(look.startup, Startup::Ready);
-        assert_eq!(look.booted.unwrap().to_string(), "2025-11-22T00:00:00.000Z");
-        assert_eq!(look.events[0].name, "resumed");
-        let fleet = look.fleet.as_ref().unwrap();
+    fn the_state_is_parsed_by_sections() {
+        let report = parse(LOOK);
+        assert_eq!(report.startup, Startup::Ready);
+        assert_eq!(
+            report.booted.unwrap().to_string(),
+            "2025-11-22T00:00:00.000Z"
+        );
+        assert_eq!(report.events[0].name, "resumed");
+        let fleet = report.fleet.as_ref().unwrap();
         assert_eq!(
             fleet.last_save.as_ref().unwrap().notice_to_safe_ms,
             Some(812)
         );
-        let (said, hint) = in_words(&look, "vm");
+        let (said, hint) = describe(&report, "vm");
         assert_eq!(said, "1 agent running of 2; b is failed: no login");
         assert_eq!(hint.unwrap(), "spotkeep gcp ssh b --name=vm");
     }
 
     #[test]
-    fn a_vm_that_has_nothing_yet_says_what_is_missing() {
-        let look = parse(
+    fn a_vm_without_a_data_dir_has_a_hint() {
+        let report = parse(
             "== startup\nnew: the disk holds no filesystem yet\n== booted\n== status\n== events\n",
         );
-        assert_eq!(look.startup, Startup::New);
-        assert!(look.fleet.is_none() && look.booted.is_none());
+        assert_eq!(report.startup, Startup::New);
+        assert!(report.fleet.is_none() && report.booted.is_none());
         assert!(
-            in_words(&look, "vm")
+            describe(&report, "vm")
                 .1
                 .unwrap()
                 .contains("google-startup-scripts")
@@ -497,12 +504,13 @@ ready
     }
 
     #[test]
-    fn a_vm_that_is_ready_without_a_claude_says_so() {
-        let look = parse(
-            "== startup\nready, but no claude is kept on the disk\n== status\n{\"boot_id\":\"l\",\"keeper\":\"running\"}\n",
+    fn a_vm_without_a_claude_is_ready_with_a_problem() {
+        let report = parse(
+            "== startup\nready, but no claude is kept on the disk\n== \
+             status\n{\"boot_id\":\"l\",\"keeper\":\"running\"}\n",
         );
-        assert_eq!(look.startup, Startup::Ready);
-        let (said, hint) = in_words(&look, "vm");
+        assert_eq!(report.startup, Startup::Ready);
+        let (said, hint) = describe(&report, "vm");
         assert_eq!(
             said,
             "the VM is ready; no agents are declared; no claude is kept on the disk"
@@ -511,7 +519,7 @@ ready
     }
 
     #[test]
-    fn what_the_script_writes_is_what_is_read() {
+    fn the_script_writes_what_the_parser_reads() {
         let script = super::super::scripts::startup("d");
         assert!(script.contains(&format!(">{SAID};")));
         for word in [

@@ -1,12 +1,12 @@
-//! `gcp stop` and `gcp start`, in the group's own terms.
+//! `gcp stop` and `gcp start`, by the group's `stop-instances` and `start-instances`.
 //!
-//! Why not a size of 0: a group that shrinks deletes its member, and with it the per-instance configuration that
-//! says which disk is whose. Why not `instances stop`: the group takes that for a failure and starts the VM
-//! again. `stop-instances` lowers the target size and raises the target stopped size: the member stays, with
-//! its name, its disks and its configuration, and nobody starts it but `start-instances`.
+//! A group that is resized to 0 deletes its member, and with it the per-instance configuration that
+//! has the data disk. After `instances stop`, the group takes the stop for a failure and starts the
+//! VM again. `stop-instances` lowers the target size and raises the target stopped size: the member
+//! stays, with its name, its disks and its configuration, until `start-instances`.
 //!
-//! A member that has no machine just now (the zone is dry) cannot be stopped. It is taken out of the group
-//! instead; the disk stays (`auto-delete=never`), and `start` makes the same member again.
+//! A member without a machine (the zone has no capacity) cannot be stopped. It is deleted from the
+//! group instead; the disk stays (`auto-delete=never`), and `start` makes the same member again.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::ssh::{self, Guest};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::short;
 
-/// Looks at the group and its member.
+/// Reads the group and its member.
 ///
 /// # Errors
 /// There is no such group; gcloud refused.
@@ -29,15 +29,15 @@ pub fn discover_vm(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Resu
     found.need_group(name)?;
     discover::members(cloud, &mut found)?;
     if found.members.is_empty() {
-        discover::in_the_way(cloud, &mut found, name)?;
+        discover::disk_with_vm_name(cloud, &mut found, name)?;
     }
     Ok(found)
 }
 
-/// The VM as it can be reached.
+/// Returns how to reach the VM.
 ///
 /// # Errors
-/// The group has none.
+/// The group has no VM.
 pub fn guest(found: &GcpInventory, name: &str) -> Result<Guest> {
     let group = found.need_group(name)?;
     let member = found
@@ -52,10 +52,10 @@ pub fn guest(found: &GcpInventory, name: &str) -> Result<Guest> {
     })
 }
 
-/// The VM as it can be reached, if it runs.
+/// Returns how to reach the VM, if it runs.
 ///
 /// # Errors
-/// It does not; the hint says how it comes to.
+/// It does not run; the hint says how to start it.
 pub fn running_guest(found: &GcpInventory, name: &str) -> Result<Guest> {
     let guest = guest(found, name)?;
     let member = found.members.first();
@@ -68,12 +68,12 @@ pub fn running_guest(found: &GcpInventory, name: &str) -> Result<Guest> {
             .kind(ErrorKind::NotAsDeclared);
     }
     let state = member.map(create::progress).unwrap_or_default();
-    Err(anyhow!("{name} does not run just now: {state}"))
+    Err(anyhow!("{name} does not run: {state}"))
         .hint(format!("spotkeep gcp status --name={name}"))
         .kind(ErrorKind::NotAsDeclared)
 }
 
-/// The call that stops it; `None` where nothing runs.
+/// Returns the call that stops the VM; `None` if it does not run.
 ///
 /// # Errors
 /// There is no such group.
@@ -89,7 +89,7 @@ pub fn plan_stop(found: &GcpInventory, name: &str) -> Result<Option<Call>> {
         return Ok(Some(plan::stop_member(name, &group.zone, &member.name)));
     }
     let call = Call::change(
-        "stop asking for a machine; the disk stays",
+        "stop trying to create the VM; the disk stays",
         "compute instance-groups managed delete-instances",
     );
     Ok(Some(
@@ -99,10 +99,10 @@ pub fn plan_stop(found: &GcpInventory, name: &str) -> Result<Option<Call>> {
     ))
 }
 
-/// The calls that start it.
+/// Returns the calls that start the VM.
 ///
 /// # Errors
-/// There is no such group, or not one of ours.
+/// There is no such group, or spotkeep did not make it.
 pub fn plan_start(found: &GcpInventory, name: &str) -> Result<Plan> {
     let group = found.need_group(name)?;
     let shape = found
@@ -120,7 +120,7 @@ pub fn plan_start(found: &GcpInventory, name: &str) -> Result<Plan> {
 /// Stops the VM, and waits until it has ended.
 ///
 /// # Errors
-/// gcloud refused; or it does not end within `stall_retry`.
+/// gcloud refused; or it does not end within `timeout`.
 pub fn stop(
     cloud: &dyn Cloud,
     found: &GcpInventory,
@@ -135,7 +135,7 @@ pub fn stop(
         None if found.members.first().is_none_or(has_ended) => {
             return Ok(format!("{name} is stopped already"));
         }
-        // An earlier stop is under way.
+        // An earlier stop is in progress.
         None => {}
     }
     let question = queries::members(name, zone);
@@ -167,15 +167,15 @@ pub fn stop(
     }
 }
 
-/// Whether no machine of it is left that could run.
+/// Whether the member has no machine that runs.
 fn has_ended(member: &Member) -> bool {
     matches!(member.status.as_str(), "" | "TERMINATED" | "STOPPED")
 }
 
-/// Starts the VM, waits for it, and asks how the agents are.
+/// Starts the VM, waits for it, and reads the status of its agents.
 ///
 /// # Errors
-/// gcloud refused; the zone has nothing to give; the VM does not answer.
+/// gcloud failed; the zone has no capacity; the VM does not answer.
 pub fn start(
     cloud: &dyn Cloud,
     found: &GcpInventory,
@@ -192,7 +192,7 @@ pub fn start(
         zone: plan.zone.clone(),
         tunnel: found.shape().is_some_and(|shape| !shape.address),
     };
-    let look = guest.wait_started(cloud, timeout)?;
-    let (said, hint) = ssh::in_words(&look, name);
+    let report = guest.wait_started(cloud, timeout)?;
+    let (said, hint) = ssh::describe(&report, name);
     Ok(CreateResult { said, hint })
 }

@@ -1,4 +1,4 @@
-//! `gcp status`: the VM as Google Cloud sees it, and, if it answers, as it sees itself.
+//! `gcp status`: the state of the VM by gcloud, and of its agents by ssh if it answers.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -13,10 +13,10 @@ use state::VERSION;
 use sys::error::Result;
 use sys::time::{Timestamp, short};
 
-/// Everything that is told.
+/// The state of a VM.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// Version of this form.
+    /// The version of this format.
     pub version: u32,
     /// The VM's name, and the group's.
     pub name: String,
@@ -24,19 +24,19 @@ pub struct Report {
     pub project: String,
     /// The zone.
     pub zone: String,
-    /// `running`, `stopped` (by a person), `preempted`, `no-capacity`, `coming`, `absent`.
+    /// `running`, `stopped` (by the user), `preempted`, `no-capacity`, `coming`, `absent`.
     pub state: &'static str,
-    /// The machine's own state, as Compute Engine has it; null where there is no machine.
+    /// Compute Engine's status of the machine; null if there is no machine.
     pub vm_status: Option<String>,
     /// The machine type.
     pub machine_type: Option<String>,
-    /// Seconds of notice before the shutdown; null where it cannot be told.
+    /// The seconds of notice before the shutdown; null if unknown.
     pub notice_seconds: Option<u64>,
-    /// What the group does with the VM.
+    /// The group's current action.
     pub group_action: Option<String>,
-    /// Why the group's last try failed.
+    /// The error of the group's last failed attempt.
     pub last_error: Option<String>,
-    /// Since when the zone has had nothing to give; null where it has.
+    /// Since when the zone has had no capacity; null if it has.
     pub no_capacity_since: Option<Timestamp>,
     /// The last preemptions, the newest first.
     pub preemptions: Vec<Timestamp>,
@@ -44,14 +44,14 @@ pub struct Report {
     pub started_at: Option<Timestamp>,
     /// The data disk.
     pub disk: Option<Disk>,
-    /// How the agents are, in one line; null where the VM was not asked or did not answer.
+    /// The state of the agents, in one line; null if the VM was not asked or did not answer.
     pub agents: Option<String>,
 }
 
-/// Asks everybody.
+/// Reads the state with gcloud, and from the VM with `ask_vm`.
 ///
 /// # Errors
-/// There is no such group; gcloud refused.
+/// There is no such group, or gcloud failed.
 pub fn gather(
     cloud: &dyn Cloud,
     name: &str,
@@ -96,14 +96,14 @@ pub fn gather(
 }
 
 fn agents(cloud: &dyn Cloud, guest: &Guest, name: &str) -> String {
-    cloud.show(&format!("$ {}", guest.look_call(1)));
+    cloud.show(&format!("$ {}", guest.report_call(1)));
     match guest.probe(cloud, 1) {
-        Ok(look) => ssh::in_words(&look, name).0,
+        Ok(report) => ssh::describe(&report, name).0,
         Err(refusal) => format!("it does not answer: {}", refusal.text),
     }
 }
 
-/// What the answers mean. Pure.
+/// Makes the report from gcloud's answers. Pure.
 #[must_use]
 pub fn evaluate(
     name: &str,
@@ -152,7 +152,7 @@ pub fn evaluate(
             let seconds = &instance["scheduling"]["preemptionNoticeDuration"]["seconds"];
             seconds.as_u64().or_else(|| seconds.as_str()?.parse().ok())
         })
-        // An older gcloud does not print that field; the metadata of the VM has it too.
+        // Older versions of gcloud do not print that field; the VM's metadata has it too.
         .or_else(|| declared_notice(instance?));
     Report {
         version: VERSION,
@@ -177,15 +177,16 @@ pub fn evaluate(
     }
 }
 
-/// `spotkeep-notice` in the VM's own metadata: what it was made with.
+/// Returns `spotkeep-notice` in the VM's metadata: the notice that it was made with.
 fn declared_notice(instance: &Value) -> Option<u64> {
     let items = instance["metadata"]["items"].as_array()?;
     let item = items.iter().find(|item| item["key"] == "spotkeep-notice")?;
     item["value"].as_str()?.strip_suffix('s')?.parse().ok()
 }
 
-/// The first failure for want of machines after `after`. Where the list of errors is full, older ones are not in it: then
-/// the zone is dry since `after`, when the machine was there last.
+/// Returns the time of the first capacity error after `after`. If the list of errors is full, it
+/// lacks older ones: then the zone has had no capacity since `after`, when the machine last
+/// existed.
 fn dry_since(errors: &Value, after: Option<Timestamp>) -> Option<Timestamp> {
     let is_full = errors
         .as_array()
@@ -205,7 +206,7 @@ fn dry_since(errors: &Value, after: Option<Timestamp>) -> Option<Timestamp> {
 }
 
 impl Report {
-    /// For a person.
+    /// Returns the report as lines of text.
     #[must_use]
     pub fn lines(&self, now: Timestamp) -> Vec<String> {
         let mut lines = Vec::new();
@@ -214,15 +215,15 @@ impl Report {
         let since = self.started_at.filter(|_| self.state == "running");
         let state = match (self.state, since) {
             ("running", Some(at)) => format!("running for {}", short(now.since(at))),
-            ("stopped", _) => "stopped by hand; it stays so until: spotkeep gcp start".to_owned(),
-            ("preempted", _) => "preempted; the group makes it anew".to_owned(),
+            ("stopped", _) => "stopped by the user; to start it: spotkeep gcp start".to_owned(),
+            ("preempted", _) => "preempted; the group recreates it".to_owned(),
             ("no-capacity", _) => {
-                "the zone has no such machine to give; the group goes on trying".to_owned()
+                "the zone has no capacity for the machine type; the group goes on trying".to_owned()
             }
-            ("absent", _) => "not there; spotkeep gcp start makes it".to_owned(),
+            ("absent", _) => "not created; to create it: spotkeep gcp start".to_owned(),
             ("coming", _) => format!(
-                "on its way: the group is {}",
-                self.group_action.as_deref().unwrap_or("at it")
+                "not up yet: the group is {}",
+                self.group_action.as_deref().unwrap_or("busy")
             ),
             (state, _) => state.to_owned(),
         };
@@ -239,7 +240,7 @@ impl Report {
             say("machine", format!("{machine}, Spot{notice}"));
         }
         if let Some(since) = self.no_capacity_since {
-            say("dry since", ago(since));
+            say("no capacity", format!("since {}", ago(since)));
         }
         if let Some(error) = &self.last_error {
             say("last error", error.clone());
@@ -247,7 +248,7 @@ impl Report {
         match &self.preemptions[..] {
             [] => say(
                 "preempted",
-                "not in the time that Compute Engine remembers".to_owned(),
+                "not in Compute Engine's list of operations".to_owned(),
             ),
             all => all.iter().for_each(|at| say("preempted", ago(*at))),
         }
@@ -260,7 +261,7 @@ impl Report {
                     disk.size_gb,
                     disk.disk_type,
                     match &disk.users[..] {
-                        [] => ", attached to nothing".to_owned(),
+                        [] => ", not attached".to_owned(),
                         users => format!(", attached to {}", users.join(", ")),
                     },
                     match &disk.schedules[..] {
@@ -269,7 +270,7 @@ impl Report {
                     }
                 ),
             ),
-            None => say("disk", "the data disk is not there".to_owned()),
+            None => say("disk", "the data disk does not exist".to_owned()),
         }
         if let Some(agents) = &self.agents {
             say("agents", agents.clone());

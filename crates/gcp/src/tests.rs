@@ -1,4 +1,4 @@
-//! The journeys, whole, against the fake in memory.
+//! Tests of the whole verbs with the fake gcloud.
 
 use std::process::Command;
 use std::time::Duration;
@@ -42,7 +42,7 @@ fn make(fake: &FakeGcloud, options: &Options) -> Result<CreateResult> {
     create::run(fake, &prepared, options)
 }
 
-/// With what it says, and its hint.
+/// Returns the text, the hint and the exit code of an error.
 fn refused<T>(result: Result<T>) -> String {
     match result {
         Ok(_) => panic!("it was not refused"),
@@ -111,7 +111,7 @@ fn from_nothing_everything_is_made_once_and_the_second_time_nothing() {
     assert!(changes[5].starts_with("scp "), "{changes:?}");
     assert_eq!(changes[6], "ssh vm");
     let world = fake.world.lock().unwrap().clone();
-    // Without a word about it, the zone is known.
+    // Without --zone, the zone is known from the group.
     let again = options(|request| request.zone = None);
     assert!(
         create::prepare(&fake, &again)
@@ -139,7 +139,7 @@ fn a_create_that_was_cut_anywhere_is_continued() {
 }
 
 #[test]
-fn fewer_words_change_nothing_and_other_words_make_a_new_template_only() {
+fn fewer_options_change_nothing_and_other_options_make_only_a_new_template() {
     let fake = FakeGcloud::new();
     fake.says(&[UP]);
     make(
@@ -168,12 +168,14 @@ fn fewer_words_change_nothing_and_other_words_make_a_new_template_only() {
 }
 
 #[test]
-fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
+fn an_existing_disk_is_used_and_only_enlarged() {
     let disk = |edit: &dyn Fn(&mut serde_json::Value)| {
         let fake = FakeGcloud::new();
         fake.says(&[UP]);
-        let mut disk = json!({"name": "claude-persist", "zone": ZONE, "type": "x/pd-ssd", "sizeGb": "50",
-                              "users": [], "resourcePolicies": ["x/mine"]});
+        let mut disk = json!({
+            "name": "claude-persist", "zone": ZONE, "type": "x/pd-ssd", "sizeGb": "50",
+            "users": [], "resourcePolicies": ["x/mine"],
+        });
         edit(&mut disk);
         fake.edit(|world| {
             world.disks.insert("claude-persist".into(), disk);
@@ -187,7 +189,7 @@ fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
         changes.contains(&"disks resize claude-persist".into()),
         "{changes:?}"
     );
-    // Its own schedule stays, and it is not made again.
+    // The disk's own schedule stays, and the disk is not made again.
     assert!(
         !changes
             .iter()
@@ -228,7 +230,7 @@ fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
                 disk[key] = value.clone();
             }
         });
-        // The default disk of a machine is legal; the one that exists may not be.
+        // The default disk type of a machine is valid; the existing disk's may not be.
         let said = refused(create::prepare(&fake, &request));
         assert!(said.contains(says), "{said}");
         assert!(changed(&fake).is_empty());
@@ -236,7 +238,7 @@ fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_anything_is_made() {
+fn an_impossible_request_is_refused_before_any_change() {
     for (edit, says) in [
         (
             (|request| {
@@ -263,7 +265,7 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
             |request| request.scopes = Some("x".into()),
             "without a service account",
         ),
-        // The tests' own program is not built for it.
+        // The test program is not built for this processor.
         (
             |request| request.machine_type = Some("c4a-standard-4".into()),
             "--binary=FILE",
@@ -280,7 +282,7 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
 }
 
 #[test]
-fn the_long_notice_is_refused_to_an_old_gcloud_only_where_it_is_insisted_on() {
+fn the_long_notice_fails_with_an_old_gcloud_only_if_it_is_required() {
     let fake = FakeGcloud::new();
     fake.says(&[UP]);
     fake.edit(|world| world.gcloud = 528);
@@ -299,7 +301,7 @@ fn the_long_notice_is_refused_to_an_old_gcloud_only_where_it_is_insisted_on() {
         prepared.plan.notes
     );
     make(&fake, &options(|_| ())).unwrap();
-    // And with a newer one the next VM has it.
+    // With a newer gcloud, the next VM has the notice.
     fake.edit(|world| world.gcloud = 586);
     changed(&fake);
     make(&fake, &options(|_| ())).unwrap();
@@ -309,7 +311,7 @@ fn the_long_notice_is_refused_to_an_old_gcloud_only_where_it_is_insisted_on() {
 }
 
 #[test]
-fn a_group_that_is_not_ours_is_left_alone() {
+fn a_group_that_spotkeep_did_not_make_is_not_changed() {
     let fake = FakeGcloud::new();
     fake.edit(|world| {
         world.group = Some(json!({"name": "vm", "zone": ZONE, "instanceTemplate": "x/theirs"}));
@@ -321,18 +323,18 @@ fn a_group_that_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn a_dry_zone_is_told_and_the_group_goes_on_trying() {
+fn a_zone_without_capacity_is_reported_and_the_group_goes_on_trying() {
     let fake = FakeGcloud::new();
     fake.edit(|world| world.dry = true);
     let said = refused(make(&fake, &options(|_| ())));
     assert!(
-        said.contains("has had no such machine to give for 10m"),
+        said.contains("has had no capacity for this machine type for 10m"),
         "{said}"
     );
     assert!(said.ends_with("/ 3"), "{said}");
     let report = status::gather(&fake, "vm", None, true).unwrap();
     assert_eq!(report.state, "no-capacity");
-    // It can be stopped all the same, and the disk is free and there.
+    // It can be stopped, and the disk still exists and is free.
     let found = start_stop::discover_vm(&fake, "vm", None).unwrap();
     changed(&fake);
     start_stop::stop(&fake, &found, "vm", TIMEOUT).unwrap();
@@ -351,7 +353,7 @@ fn a_dry_zone_is_told_and_the_group_goes_on_trying() {
 }
 
 #[test]
-fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
+fn stop_and_start_keep_the_vms_name_and_disk() {
     let fake = made();
     let before = fake.world.lock().unwrap().clone();
     let look = || start_stop::discover_vm(&fake, "vm", None).unwrap();
@@ -379,12 +381,13 @@ fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
 }
 
 #[test]
-fn a_vm_whose_name_a_disk_has_is_started_under_its_own_name_again() {
+fn a_vm_whose_group_name_is_used_by_a_disk_is_started_with_its_own_name() {
     let fake = by_hand();
     let options = options(|request| request.name = "old".into());
     let prepared = adopt::prepare(&fake, &options).unwrap();
     create::run(&fake, &prepared, &options).unwrap();
-    // While the zone was dry it was taken out of the group; the old boot disk still has the group's name.
+    // Without capacity, it was deleted from the group; the old boot disk still has the group's
+    // name.
     fake.edit(|world| {
         world.member.as_mut().unwrap()["instanceStatus"] = json!(null);
     });
@@ -417,7 +420,7 @@ fn a_vm_that_does_not_run_is_not_waited_for() {
         said.contains("vm is STAGING") && said.ends_with("/ 3"),
         "{said}"
     );
-    // And a stop that is under way is waited for, and not taken for one that is over.
+    // A stop that is in progress is waited for.
     member(&|member| member["instanceStatus"] = json!("RUNNING"));
     let found = start_stop::discover_vm(&fake, "vm", None).unwrap();
     start_stop::stop(&fake, &found, "vm", TIMEOUT).unwrap();
@@ -433,9 +436,9 @@ fn a_vm_that_does_not_run_is_not_waited_for() {
 }
 
 #[test]
-fn a_vm_of_the_same_name_that_has_the_disk_is_not_taken_for_the_groups_own() {
+fn a_vm_of_the_same_name_outside_the_group_is_not_taken_for_its_member() {
     let fake = by_hand();
-    // Its boot disk has another name, so nothing else is in the way.
+    // Its boot disk has another name, so there is no other conflict.
     fake.edit(|world| {
         world.disks.remove("old");
     });
@@ -449,7 +452,7 @@ fn a_vm_of_the_same_name_that_has_the_disk_is_not_taken_for_the_groups_own() {
 }
 
 #[test]
-fn what_failed_at_the_boot_and_was_repaired_since_is_no_failure() {
+fn a_boot_failure_that_was_repaired_is_not_a_failure() {
     let fake = FakeGcloud::new();
     fake.says(&["== startup\nfailed: spotkeep setup ended with 1\n"]);
     let said = refused(make(&fake, &options(|_| ())));
@@ -463,7 +466,7 @@ fn what_failed_at_the_boot_and_was_repaired_since_is_no_failure() {
 }
 
 #[test]
-fn a_delete_touches_no_disk_that_is_not_known_to_be_the_vms() {
+fn a_delete_never_changes_a_disk_of_another_vm() {
     let fake = made();
     let disk = |name: &str, made_for: &str| {
         json!({"name": name, "zone": ZONE, "type": "x/pd-ssd", "sizeGb": "50", "users": [],
@@ -488,13 +491,13 @@ fn a_delete_touches_no_disk_that_is_not_known_to_be_the_vms() {
         said.contains("the data disk of vm is claude-persist, not other"),
         "{said}"
     );
-    // Where nothing is left that knows, the label does, or the person says it twice.
+    // Without a group and templates, the label counts, or the user names the disk twice.
     fake.edit(|world| {
         world.group = None;
         world.templates.clear();
     });
     let said = refused(delete::prepare(&fake, &request(None), Some("other"), None));
-    assert!(said.contains("nothing says that other"), "{said}");
+    assert!(said.contains("other has no label"), "{said}");
     let plan = delete::prepare(&fake, &request(Some("other")), Some("other"), None).unwrap();
     assert!(
         plan.calls
@@ -534,7 +537,7 @@ fn delete_keeps_the_data_disk_unless_its_name_is_typed() {
     let world = fake.world.lock().unwrap().clone();
     assert_eq!(world.disks.keys().collect::<Vec<_>>(), ["claude-persist"]);
     assert!(world.group.is_none() && world.templates.is_empty() && world.schedules.is_empty());
-    // And the same disk can have a new VM.
+    // A new VM can use the same disk.
     fake.says(&[UP]);
     make(&fake, &options(|_| ())).unwrap();
     let plan = delete::prepare(&fake, &request(), Some("claude-persist"), None).unwrap();
@@ -570,13 +573,19 @@ fn by_hand() -> FakeGcloud {
         for (name, kind) in [("old", "pd-balanced"), ("data", "pd-ssd")] {
             world.disks.insert(
                 name.into(),
-                json!({"name": name, "zone": ZONE, "type": kind, "sizeGb": "50", "users": ["x/old"]}),
+                json!({
+                    "name": name, "zone": ZONE, "type": kind, "sizeGb": "50", "users": ["x/old"],
+                }),
             );
         }
         world.instances.insert(
             "old".into(),
-            json!({"name": "old", "zone": format!("x/{ZONE}"), "status": "RUNNING", "machineType": "x/n2-standard-4", "disks": [
-                {"boot": true, "source": "x/old"}, {"boot": false, "source": "x/data"}]}),
+            json!({
+                "name": "old", "zone": format!("x/{ZONE}"), "status": "RUNNING",
+                "machineType": "x/n2-standard-4", "disks": [
+                    {"boot": true, "source": "x/old"}, {"boot": false, "source": "x/data"},
+                ],
+            }),
         );
         for disk in world.disks.values_mut() {
             disk["users"] = json!(["old"]);
@@ -586,7 +595,7 @@ fn by_hand() -> FakeGcloud {
 }
 
 #[test]
-fn a_vm_made_by_hand_is_taken_over_with_its_disk_and_its_boot_disk_is_kept() {
+fn a_vm_made_by_hand_is_adopted_with_its_disk_and_its_boot_disk_is_kept() {
     let fake = by_hand();
     let options = options(|request| request.name = "old".into());
     let prepared = adopt::prepare(&fake, &options).unwrap();
@@ -597,7 +606,7 @@ fn a_vm_made_by_hand_is_taken_over_with_its_disk_and_its_boot_disk_is_kept() {
         .iter()
         .position(|line| line == "instances stop old")
         .unwrap();
-    // All that can be refused is made before the old VM is touched.
+    // All calls that may fail come before the old VM is stopped.
     assert!(
         changes[..stop]
             .iter()
@@ -617,7 +626,7 @@ fn a_vm_made_by_hand_is_taken_over_with_its_disk_and_its_boot_disk_is_kept() {
 }
 
 #[test]
-fn the_zone_of_a_vm_that_is_taken_over_is_found() {
+fn the_zone_of_a_vm_to_adopt_is_found() {
     let fake = by_hand();
     let anywhere = options(|request| {
         request.name = "old".into();
@@ -641,7 +650,7 @@ fn the_zone_of_a_vm_that_is_taken_over_is_found() {
 }
 
 #[test]
-fn a_vm_that_must_not_be_deleted_is_not_stopped_either() {
+fn a_vm_with_deletion_protection_is_not_stopped() {
     let fake = by_hand();
     fake.edit(|world| {
         world.instances.get_mut("old").unwrap()["deletionProtection"] = json!(true);
@@ -653,7 +662,7 @@ fn a_vm_that_must_not_be_deleted_is_not_stopped_either() {
 }
 
 #[test]
-fn a_takeover_that_was_cut_after_the_delete_goes_on_as_a_create() {
+fn an_adopt_that_was_cut_after_the_delete_is_continued_by_create() {
     let fake = by_hand();
     let options = options(|request| request.name = "old".into());
     let prepared = adopt::prepare(&fake, &options).unwrap();
@@ -670,7 +679,7 @@ fn a_takeover_that_was_cut_after_the_delete_goes_on_as_a_create() {
 }
 
 #[test]
-fn a_preemption_is_counted_from_the_vms_own_journal() {
+fn a_preemption_is_reported_from_the_vms_journal() {
     let fake = made();
     let back = UP.replace("\"l1\"", "\"l2\"").replace(
         "\"keeper\"",
@@ -701,7 +710,7 @@ fn a_preemption_is_counted_from_the_vms_own_journal() {
 }
 
 #[test]
-fn a_preemption_into_a_dry_zone_says_so_and_a_lost_login_is_not_waited_out() {
+fn a_preemption_without_capacity_is_reported_and_a_lost_login_ends_the_wait() {
     let fake = made();
     fake.says(&[UP, "! Connection timed out"]);
     let preempt = || {
@@ -724,14 +733,14 @@ fn a_preemption_into_a_dry_zone_says_so_and_a_lost_login_is_not_waited_out() {
     });
     let said = preempt();
     assert!(
-        said.contains("europe-north1-b has no such machine to give"),
+        said.contains("europe-north1-b has no capacity for this machine type"),
         "{said}"
     );
     assert!(said.contains("spotkeep gcp status --name=vm"), "{said}");
 }
 
 #[test]
-fn what_gcloud_says_is_explained() {
+fn recorded_gcloud_errors_are_classified() {
     let recorded = include_str!("testdata/refusals.txt");
     let mut count = 0;
     for case in recorded
@@ -750,7 +759,7 @@ fn what_gcloud_says_is_explained() {
 }
 
 #[test]
-fn a_status_tells_since_when_the_zone_is_dry() {
+fn a_status_shows_since_when_the_zone_has_no_capacity() {
     let mut found = super::discover::GcpInventory {
         group: Some(super::discover::Group {
             name: "vm".into(),
@@ -763,20 +772,26 @@ fn a_status_tells_since_when_the_zone_is_dry() {
     };
     let member = json!({"instance": "x/vm", "currentAction": "CREATING"});
     found.members = vec![super::discover::Member::from_json(&member)];
-    let error = |minute: u32| json!({"timestamp": format!("2026-11-22T10:{minute:02}:00Z"), "error": {"code": "ZONE_RESOURCE_POOL_EXHAUSTED"}});
+    let error = |minute: u32| {
+        json!({
+            "timestamp": format!("2026-11-22T10:{minute:02}:00Z"),
+            "error": {"code": "ZONE_RESOURCE_POOL_EXHAUSTED"},
+        })
+    };
     let errors = json!([error(50), error(40), error(20)]);
     let preempted = json!([
-        {"insertTime": "2026-11-22T03:35:00.000-07:00", "operationType": "compute.instances.preempted",
-         "targetLink": "x/instances/vm"},
-        {"insertTime": "2026-11-22T03:55:00.000-07:00", "operationType": "stop", "targetLink": "x/instances/vm"}]);
+        {"insertTime": "2026-11-22T03:35:00.000-07:00",
+         "operationType": "compute.instances.preempted", "targetLink": "x/instances/vm"},
+        {"insertTime": "2026-11-22T03:55:00.000-07:00", "operationType": "stop",
+         "targetLink": "x/instances/vm"}]);
     let report = status::evaluate("vm", &found, None, &errors, &preempted);
     assert_eq!(report.state, "no-capacity");
-    // The failure of 10:20 belongs to an older drought.
+    // The error of 10:20 is from before the last start.
     assert_eq!(
         report.no_capacity_since,
         Timestamp::parse("2026-11-22T10:40:00Z")
     );
-    // With so many failures that the list is full, older ones are not told: it is dry since the VM was there last.
+    // If the list of errors is full, it lacks older ones: the time of the last preemption counts.
     let full: Vec<_> = (0..super::queries::ERRORS).map(|_| error(50)).collect();
     let long = status::evaluate("vm", &found, None, &json!(full), &preempted);
     assert_eq!(
@@ -786,12 +801,12 @@ fn a_status_tells_since_when_the_zone_is_dry() {
     let now = Timestamp::parse("2026-11-22T11:00:00Z").unwrap();
     let text = report.lines(now).join("\n");
     assert!(
-        text.contains("dry since   2026-11-22 10:40:00 UTC (20m 0s ago)"),
+        text.contains("no capacity since 2026-11-22 10:40:00 UTC (20m 0s ago)"),
         "{text}"
     );
 }
 
-/// Whether the shells of this machine can read it.
+/// Fails if the shells of this machine cannot parse a script.
 fn assert_is_shell(script: &str) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("script");
@@ -803,11 +818,11 @@ fn assert_is_shell(script: &str) {
 }
 
 #[test]
-fn a_dry_run_is_a_script_that_a_shell_can_read() {
+fn a_dry_run_is_a_script_that_a_shell_can_parse() {
     let mut create = options(|_| ());
     create.first.binary = "/usr/local/bin/spotkeep".into();
     let fake = FakeGcloud::new();
-    // Its file is not looked at where the VM's processor is not asked for.
+    // The binary in `create` does not exist; only `prepare` reads it.
     let mut prepared = create::prepare(&fake, &options(|_| ())).unwrap();
     let script = create::script(&prepared, &create, "create");
     assert_is_shell(&script);

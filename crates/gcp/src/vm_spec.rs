@@ -1,4 +1,4 @@
-//! What the VM is to be: what was asked for, else what it already is, else the defaults.
+//! The specification of the VM: from the command line, the existing template and the defaults.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,10 +9,10 @@ use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
 /// The first gcloud with `--preemption-notice-duration` (release notes of 586.0.0, 2026-09-22).
 pub const NOTICE_SINCE: u32 = 586;
-/// The oldest gcloud that the calls were tried with.
+/// The oldest gcloud that the calls were tested with.
 pub const OLDEST: u32 = 528;
 
-/// What was said on the command line.
+/// The options on the command line.
 #[derive(Debug, Clone, Default)]
 pub struct VmRequest {
     /// The VM's name, and the group's.
@@ -21,25 +21,25 @@ pub struct VmRequest {
     pub zone: Option<String>,
     /// The data disk's name.
     pub disk: Option<String>,
-    /// Its size in GB.
+    /// The data disk's size in GB.
     pub size_gb: Option<u64>,
-    /// Its type.
+    /// The data disk's type.
     pub disk_type: Option<String>,
     /// The machine type.
     pub machine_type: Option<String>,
-    /// How long a notice.
+    /// The length of the preemption notice.
     pub notice: Option<Notice>,
-    /// The image family, for the boot disk.
+    /// The image family of the boot disk.
     pub image_family: Option<String>,
     /// The project of the image family.
     pub image_project: Option<String>,
     /// The boot disk's size in GB.
     pub boot_gb: Option<u64>,
-    /// An account for the VM; without one it has none.
+    /// The service account of the VM; by default it has none.
     pub service_account: Option<String>,
-    /// The scopes of that account.
+    /// The scopes of the service account.
     pub scopes: Option<String>,
-    /// Whether the VM is to have an address of its own on the internet.
+    /// Whether the VM has an external IP address.
     pub address: Option<bool>,
     /// The network.
     pub network: Option<String>,
@@ -47,65 +47,68 @@ pub struct VmRequest {
     pub subnet: Option<String>,
 }
 
-/// How long a notice the VM is to have before the shutdown begins.
+/// The length of the preemption notice before the shutdown begins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
-    /// The long one, if this gcloud can ask for it.
+    /// 120 s if this gcloud supports it, else none.
     #[default]
     #[serde(rename = "auto")]
     Auto,
-    /// The long one, or nothing is made.
+    /// 120 s; an error if this gcloud does not support it.
     #[serde(rename = "120s")]
     Long,
-    /// None but the shutdown itself.
+    /// No notice before the shutdown.
     #[serde(rename = "0s")]
     None,
 }
 
 impl Notice {
-    /// Seconds that this gcloud can ask for.
+    /// Returns the length in seconds with this version of gcloud.
     ///
     /// # Errors
-    /// The long one is insisted on, and this gcloud cannot ask for it.
+    /// 120 s is required, and this gcloud does not support it.
     pub fn seconds(self, gcloud: u32) -> Result<u32> {
         match self {
             Self::None => Ok(0),
             Self::Auto | Self::Long if gcloud >= NOTICE_SINCE => Ok(120),
             Self::Auto => Ok(0),
             Self::Long => Err(anyhow!(
-                "gcloud {gcloud} cannot ask for a notice of 120 s: that came with {NOTICE_SINCE}"
+                "gcloud {gcloud} does not support a notice of 120 s: it needs {NOTICE_SINCE}"
             ))
-            .hint("gcloud components update (or upgrade the package google-cloud-cli); or --notice=0s")
+            .hint(
+                "gcloud components update (or upgrade the package google-cloud-cli); or \
+                   --notice=0s",
+            )
             .kind(ErrorKind::Usage),
         }
     }
 }
 
-/// All that the template is made of, but for the VM's name. It is kept in the template's own metadata, so that
-/// a second `create` with fewer options changes nothing.
+/// The specification that the template is made from, without the VM's name. It is stored in the
+/// template's metadata, so that a second `create` with fewer options changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
-    /// Version of this form.
+    /// The version of this format.
     pub version: u32,
-    /// The data disk's name, and its device name.
+    /// The data disk's name, which is also its device name.
     pub disk: String,
     /// The machine type.
     pub machine_type: String,
-    /// How long a notice is wished for.
+    /// The requested notice.
     pub notice: Notice,
-    /// How long a notice it has, in seconds.
+    /// The length of the notice, in seconds.
     pub notice_seconds: u32,
     /// The image family.
     pub image_family: String,
-    /// Its project.
+    /// The project of the image family.
     pub image_project: String,
     /// The boot disk's size in GB.
     pub boot_gb: u64,
-    /// The VM's account.
+    /// The VM's service account.
     pub service_account: Option<String>,
-    /// The account's scopes.
+    /// The scopes of the service account.
     pub scopes: Option<String>,
-    /// Whether it has an address of its own.
+    /// Whether the VM has an external IP address.
     pub address: bool,
     /// The network.
     pub network: Option<String>,
@@ -114,10 +117,10 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// What is wished for, over what there is, over the defaults.
+    /// Merges the request, the existing specification and the defaults, in this order.
     ///
     /// # Errors
-    /// The notice cannot be had; scopes without an account.
+    /// The notice is not supported, or there are scopes without a service account.
     pub fn resolve(request: &VmRequest, now: Option<&Self>, gcloud: u32) -> Result<Self> {
         let old = |pick: fn(&Self) -> &String| now.map(|now| pick(now).clone());
         let machine_type = request
@@ -125,7 +128,7 @@ impl Shape {
             .clone()
             .or_else(|| old(|now| &now.machine_type))
             .unwrap_or_else(|| "e2-standard-4".to_owned());
-        // An image is for one processor: with another one, the old family is no default.
+        // An image is for one processor, so with another one the old family is not used.
         let same_arch = now.filter(|now| {
             machine_family::arch(&now.machine_type) == machine_family::arch(&machine_type)
         });
@@ -150,11 +153,9 @@ impl Shape {
             .clone()
             .or_else(|| now.and_then(|now| now.scopes.clone()));
         if scopes.is_some() && service_account.is_none() {
-            return Err(anyhow!(
-                "scopes without a service account give nothing to anybody"
-            ))
-            .hint("--service-account=EMAIL, or no --scopes")
-            .kind(ErrorKind::Usage);
+            return Err(anyhow!("scopes have no effect without a service account"))
+                .hint("--service-account=EMAIL, or no --scopes")
+                .kind(ErrorKind::Usage);
         }
         Ok(Self {
             version: 1,
@@ -190,14 +191,14 @@ impl Shape {
         })
     }
 
-    /// The template's name: the VM's, and a fingerprint of all that the template is made of.
+    /// Returns the template's name: the VM's name and a fingerprint of the specification.
     #[must_use]
     pub fn template_name(&self, name: &str, region: &str) -> String {
         let call = self.call("", name, region);
         format!("{name}-{:08x}", fingerprint(&call.to_string()))
     }
 
-    /// The call that makes the template.
+    /// Returns the call that makes the template.
     #[must_use]
     pub fn template(&self, name: &str, region: &str) -> Call {
         self.call(&self.template_name(name, region), name, region)
@@ -209,7 +210,7 @@ impl Shape {
             seconds => Some(format!("{seconds}s")),
         };
         let call = Call::change(
-            format!("describe the VM in a template: {}", self.in_words()),
+            format!("describe the VM in a template: {}", self.describe()),
             "compute instance-templates create",
         )
         .arg(template)
@@ -241,7 +242,7 @@ impl Shape {
         call.flag("metadata", self.metadata())
     }
 
-    /// The metadata of the VM, with a separator that occurs in none of it.
+    /// The metadata of the VM, with a separator that no value contains.
     fn metadata(&self) -> String {
         let own = serde_json::to_string(self).unwrap_or_default();
         let items = [
@@ -254,9 +255,9 @@ impl Shape {
         format!("^@@^{}", items.join("@@"))
     }
 
-    /// As a person would say it.
+    /// Describes the VM for people.
     #[must_use]
-    pub fn in_words(&self) -> String {
+    pub fn describe(&self) -> String {
         let notice = match self.notice_seconds {
             0 => "no notice before the shutdown".to_owned(),
             seconds => format!("{seconds} s of notice"),
@@ -265,17 +266,17 @@ impl Shape {
     }
 }
 
-/// FNV-1a, folded to 32 bits.
+/// Returns FNV-1a, folded to 32 bits.
 fn fingerprint(text: &str) -> u32 {
     let hash = sys::hash::fnv1a(text.as_bytes());
     let folded = (hash >> 32) ^ (hash & 0xffff_ffff);
     u32::try_from(folded).unwrap_or_default()
 }
 
-/// The region of a zone: `europe-north1-b` is in `europe-north1`.
+/// Returns the region of a zone: `europe-north1` for `europe-north1-b`.
 ///
 /// # Errors
-/// It is no zone.
+/// It is not a zone.
 pub fn region_of(zone: &str) -> Result<&str> {
     let parts = zone.split('-').count();
     match zone.rsplit_once('-') {
@@ -286,10 +287,10 @@ pub fn region_of(zone: &str) -> Result<&str> {
     }
 }
 
-/// A name as Compute Engine takes it, short enough for what is made of it.
+/// Checks that Compute Engine accepts a name, and that names derived from it are short enough.
 ///
 /// # Errors
-/// It is none.
+/// The name is not valid.
 pub fn check_name(what: &str, name: &str) -> Result<()> {
     let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let good = name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -318,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_request_with_fewer_words_changes_nothing() {
+    fn a_second_request_with_fewer_options_changes_nothing() {
         let first = request(|request| {
             request.machine_type = Some("c4a-highcpu-16".into());
             request.disk = Some("d".into());
@@ -348,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_long_notice_is_asked_for_where_gcloud_can() {
+    fn the_notice_is_120_s_where_gcloud_supports_it() {
         assert_eq!(Notice::Auto.seconds(586).unwrap(), 120);
         assert_eq!(Notice::Auto.seconds(585).unwrap(), 0);
         assert_eq!(Notice::Long.seconds(600).unwrap(), 120);
@@ -377,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_separator_of_the_metadata_is_in_none_of_it() {
+    fn no_metadata_value_contains_the_separator() {
         let shape = Shape::resolve(&request(|_| ()), None, 586).unwrap();
         assert_eq!(shape.metadata().matches("@@").count(), 4);
     }

@@ -1,4 +1,4 @@
-//! Why an agent does not work: one word that a program can read, and a command that a person can paste.
+//! Reasons why an agent does not work: a name for programs, a text and a command for people.
 
 use std::fmt;
 
@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use super::event::plain;
 use sys::time::Timestamp;
 
-/// Why the API ended a turn.
+/// Reason why the API ended a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StallReason {
     /// A usage limit.
     Limit,
-    /// No login, or it is refused.
+    /// No login, or the API refuses it.
     Login,
     /// The API has no capacity (529).
     Overloaded,
-    /// The API asks to go slower (429), and it is not a usage limit.
+    /// The API limits the request rate (429), and it is not a usage limit.
     RateLimited,
     /// The API fails.
     Server,
@@ -25,78 +25,78 @@ pub enum StallReason {
     Network,
     /// The API refuses this request.
     Refused,
-    /// Anything else.
+    /// Any other reason.
     #[serde(other)]
     Unknown,
 }
 
 impl StallReason {
-    /// Its name, as in `status --json`.
+    /// Returns its name, as in `status --json`.
     #[must_use]
     pub fn name(self) -> String {
         plain(&serde_json::to_value(self).unwrap_or_default())
     }
 }
 
-/// Why an agent does not work.
+/// Reason why an agent does not work.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Cause {
     /// It ended with success.
     Finished,
-    /// It ended otherwise, by itself.
+    /// It ended otherwise, without being stopped.
     Crashed {
         /// Its exit code.
         exit: Option<i32>,
         /// The signal that ended it.
         signal: Option<i32>,
     },
-    /// The kernel ended it for want of memory.
+    /// The kernel ended it since memory ran out.
     OutOfMemory,
     /// A usage limit.
     Limit {
-        /// When it ends, where that is known.
+        /// When the limit ends, where that is known.
         until: Option<Timestamp>,
     },
-    /// No login, or it is refused.
+    /// No login, or the API refuses it.
     Login,
     /// The API did not answer, or refused.
     Api {
-        /// In which way.
+        /// The API's reason.
         reason: StallReason,
     },
     /// A dialog that only a human can answer.
     Dialog {
-        /// What it is, with the last lines of its pane.
+        /// Its kind, with the last lines of its pane.
         shows: String,
     },
     /// Its disk is full.
     DiskFull,
-    /// The machine is being taken away.
+    /// The machine is being preempted.
     Preempted,
-    /// Somebody stopped it.
+    /// A user stopped it.
     Stopped {
-        /// A user's name, or `declared` where it was taken out of the file.
+        /// A user's name, or `declared` where the agent was removed from the file.
         by: String,
     },
-    /// It could not be launched at all; `why` says the reason.
+    /// It could not be launched at all; `why` has the reason.
     CannotStart,
-    /// One that only a newer version knows, or that an older one did not write.
+    /// A cause that only a newer version knows, or that an older one did not write.
     #[default]
     #[serde(other)]
     Unknown,
 }
 
 impl Cause {
-    /// Its name, as in JSON; `None` where it is not known.
+    /// Returns its name, as in JSON; `None` where it is not known.
     #[must_use]
     pub fn kind(&self) -> Option<String> {
         let value = serde_json::to_value(self).ok()?;
         (*self != Self::Unknown).then(|| plain(&value["kind"]))
     }
 
-    /// A command to paste for an agent of this name, where there is something that a person can do.
-    /// `is_up`: it runs and stands still.
+    /// Returns a command to paste for an agent of this name, where the user can do something.
+    /// `is_up`: the agent runs, but is stalled.
     #[must_use]
     pub fn hint(&self, name: &str, is_up: bool) -> Option<String> {
         match self {
@@ -109,7 +109,7 @@ impl Cause {
             Self::Preempted => Some("spotkeep restore".into()),
             Self::Finished | Self::Stopped { .. } => None,
             Self::OutOfMemory => Some(format!(
-                "spotkeep start {name}   # with less beside it, or a larger memory_max"
+                "spotkeep start {name}   # after freeing memory or raising memory_max"
             )),
             _ => Some(format!("spotkeep start {name}")),
         }
@@ -152,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_has_a_word_for_programs_one_for_people_and_what_to_do_about_it() {
+    fn each_cause_has_a_name_a_text_and_a_hint() {
         let (start, go_on) = (Some("spotkeep start a"), Some("spotkeep send a 'Go on.'"));
         let login = Some("spotkeep attach a   # then /login");
         let disk = Some("df -h; du -sh workspaces/* | sort -h");
-        let memory = Some("spotkeep start a   # with less beside it, or a larger memory_max");
+        let memory = Some("spotkeep start a   # after freeing memory or raising memory_max");
         let (exit, signal) = (Some(1), None);
         let (reason, shows, by) = (StallReason::Server, "trust?".into(), "ann".into());
-        // What to do while it does not run, and where it runs and stands still.
+        // The hint while the agent does not run, and while it runs but is stalled.
         for (cause, kind, shown, down, up) in [
             (Cause::Finished, "finished", "finished", None, None),
             (

@@ -1,6 +1,6 @@
-//! What happened, as the journal has it: one enum that is written and read.
+//! Events of the journal: one enum that is written and read.
 //!
-//! It is called `JournalEvent`, since `supervisor::Event` is something else: what the supervisor is told.
+//! It is called `JournalEvent`, since `supervisor::Event` is the supervisor's input.
 
 use std::fmt;
 
@@ -10,20 +10,20 @@ use serde_json::{Map, Value};
 use super::{AgentName, AgentState, Cause, Desired, Fleet, StallReason};
 use sys::time::Timestamp;
 
-/// How a session is begun in a new process.
+/// How a session begins in a new process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StartKind {
-    /// For the first time.
+    /// It begins for the first time.
     First,
-    /// In the turn that was cut, with a note.
+    /// It continues the turn that was cut off, with a note.
     Continue,
-    /// Where it was, without a note. A kind that only a newer version knows is read as this.
+    /// It resumes without a note. A kind that only a newer version knows is read as this.
     #[serde(other)]
     Resume,
 }
 
-/// One thing that happened. Fields that older versions did not write have a default.
+/// An event. Fields that older versions did not write have a default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the names are the journal's own words")]
@@ -33,7 +33,7 @@ pub enum JournalEvent {
         #[serde(alias = "new_life")]
         new_boot: bool,
         last_end: String,
-        /// How long the machine had been up; null where that is not this boot's.
+        /// Uptime of the machine in milliseconds; null where it is not that of this boot.
         since_boot_ms: Option<u64>,
     },
     KeeperStopped {
@@ -170,19 +170,19 @@ pub enum JournalEvent {
     Unknown,
 }
 
-/// A change of what an agent is doing. Such changes are gathered, and written down some time later.
+/// A change of an agent's state. Such changes are collected, and written some time later.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StateChange {
-    /// Whose.
+    /// The agent.
     pub agent: AgentName,
-    /// Its state; `None`, written as `removed`: it is no longer declared.
+    /// Its new state; `None`, written as `removed`: it is no longer declared.
     #[serde(serialize_with = "write_state", deserialize_with = "read_state")]
     pub state: Option<AgentState>,
-    /// When it began.
+    /// When the state began.
     pub at: Timestamp,
 }
 
-/// How a [`StateChange`] names an agent that is no longer declared.
+/// The state in a [`StateChange`] of an agent that is no longer declared.
 const REMOVED: &str = "removed";
 
 #[expect(clippy::ref_option, reason = "serde passes the field")]
@@ -197,7 +197,7 @@ fn read_state<'de, D: Deserializer<'de>>(from: D) -> Result<Option<AgentState>, 
 }
 
 impl JournalEvent {
-    /// Its name and its fields, as in the journal.
+    /// Returns its name and its fields, as in the journal.
     pub(super) fn parts(&self) -> serde_json::Result<(String, Map<String, Value>)> {
         let Value::Object(mut data) = serde_json::to_value(self)? else {
             return Ok(Default::default());
@@ -206,19 +206,19 @@ impl JournalEvent {
         Ok((name.as_ref().map(plain).unwrap_or_default(), data))
     }
 
-    /// Its name, as in the journal.
+    /// Returns its name, as in the journal.
     #[must_use]
     pub fn name(&self) -> String {
         self.parts().unwrap_or_default().0
     }
 
-    /// Whether a person wants to read of it as it happens.
+    /// Whether a user wants to read of it as it happens.
     #[must_use]
     pub fn is_news(&self) -> bool {
         !matches!(self, Self::Activity { .. })
     }
 
-    /// Logs it too, with the fields by which it is found there.
+    /// Writes it to the log too, with the fields by which it is found there.
     pub fn log(&self, agent: Option<&AgentName>) {
         if self.is_news() {
             let agent = agent.map(tracing::field::display);
@@ -234,7 +234,7 @@ impl fmt::Display for JournalEvent {
     }
 }
 
-/// Fields for people, as `key=value`.
+/// Returns fields for people, as `key=value`.
 pub(super) fn describe(data: &Map<String, Value>) -> String {
     let parts = data
         .iter()
@@ -242,7 +242,7 @@ pub(super) fn describe(data: &Map<String, Value>) -> String {
     parts.collect::<Vec<_>>().join(" ")
 }
 
-/// A value for people: a string without its quotes.
+/// Returns a value for people: a string without its quotes.
 pub(super) fn plain(value: &Value) -> String {
     value
         .as_str()
@@ -254,7 +254,7 @@ mod tests {
     use super::*;
     use crate::{Journal, JournalEntry, lines};
 
-    /// Each event as the journal has had it since it was first written.
+    /// Each event in the form in which the journal has had it since it was first written.
     const WRITTEN: [&str; 34] = [
         r#""event":"keeper-started","pid":7,"new_boot":true,"last_end":"safe","since_boot_ms":9000"#,
         r#""event":"keeper-started","pid":7,"new_boot":false,"last_end":"the same boot","since_boot_ms":null"#,
@@ -268,7 +268,10 @@ mod tests {
         r#""event":"started","agent":"a","session_id":"s""#,
         r#""event":"resumed","agent":"a","session_id":"s","continued":true"#,
         r#""event":"session-changed","agent":"a","from":"s","to":"t""#,
-        r#""event":"exited","agent":"a","how":"signal 9","cause":{"kind":"crashed","exit":null,"signal":9}"#,
+        concat!(
+            r#""event":"exited","agent":"a","how":"signal 9","#,
+            r#""cause":{"kind":"crashed","exit":null,"signal":9}"#
+        ),
         r#""event":"backoff","agent":"a","failures":1,"pause_ms":5000,"why":"x","cause":{"kind":"out-of-memory"}"#,
         r#""event":"failed","agent":"a","why":"x","cause":{"kind":"api","reason":"rate-limited"}"#,
         r#""event":"waiting","agent":"a","why":"a question""#,
@@ -323,7 +326,7 @@ mod tests {
             assert_eq!(again.data(), read.event.parts().unwrap().1);
             seen.insert(again.name);
         }
-        // A new event belongs into the list above, and into docs/formats.md.
+        // A new event has to be added to the list above, and to docs/formats.md.
         let formats = include_str!("../../../docs/formats.md");
         let section = formats
             .split_once("## session-state/journal.jsonl")
@@ -337,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_a_newer_version_is_passed_over_and_its_line_survives() {
+    fn an_event_of_a_newer_version_is_skipped_and_its_line_survives() {
         for fields in [
             r#""event":"moved","agent":"a","to":{"zone":"b", "cost":1.50},"why":"x""#,
             r#""event":"notice","source":{"by":"metadata"}"#,

@@ -1,4 +1,4 @@
-//! Names of agents, and ids of saves.
+//! Agent names, and ids of saves.
 
 use std::fmt;
 use std::ops::Deref;
@@ -8,14 +8,15 @@ use uuid::Uuid;
 
 use sys::error::{Error, ErrorKind, Hint as _, Result, anyhow, hint_of};
 
-/// A new id that comes after `last`: in the order of time (version 7), and also where the clock was set back.
+/// Returns a new id that sorts after `last`: by time (UUID version 7), also where the clock was set
+/// back.
 #[must_use]
 pub fn new_save_id(last: Option<&str>) -> String {
     let now = Uuid::now_v7();
     let last = last.and_then(|last| Uuid::parse_str(last).ok());
     match last.filter(|last| *last >= now) {
         None => now.to_string(),
-        // The time of the last one and a thousandth of a second, in its upper 48 bits; the rest as it is.
+        // The last one's time plus a millisecond, in its upper 48 bits; the rest is unchanged.
         Some(last) => {
             let time = (last.as_u128() >> 80).saturating_add(1);
             let rest = now.as_u128() & ((1 << 80) - 1);
@@ -24,7 +25,7 @@ pub fn new_save_id(last: Option<&str>) -> String {
     }
 }
 
-/// The longest agent name, in bytes: it is a file name, a tmux session and a line in a table.
+/// Longest agent name in bytes: it is a file name, a tmux session and a row in a table.
 const NAME_MAX: usize = 64;
 
 fn is_good(c: char) -> bool {
@@ -33,7 +34,8 @@ fn is_good(c: char) -> bool {
 
 /// The name of an agent: letters, digits, `-` and `_`, beginning with a letter or a digit.
 ///
-/// tmux takes neither `.` nor `:` in a session name; the rest would need quoting in a shell.
+/// tmux allows neither `.` nor `:` in a session name; other characters would need quoting in a
+/// shell.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct AgentName(String);
@@ -42,7 +44,7 @@ impl AgentName {
     /// Checks a name.
     ///
     /// # Errors
-    /// A usage error that says which character is in the way, with a name that would do.
+    /// A usage error that names the wrong character, with a similar name that is valid.
     pub fn new(text: &str) -> Result<Self> {
         let suggestion = || {
             let name = Self::near(text).map_or_else(|| "agent-1".to_owned(), |name| name.0);
@@ -64,7 +66,7 @@ impl AgentName {
             .kind(ErrorKind::Usage)
     }
 
-    /// The name that is nearest to a text; `None` where nothing of it can be used.
+    /// Returns the valid name nearest to a text; `None` where nothing of it can be used.
     #[must_use]
     pub fn near(text: &str) -> Option<Self> {
         let name: String = text
@@ -77,19 +79,19 @@ impl AgentName {
         (!name.is_empty()).then(|| Self(name.to_owned()))
     }
 
-    /// A name for what has none.
+    /// Returns the default name.
     #[must_use]
     pub fn any() -> Self {
         Self("agent".to_owned())
     }
 
-    /// The same with a number behind it; `None` where that is too long.
+    /// Returns the name with a number at its end; `None` where that is too long.
     #[must_use]
     pub fn numbered(&self, count: u32) -> Option<Self> {
         Self::new(&format!("{self}-{count}")).ok()
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -105,7 +107,7 @@ impl TryFrom<String> for AgentName {
 
 impl std::str::FromStr for AgentName {
     type Err = Error;
-    /// Whoever parses shows the error's own words only, so the hint is among them.
+    /// A command line parser shows only the error's own text, so the hint is a part of it.
     fn from_str(text: &str) -> Result<Self> {
         Self::new(text).map_err(|error| match hint_of(&error) {
             Some(hint) => anyhow!("{error}; {hint}"),
@@ -137,7 +139,7 @@ mod tests {
         let mut last = "ff000000-0000-7000-8000-000000000000".to_owned();
         for nth in 1..=3 {
             let next = new_save_id(Some(&last));
-            // A thousandth of a second after the last one, and else an id of version 7 like any other.
+            // One millisecond after the last one, and otherwise a normal id of version 7.
             let time = format!("ff000000-000{nth}-7");
             assert!(
                 next > last && next.starts_with(&time) && sys::uuid::is_uuid(&next),
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_made_of_whatever_text_there_is() {
+    fn a_name_is_made_from_any_text() {
         let (full, long) = ("x".repeat(NAME_MAX), "x".repeat(NAME_MAX + 9));
         for (text, near) in [
             ("  my agent ", Some("my-agent")),

@@ -1,4 +1,6 @@
-//! `session-state/root.json`: which data directory this is, and how often a keeper has taken it.
+//! The identity of a data directory: `session-state/root.json`.
+//!
+//! It says which data directory this is, and how often a keeper has started on it.
 
 use std::path::PathBuf;
 
@@ -10,14 +12,14 @@ use sys::time::Timestamp;
 use sys::user;
 use sys::uuid::new_uuid;
 
-/// Whether the fleet as a whole is wanted; it outlives a reboot.
+/// Desired state of the fleet as a whole; it outlives a reboot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fleet {
-    /// Agents that are wanted run.
+    /// Agents whose desired state is running run.
     #[default]
     Up,
-    /// Nothing runs until `spotkeep up`.
+    /// No agent runs until `spotkeep up`.
     Down,
 }
 
@@ -29,32 +31,33 @@ pub struct Identity {
     /// The data directory's own id, the same on every machine that it is ever attached to.
     #[serde(alias = "root_id")]
     pub data_dir_id: String,
-    /// Raised and made durable by each keeper before it does anything: a higher epoch has taken over.
+    /// Incremented and made durable by each keeper before it does anything: the keeper with the
+    /// highest epoch is the current one.
     pub epoch: u64,
-    /// Where it was mounted when it was made.
+    /// Where it was mounted when it was created.
     pub mount_path: PathBuf,
-    /// The user whose agents live here.
+    /// The user whose agents it holds.
     pub user: String,
     /// That user's id.
     pub uid: u32,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Whether the fleet shall run.
+    /// Desired state of the fleet.
     #[serde(default)]
     pub fleet: Fleet,
-    /// Boots of the machine that it has had.
+    /// Number of boots of machines that it was attached to.
     #[serde(default, alias = "lives")]
     pub boots: u64,
-    /// Those of them that a cloud's notice ended.
+    /// Number of those boots that a preemption notice ended.
     #[serde(default)]
     pub preemptions: u64,
-    /// What a newer version wrote.
+    /// Fields that a newer version wrote.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
 }
 
 impl Identity {
-    /// A new data directory at `mount_path`, for the user who calls.
+    /// Returns the identity of a new data directory at `mount_path`, for the user of this process.
     #[must_use]
     pub fn new(mount_path: PathBuf) -> Self {
         let uid = user::id();

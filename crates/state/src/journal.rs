@@ -1,4 +1,4 @@
-//! `session-state/journal.jsonl`: what happened, in order, one durable line each.
+//! The journal of events, in order: `session-state/journal.jsonl`, one durable line each.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
@@ -13,15 +13,15 @@ use sys::error::{Context as _, Error, Result, ensure};
 use sys::files::{self, AppendFile, read_tail};
 use sys::time::Timestamp;
 
-/// Bytes at the end of the journal that are looked at when it is opened. A boot that has had its
-/// notice starts nothing after it, so a notice of this boot is always within.
+/// Bytes at the end of the journal that are read when it is opened. A boot starts no agent after
+/// its notice, so a notice of this boot is always within them.
 const TAIL_BYTES: u64 = 4 << 20;
 
-/// A journal that has grown to this is put aside as the old one, whose place it takes. At most two
-/// of them are there.
+/// Size in bytes at which the journal is renamed to the old one, which it replaces. At most two of
+/// them exist.
 const LARGEST: u64 = 32 << 20;
 
-/// What every line has, beside its event's own fields; two of them also by their former names.
+/// Fields of every line, beside those of its event; two of them also by their former names.
 const HEADER: [&str; 10] = [
     "version",
     "seq",
@@ -35,40 +35,40 @@ const HEADER: [&str; 10] = [
     "agent",
 ];
 
-/// A line of the journal that was read.
+/// A line of the journal, as read.
 // `remote`: no `Deserialize`, which would read a line without its event and its text.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(remote = "Self")]
 pub struct JournalEntry {
     /// Version of the line's format.
     pub version: u32,
-    /// Counts up by one over the whole journal.
+    /// Increases by one over the whole journal.
     pub seq: u64,
-    /// When, by the clock of the machine of that boot.
+    /// Time of the event, by the machine's clock in that boot.
     pub at: Timestamp,
-    /// The data directory.
+    /// Id of the data directory.
     #[serde(alias = "root_id")]
     pub data_dir_id: String,
     /// The keeper's epoch.
     pub epoch: u64,
-    /// The boot.
+    /// Id of the boot.
     #[serde(alias = "life")]
     pub boot_id: String,
     /// The event's name, also of one that only a newer version knows.
     #[serde(rename = "event")]
     pub name: String,
-    /// To whom.
+    /// Name of the agent that it is about.
     pub agent: Option<String>,
-    /// What happened. One that this version cannot read is [`JournalEvent::Unknown`].
+    /// The event. One that this version cannot read is [`JournalEvent::Unknown`].
     #[serde(skip)]
     pub event: JournalEvent,
-    /// The line as it was read: what `events --json` prints.
+    /// The line as read: what `events --json` prints.
     #[serde(skip)]
     pub text: Box<str>,
 }
 
 impl JournalEntry {
-    /// Reads one line; `None` if it is torn.
+    /// Parses one line; `None` if it is damaged.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim_matches('\0').trim();
@@ -82,7 +82,7 @@ impl JournalEntry {
         })
     }
 
-    /// The event's own fields, as they were read.
+    /// Returns the event's own fields, as read.
     #[must_use]
     pub fn data(&self) -> Map<String, Value> {
         let mut data: Map<String, Value> = serde_json::from_str(&self.text).unwrap_or_default();
@@ -90,16 +90,16 @@ impl JournalEntry {
         data
     }
 
-    /// Its fields for people, as `key=value`.
+    /// Returns its fields for people, as `key=value`.
     #[must_use]
     pub fn fields(&self) -> String {
         describe(&self.data())
     }
 }
 
-/// A line that is about to be written, in the order of its keys.
+/// A new line, with its keys in the order in which they are written.
 #[derive(Serialize)]
-struct Line<'a> {
+struct NewEntry<'a> {
     version: u32,
     seq: u64,
     at: Timestamp,
@@ -117,13 +117,13 @@ struct Line<'a> {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    /// None while the data directory is away.
+    /// `None` while the data directory is not mounted.
     file: Option<AppendFile>,
     data_dir_id: String,
     epoch: u64,
     boot_id: String,
     next_seq: u64,
-    /// What the file may grow to.
+    /// Size in bytes at which the file is rotated.
     largest: u64,
 }
 
@@ -147,30 +147,31 @@ impl Journal {
         })
     }
 
-    /// Closes the file, so that its filesystem can go. Until [`Journal::take_up`] nothing is written.
+    /// Closes the file, so that its filesystem can be unmounted. Until [`Journal::reopen`] nothing
+    /// is written.
     pub fn release(&mut self) {
         self.file = None;
     }
 
-    /// Opens the file again where it was let go of.
+    /// Opens the file again after a release.
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn take_up(&mut self) -> Result<()> {
+    pub fn reopen(&mut self) -> Result<()> {
         if self.file.is_none() {
             self.file = Some(AppendFile::open(&self.path)?);
         }
         Ok(())
     }
 
-    /// Fails where the file was let go of.
+    /// Fails while the file is released.
     ///
     /// # Errors
-    /// The journal is away with the data directory.
+    /// The file is released.
     pub fn ensure_there(&self) -> Result<()> {
         ensure!(
             self.file.is_some(),
-            "the journal is away with the data directory"
+            "the data directory is not mounted, so the journal is closed"
         );
         Ok(())
     }
@@ -178,15 +179,15 @@ impl Journal {
     /// Appends a line and makes it durable before it returns.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub fn write(&mut self, agent: Option<&AgentName>, event: &JournalEvent) -> Result<()> {
         self.write_at(Timestamp::now(), agent, event)
     }
 
-    /// As [`Journal::write`], of something that happened at `at`.
+    /// Like [`Journal::write`], for an event of the time `at`.
     ///
     /// # Errors
-    /// As [`Journal::write`].
+    /// Like [`Journal::write`].
     pub fn write_at(
         &mut self,
         at: Timestamp,
@@ -194,7 +195,7 @@ impl Journal {
         event: &JournalEvent,
     ) -> Result<()> {
         let (event, data) = event.parts().context("cannot write JSON")?;
-        let line = Line {
+        let line = NewEntry {
             version: VERSION,
             seq: self.next_seq,
             at,
@@ -206,61 +207,62 @@ impl Journal {
             data,
         };
         let file = self.file.as_mut();
-        let file = file.context("the journal is away with the data directory")?;
+        let file = file.context("the data directory is not mounted, so the journal is closed")?;
         file.append(&serde_json::to_string(&line).context("cannot write JSON")?)
             .context("cannot write the journal")?;
         self.next_seq = self.next_seq.saturating_add(1);
         if file.length() >= self.largest {
-            self.begin_anew();
+            self.rotate();
         }
         Ok(())
     }
 
-    /// Puts the file aside. Every line is durable in it, and whoever reads goes on in the old one until
-    /// there is a new one. Where it does not work, the file grows on, and the next line tries again.
-    fn begin_anew(&mut self) {
-        let aside = match fs::rename(&self.path, older(&self.path)) {
-            // It was put aside before, and a new one could not be opened.
+    /// Renames the file to the old one, and begins a new one. Every line is durable in it, and
+    /// readers use the old one until there is a new one. On an error the file grows on, and the
+    /// next line tries again.
+    fn rotate(&mut self) {
+        let renamed = match fs::rename(&self.path, older(&self.path)) {
+            // It was renamed before, and a new one could not be opened.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
             Ok(()) => files::sync_dir(self.path.parent().unwrap_or(Path::new("."))),
         };
-        match aside
+        match renamed
             .map_err(Error::from)
             .and_then(|()| AppendFile::open(&self.path))
         {
             Ok(file) => self.file = Some(file),
-            Err(error) => tracing::warn!("the journal grows on: {error:#}"),
+            Err(error) => tracing::warn!("the journal was not rotated: {error:#}"),
         }
     }
 }
 
-/// Where the older half of a journal is.
+/// Returns the path of the older half of a journal.
 fn older(path: &Path) -> PathBuf {
     path.with_extension("old.jsonl")
 }
 
-/// Reads a line of the file; one that is torn is counted, an empty one is nothing.
-fn read(bytes: &[u8], torn: &mut usize) -> Option<JournalEntry> {
+/// Parses a line of the file; a damaged one is counted, an empty one is ignored.
+fn read(bytes: &[u8], damaged: &mut usize) -> Option<JournalEntry> {
     let text = String::from_utf8_lossy(bytes);
     let entry = JournalEntry::parse(&text);
-    *torn += usize::from(entry.is_none() && !text.trim().is_empty());
+    *damaged += usize::from(entry.is_none() && !text.trim().is_empty());
     entry
 }
 
-/// The newest lines of a journal, oldest first, and how many could not be read. An absent
+/// Returns the newest lines of a journal, oldest first, and how many could not be read. A missing
 /// journal is empty.
 ///
 /// # Errors
-/// It is there and cannot be read.
+/// It exists and cannot be read.
 pub fn lines(path: &Path) -> Result<(Vec<JournalEntry>, usize)> {
     lines_of_tail(path, TAIL_BYTES)
 }
 
-/// As [`lines`], of so many bytes at the end: for somebody who must not wait.
+/// Like [`lines`], for so many bytes at the end: for a caller that must not wait.
 ///
 /// # Errors
-/// As [`lines`].
+/// Like [`lines`].
 pub fn lines_of_tail(path: &Path, bytes: u64) -> Result<(Vec<JournalEntry>, usize)> {
     let newer = tail(path, bytes)?;
     let left = bytes.saturating_sub(newer.1.len() as u64);
@@ -269,17 +271,17 @@ pub fn lines_of_tail(path: &Path, bytes: u64) -> Result<(Vec<JournalEntry>, usiz
         is_whole.then(|| tail(&older(path), left)).transpose()?,
         Some(newer),
     ];
-    let (mut good, mut torn) = (Vec::new(), 0);
+    let (mut good, mut damaged) = (Vec::new(), 0);
     for (start, bytes) in parts.into_iter().flatten() {
-        // The first line of a cut is half a line, and no damage.
+        // The first line of a part is incomplete, which is not damage.
         let lines = bytes.split(|byte| *byte == b'\n');
         let whole = lines.skip(usize::from(start > 0));
-        good.extend(whole.filter_map(|line| read(line, &mut torn)));
+        good.extend(whole.filter_map(|line| read(line, &mut damaged)));
     }
-    Ok((good, torn))
+    Ok((good, damaged))
 }
 
-/// So many bytes at the end of a file, with where they begin; an absent file is empty.
+/// Returns so many bytes at the end of a file, with their offset; a missing file is empty.
 fn tail(path: &Path, bytes: u64) -> Result<(u64, Vec<u8>)> {
     match read_tail(path, bytes) {
         Ok(tail) => Ok(tail),
@@ -288,8 +290,8 @@ fn tail(path: &Path, bytes: u64) -> Result<(u64, Vec<u8>)> {
     }
 }
 
-/// From the notice that holds in this boot on; empty without one, or where the boot went on after it.
-/// Lines of later boots may follow.
+/// Returns the lines from the notice that is in force in this boot on; empty without one, or where
+/// the boot continued after it. Lines of later boots may follow.
 #[must_use]
 pub fn since_notice<'a>(lines: &'a [JournalEntry], boot_id: &str) -> &'a [JournalEntry] {
     use JournalEvent::{Notice, Survived};
@@ -303,13 +305,13 @@ pub fn since_notice<'a>(lines: &'a [JournalEntry], boot_id: &str) -> &'a [Journa
     }
 }
 
-/// Goes through all lines, oldest first, one at a time: for a reader who wants the whole history and not
-/// all of it in memory. Returns how many could not be read.
+/// Calls `take` for all lines, oldest first, one at a time: for a reader of the whole history that
+/// must not hold all of it in memory. Returns how many could not be read.
 ///
 /// # Errors
-/// As [`lines`].
+/// Like [`lines`].
 pub fn each_line(path: &Path, mut take: impl FnMut(JournalEntry)) -> Result<usize> {
-    let mut torn = 0;
+    let mut damaged = 0;
     for path in [&older(path), path] {
         let file = match fs::File::open(path) {
             Ok(file) => file,
@@ -320,10 +322,10 @@ pub fn each_line(path: &Path, mut take: impl FnMut(JournalEntry)) -> Result<usiz
         };
         for bytes in BufReader::new(file).split(b'\n') {
             let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
-            read(&bytes, &mut torn).map(&mut take);
+            read(&bytes, &mut damaged).map(&mut take);
         }
     }
-    Ok(torn)
+    Ok(damaged)
 }
 
 #[cfg(test)]
@@ -332,7 +334,7 @@ mod tests {
     use crate::Cause;
 
     #[test]
-    fn a_journal_that_was_let_go_of_takes_no_line_and_goes_on_where_it_was() {
+    fn a_released_journal_takes_no_line_and_continues_where_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
@@ -340,15 +342,15 @@ mod tests {
         journal.write(None, &what).unwrap();
         journal.release();
         assert!(journal.write(None, &what).is_err());
-        journal.take_up().unwrap();
+        journal.reopen().unwrap();
         journal.write(None, &what).unwrap();
-        let (lines, torn) = lines(&path).unwrap();
+        let (lines, damaged) = lines(&path).unwrap();
         let numbers: Vec<u64> = lines.iter().map(|line| line.seq).collect();
-        assert_eq!((numbers, torn), (vec![1, 2], 0));
+        assert_eq!((numbers, damaged), (vec![1, 2], 0));
     }
 
     #[test]
-    fn a_journal_that_has_grown_is_put_aside_once_and_no_reader_misses_a_line() {
+    fn a_large_journal_is_rotated_and_no_reader_misses_a_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
@@ -356,10 +358,10 @@ mod tests {
         let what = JournalEvent::Survived { reason: "x".into() };
         let numbers =
             |lines: Vec<JournalEntry>| lines.iter().map(|line| line.seq).collect::<Vec<_>>();
-        let mut began_anew = 0;
+        let mut rotations = 0;
         for seq in 1..=60 {
             journal.write(None, &what).unwrap();
-            began_anew += usize::from(!path.metadata().is_ok_and(|meta| meta.len() > 0));
+            rotations += usize::from(!path.metadata().is_ok_and(|meta| meta.len() > 0));
             let seen = numbers(lines(&path).unwrap().0);
             assert!(seen.ends_with(&[seq]) && seen.is_sorted(), "{seen:?}");
             let all = std::cell::RefCell::new(Vec::new());
@@ -370,9 +372,9 @@ mod tests {
                 "the older half is read too: {seen:?}"
             );
         }
-        assert!(began_anew > 2);
+        assert!(rotations > 2);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
-        // Whoever opens it next goes on counting, also right after it was put aside.
+        // The next keeper continues the numbers, also right after a rotation.
         fs::write(&path, "").unwrap();
         let last = lines(&path).unwrap().0.last().unwrap().seq;
         let mut next = Journal::open(&path, "r", 2, "m").unwrap();
@@ -382,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn all_readers_count_alike_and_numbers_end_where_they_must() {
+    fn all_readers_count_the_same_and_numbers_stop_at_the_maximum() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let line = format!(
@@ -400,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_is_skipped_and_counted_and_the_numbers_go_on() {
+    fn a_damaged_line_is_skipped_and_counted_and_the_numbers_continue() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::open(&path, "r", 1, "boot-1").unwrap();
@@ -421,8 +423,8 @@ mod tests {
         journal
             .write(Some(&name), &JournalEvent::Survived { reason: "x".into() })
             .unwrap();
-        let (lines, torn) = lines(&path).unwrap();
-        assert_eq!(torn, 1);
+        let (lines, damaged) = lines(&path).unwrap();
+        assert_eq!(damaged, 1);
         let seen: Vec<_> = lines
             .iter()
             .map(|line| (line.seq, line.name.as_str(), line.epoch))
@@ -432,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_shown_as_its_word_and_its_fields() {
+    fn a_line_is_shown_as_its_name_and_its_fields() {
         let what = JournalEvent::Exited {
             how: "exit 1".into(),
             cause: Cause::Finished,
@@ -470,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_cannot_be_put_aside_grows_on() {
+    fn a_journal_that_cannot_be_rotated_grows_on() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
@@ -486,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_no_empty_journal_and_a_line_of_noise_costs_itself_only() {
+    fn an_unreadable_journal_is_an_error_and_noise_affects_only_its_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let none = |_: JournalEntry| panic!("there is no line");
@@ -508,10 +510,10 @@ mod tests {
         assert_eq!(each_line(&path, |_| seen += 1).unwrap(), 2);
         assert_eq!(seen, 2);
         let all = text.len() as u64;
-        // A cut in a line's midst loses that line and is no damage.
-        for (bytes, good, torn) in [(all, 2, 2), (all + 1, 2, 2), (all - 1, 1, 2), (5, 0, 0)] {
+        // A part that begins within a line loses that line, and this is not damage.
+        for (bytes, good, damaged) in [(all, 2, 2), (all + 1, 2, 2), (all - 1, 1, 2), (5, 0, 0)] {
             let (lines, bad) = lines_of_tail(&path, bytes).unwrap();
-            assert_eq!((lines.len(), bad), (good, torn), "of {bytes} bytes");
+            assert_eq!((lines.len(), bad), (good, damaged), "of {bytes} bytes");
         }
         // A directory in its place, and a file in the place of its directory.
         let below = path.join("journal.jsonl");

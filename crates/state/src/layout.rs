@@ -1,4 +1,6 @@
-//! The data directory: the one directory that survives, and where everything in it lies.
+//! The data directory: its layout, creation, checks and paths.
+//!
+//! It is the one directory that survives a preemption.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -10,11 +12,11 @@ use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, ensure};
 use sys::trusted_path::first_open_to_others;
 use sys::{files, user};
 
-/// Where the data directory of a machine is that `setup` has made ready.
+/// Data directory of a machine that `setup` has prepared.
 pub const DEFAULT: &str = "/mnt/persist";
 
-/// The data directory where neither `--data-dir` nor `SPOTKEEP_DATA_DIR` says: `SPOTKEEP_ROOT`, the
-/// former name of the latter, or [`DEFAULT`].
+/// Returns the data directory where neither `--data-dir` nor `SPOTKEEP_DATA_DIR` is given:
+/// `SPOTKEEP_ROOT`, the former name of the latter, or [`DEFAULT`].
 #[must_use]
 pub fn default_dir() -> PathBuf {
     std::env::var_os("SPOTKEEP_ROOT").map_or_else(|| DEFAULT.into(), PathBuf::from)
@@ -37,8 +39,8 @@ const LAYOUT: [(&str, u32); 9] = [
 #[derive(Debug, Clone)]
 pub struct DataDir {
     dir: PathBuf,
-    /// Device and inode of the directory that it was opened at, common to all clones: a disk that is
-    /// unmounted or replaced under a running keeper leaves another directory in its place.
+    /// Device and inode of the directory as opened, shared by all clones: after a disk is unmounted
+    /// or replaced under a running keeper, another directory is at the same path.
     place: Arc<Mutex<(u64, u64)>>,
 }
 
@@ -46,10 +48,11 @@ impl DataDir {
     /// Opens the data directory at `dir`.
     ///
     /// # Errors
-    /// There is none: nothing there, an unmounted mount point, or a directory that is not a data directory.
+    /// There is none: the path does not exist, is an unmounted mount point, or is a directory that
+    /// is not a data directory.
     ///
-    /// As root also: another user could change it. What an agent puts there, root would read, run
-    /// or write through.
+    /// For root also: another user could change it. Root would read, run or write through what an
+    /// agent puts there.
     pub fn open(dir: &Path) -> Result<Self> {
         if let Ok(dir) = fs::canonicalize(dir) {
             refuse_for_root(&dir, "status")?;
@@ -57,10 +60,11 @@ impl DataDir {
         Self::open_of_anybody(dir)
     }
 
-    /// As [`DataDir::open`], for what root does with another user's: it follows and runs nothing there.
+    /// Like [`DataDir::open`], for what root does with another user's data directory: it follows no
+    /// link and runs nothing there.
     ///
     /// # Errors
-    /// As [`DataDir::open`], but for the owner.
+    /// Like [`DataDir::open`], except for the owner.
     pub fn open_of_anybody(dir: &Path) -> Result<Self> {
         refuse_unmounted(dir, &fs::read_to_string("/etc/fstab").unwrap_or_default())?;
         let dir = fs::canonicalize(dir)
@@ -71,11 +75,11 @@ impl DataDir {
         Ok(data_dir)
     }
 
-    /// Makes a data directory at `dir`, or completes one that is there. Nothing that exists is changed.
-    /// Returns it and whether it is new.
+    /// Creates a data directory at `dir`, or completes an existing one. Nothing that exists is
+    /// changed. Returns it and whether it is new.
     ///
     /// # Errors
-    /// The place cannot hold one, or holds one of a user that is not the caller.
+    /// The path cannot hold one, or holds one of another user.
     pub fn init(dir: &Path) -> Result<(Self, bool)> {
         refuse_unmounted(dir, &fs::read_to_string("/etc/fstab").unwrap_or_default())?;
         let there = dir
@@ -99,7 +103,7 @@ impl DataDir {
         let is_new = crate::load::<Identity>(&path)?.is_none();
         if is_new {
             let mut identity = Identity::new(data_dir.dir.clone());
-            // Where only this file was lost, the data directory is still the one that it was.
+            // Where only this file was lost, the data directory keeps its identity.
             let (lines, _) = crate::lines(&data_dir.journal())?;
             crate::rebuild::data_dir(&mut identity, &lines);
             crate::store(&path, &identity)?;
@@ -112,24 +116,25 @@ impl DataDir {
         Ok(Self { dir, place })
     }
 
-    /// That the directory is still the one that was opened. Asked before each write of a keeper, which
-    /// lives longer than a mount may.
+    /// Checks that the directory is still the one that was opened. A keeper calls it before each
+    /// write, since it runs longer than a mount may.
     ///
     /// # Errors
-    /// It is gone, or another one is in its place.
+    /// It is missing, or another one is in its place.
     pub fn ensure_there(&self) -> Result<()> {
         let known = *self.place.lock().unwrap_or_else(PoisonError::into_inner);
         if place_of(&self.dir).is_ok_and(|now| now == known) {
             return Ok(());
         }
         Err(anyhow!(
-            "the data directory {} is not there",
+            "the data directory {} is missing",
             self.dir.display()
         ))
         .hint(format!("sudo mount {}", self.dir.display()))
     }
 
-    /// Takes the directory that is there now for the data directory, after it was found to be the same one.
+    /// Takes the directory that is there now for the data directory, after it was found to be the
+    /// same one.
     ///
     /// # Errors
     /// There is none.
@@ -139,109 +144,109 @@ impl DataDir {
         Ok(())
     }
 
-    /// Whether every directory of a data directory is there.
+    /// Whether every directory of a data directory exists.
     #[must_use]
     pub fn is_complete(dir: &Path) -> bool {
         LAYOUT.iter().all(|(name, _)| dir.join(name).is_dir())
     }
 
-    /// The data directory itself, with links resolved.
+    /// Returns the data directory itself, with links resolved.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// What the user declares.
+    /// Returns the path of the configuration file.
     #[must_use]
     pub fn config(&self) -> PathBuf {
         self.dir.join("spotkeep.toml")
     }
 
-    /// Claude's configuration directory.
+    /// Returns the path of Claude's configuration directory.
     #[must_use]
     pub fn claude(&self) -> PathBuf {
         self.dir.join(".claude")
     }
 
-    /// The data directory's identity.
+    /// Returns the path of the data directory's identity.
     #[must_use]
     pub fn identity_file(&self) -> PathBuf {
         self.state().join("root.json")
     }
 
-    /// What happened.
+    /// Returns the path of the journal.
     #[must_use]
     pub fn journal(&self) -> PathBuf {
         self.state().join("journal.jsonl")
     }
 
-    /// Manifests of saves.
+    /// Returns the directory of the saves' manifests.
     #[must_use]
     pub fn saves(&self) -> PathBuf {
         self.state().join("saves")
     }
 
-    /// The lock that one keeper holds, with a word on who that is.
+    /// Returns the path of the lock that one keeper holds, with a description of its holder.
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.state().join("lock")
     }
 
-    /// Our own good copy of Claude's `.claude.json`.
+    /// Returns the path of spotkeep's own good copy of Claude's `.claude.json`.
     #[must_use]
     pub fn claude_json_copy(&self) -> PathBuf {
         self.state().join("claude.json")
     }
 
-    /// Our own copy of the newest good login.
+    /// Returns the path of spotkeep's own copy of the newest valid login.
     #[must_use]
     pub fn credentials_copy(&self) -> PathBuf {
         self.state().join("credentials.json")
     }
 
-    /// The last `spotkeep.toml` that a keeper found good.
+    /// Returns the path of the last `spotkeep.toml` that a keeper accepted.
     #[must_use]
     pub fn config_copy(&self) -> PathBuf {
         self.state().join("spotkeep.toml")
     }
 
-    /// How backups stand, for everybody who may look.
+    /// Returns the path of the state of backups, which every user may read.
     #[must_use]
     pub fn backup_state(&self) -> PathBuf {
         self.state().join("backup.json")
     }
 
-    /// The file that tells an agent what was cut off.
+    /// Returns the path of the file that says to an agent what was cut off.
     #[must_use]
     pub fn note(&self, name: &AgentName) -> PathBuf {
         self.state().join("notes").join(format!("{name}.md"))
     }
 
-    /// What making an agent's checkpoints needs beside the repository: private indexes, a lock.
+    /// Returns the private directory for an agent's checkpoints: indexes, a lock.
     #[must_use]
     pub fn checkpoints(&self, agent_id: &str) -> PathBuf {
         self.state().join("checkpoints").join(agent_id)
     }
 
-    /// An agent's record.
+    /// Returns the path of an agent's record.
     #[must_use]
     pub fn record(&self, name: &AgentName) -> PathBuf {
         self.records().join(format!("{name}.json"))
     }
 
-    /// The spotkeep that the units of this data directory run.
+    /// Returns the path of the spotkeep program that the units of this data directory run.
     #[must_use]
     pub fn program(&self) -> PathBuf {
         self.dir.join("bin/spotkeep")
     }
 
-    /// What is remembered.
+    /// Returns the directory of the stored state.
     #[must_use]
     pub fn session_state(&self) -> PathBuf {
         self.state()
     }
 
-    /// Where the agents' records are.
+    /// Returns the directory of the agents' records.
     #[must_use]
     pub fn records(&self) -> PathBuf {
         self.state().join("agents")
@@ -251,25 +256,25 @@ impl DataDir {
         self.dir.join("session-state")
     }
 
-    /// A path as it is stored: relative where it lies inside the data directory.
+    /// Returns a path as it is stored: relative where it is inside the data directory.
     #[must_use]
     pub fn relative(&self, path: &Path) -> PathBuf {
         path.strip_prefix(&self.dir).unwrap_or(path).to_path_buf()
     }
 
-    /// A stored path as it is on this machine.
+    /// Returns a stored path as it is on this machine.
     #[must_use]
     pub fn absolute(&self, path: &Path) -> PathBuf {
         self.dir.join(path)
     }
 
-    /// Whether a path lies inside the data directory, links resolved.
+    /// Whether a path is inside the data directory, links resolved.
     #[must_use]
     pub fn holds(&self, path: &Path) -> bool {
         fs::canonicalize(path).is_ok_and(|path| path.starts_with(&self.dir))
     }
 
-    /// Whether the data directory is a filesystem of its own, so that all of it can be synced apart from
+    /// Whether the data directory is a separate filesystem, so that all of it can be synced without
     /// the rest of the machine.
     #[must_use]
     pub fn is_own_filesystem(&self) -> bool {
@@ -285,7 +290,7 @@ impl DataDir {
             .with_context(|| format!("{} is missing", self.identity_file().display()))
     }
 
-    /// The agents that have a record, with the error where a record is damaged.
+    /// Returns the agents that have a record, with the error where a record is damaged.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -316,14 +321,14 @@ impl DataDir {
     /// Writes an agent's record, durably.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub fn store_record(&self, record: &AgentRecord) -> Result<()> {
         self.ensure_there()?;
         crate::store(&self.record(&record.name), record)
     }
 }
 
-/// Root uses no directory that another user could change under it.
+/// Refuses, for root, a directory that another user could change.
 fn refuse_for_root(dir: &Path, verb: &str) -> Result<()> {
     if user::id() != 0 {
         return Ok(());
@@ -334,7 +339,7 @@ fn refuse_for_root(dir: &Path, verb: &str) -> Result<()> {
     let owner = fs::metadata(open).map_or(0, |meta| meta.uid());
     let words = ["spotkeep", "--data-dir", &dir.display().to_string(), verb].map(str::to_owned);
     Err(anyhow!(
-        "root uses no data directory that others can change: {} is not root's alone",
+        "root does not use a data directory that others can change: {} is not root's alone",
         open.display()
     ))
     .hint(match owner {
@@ -351,7 +356,7 @@ fn place_of(dir: &Path) -> Result<(u64, u64)> {
 
 fn ensure_data_dir(data_dir: &DataDir) -> Result<()> {
     let display = data_dir.dir.display();
-    // Asked of the directory, since another user cannot see the file in it.
+    // The directory's owner is checked, since another user cannot see the file in it.
     if let Ok(state) = fs::metadata(data_dir.state()) {
         ensure_mine(&data_dir.dir, state.uid())?;
     }
@@ -361,11 +366,11 @@ fn ensure_data_dir(data_dir: &DataDir) -> Result<()> {
         || format!("spotkeep --data-dir {display} init"),
     )?;
     ensure_mine(&data_dir.dir, fs::metadata(data_dir.identity_file())?.uid())?;
-    // A data directory that others can look into would show them every word of every agent.
+    // If other users could read a data directory, they would see every transcript.
     let mode = fs::metadata(data_dir.state())?.permissions().mode();
     ensure!(
         mode & 0o002 == 0,
-        "{} can be written by everybody",
+        "{} is writable for every user",
         data_dir.state().display()
     );
     Ok(())
@@ -401,7 +406,7 @@ fn ensure_hinted(
     }
 }
 
-/// Whether a mount unit of this machine, such as `setup` writes it, has that mount point.
+/// Whether a mount unit of this machine, as `setup` writes it, has that mount point.
 fn has_mount_unit(units: &Path, dir: &Path) -> bool {
     let desired = format!("Where={}", dir.display());
     let entries = fs::read_dir(units).into_iter().flatten();
@@ -413,8 +418,8 @@ fn has_mount_unit(units: &Path, dir: &Path) -> bool {
         })
 }
 
-/// Refuses a directory that `/etc/fstab` or a unit mounts something on while nothing is mounted there:
-/// what were written to it would be hidden by the next mount.
+/// Refuses a directory that is a mount point in `/etc/fstab` or a unit while nothing is mounted
+/// there: the next mount would hide what was written to it.
 fn refuse_unmounted(dir: &Path, fstab: &str) -> Result<()> {
     let listed = fstab
         .lines()
@@ -439,7 +444,7 @@ mod tests {
     use sys::error::hint_of;
 
     #[test]
-    fn init_makes_a_root_once_and_leaves_it_alone_the_second_time() {
+    fn init_creates_a_data_directory_once_and_does_not_change_it_later() {
         let dir = tempfile_dir();
         let (data_dir, is_new) = DataDir::init(dir.path()).unwrap();
         assert!(is_new);
@@ -463,18 +468,18 @@ mod tests {
     }
 
     #[test]
-    fn another_directory_in_the_place_of_a_root_gets_no_record() {
+    fn another_directory_in_place_of_the_data_directory_gets_no_record() {
         let dir = tempfile_dir();
         let (data_dir, _) = DataDir::init(&dir.path().join("r")).unwrap();
         let record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
         data_dir.store_record(&record).unwrap();
-        fs::rename(data_dir.dir(), dir.path().join("aside")).unwrap();
+        fs::rename(data_dir.dir(), dir.path().join("moved")).unwrap();
         assert!(data_dir.ensure_there().is_err());
         let (other, _) = DataDir::init(&dir.path().join("r")).unwrap();
         assert!(data_dir.store_record(&record).is_err());
         assert!(!other.record(&record.name).exists());
         fs::remove_dir_all(other.dir()).unwrap();
-        fs::rename(dir.path().join("aside"), data_dir.dir()).unwrap();
+        fs::rename(dir.path().join("moved"), data_dir.dir()).unwrap();
         data_dir.store_record(&record).unwrap();
     }
 
@@ -487,14 +492,14 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_no_root_says_how_to_make_one() {
+    fn the_error_for_another_directory_says_how_to_create_a_data_directory() {
         let dir = tempfile_dir();
         let error = DataDir::open(dir.path()).unwrap_err();
         assert!(hint_of(&error).unwrap().ends_with("init"));
     }
 
     #[test]
-    fn paths_inside_are_stored_relative_to_the_root() {
+    fn paths_inside_are_stored_relative_to_the_data_directory() {
         let dir = tempfile_dir();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         let inside = data_dir.dir().join("workspaces/a");
@@ -505,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_json_that_is_gone_is_made_again_from_the_journal() {
+    fn a_missing_root_json_is_rebuilt_from_the_journal() {
         let dir = tempfile_dir();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         let id = data_dir.identity().unwrap().data_dir_id;

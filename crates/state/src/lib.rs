@@ -1,8 +1,10 @@
-//! What spotkeep remembers, as files that a person can read: `root.json`, one record per agent,
-//! the journal, the manifests of saves. All are versioned JSON, 0600, replaced whole and durably.
+//! Persistent state of spotkeep, as files that people can read.
 //!
-//! Old versions stay readable, and a field that only a newer version knows survives being
-//! rewritten by this one: each structure carries what it did not understand in `unknown`.
+//! These are `root.json`, one record per agent, the journal, the manifests of saves. All are
+//! versioned JSON, 0600, replaced whole and durably.
+//!
+//! Old versions stay readable, and a field that only a newer version knows survives being rewritten
+//! by this one: each structure keeps unknown fields in `unknown`.
 
 mod cause;
 pub mod config;
@@ -40,11 +42,11 @@ pub use trigger::Trigger;
 /// The version that this build writes into every file.
 pub const VERSION: u32 = 1;
 
-/// Reads a state file; `None` where there is none.
+/// Reads a state file; `None` where it does not exist.
 ///
 /// # Errors
-/// It is there and is not readable as what it should be: torn, empty, or not ours. It is left as
-/// it is; the error names it.
+/// It exists and is not valid: cut off, empty, or not a file of spotkeep's. It is left as it is;
+/// the error names it.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(bytes) = files::read_optional(path)? else {
         return Ok(None);
@@ -65,7 +67,7 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 /// Writes a state file, whole and durably.
 ///
 /// # Errors
-/// The disk is full or gone; the old content is still there.
+/// The disk is full or missing; the old content is still there.
 pub fn store<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let mut bytes = serde_json::to_vec_pretty(value).context("cannot write JSON")?;
     bytes.push(b'\n');
@@ -80,18 +82,18 @@ mod tests {
     use sys::error::hint_of;
 
     #[test]
-    fn a_damaged_file_is_named_with_a_way_out_and_left_as_it_is() {
+    fn a_damaged_file_is_named_with_a_hint_and_not_changed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         assert_eq!(load::<Vec<u32>>(&path).unwrap(), None, "no file, no damage");
-        let (hollow, torn) = ("is damaged: empty, or holds NUL bytes", "is damaged");
+        let (hollow, cut_off) = ("is damaged: empty, or holds NUL bytes", "is damaged");
         for (damage, says) in [
             ("", hollow),
             (" \n", hollow),
             ("\0\0\0", hollow),
             ("[1]\n\0", hollow),
-            ("[1, 2", torn),
-            ("{\"version\":1}", torn),
+            ("[1, 2", cut_off),
+            ("{\"version\":1}", cut_off),
         ] {
             fs::write(&path, damage).unwrap();
             let error = load::<Vec<u32>>(&path).unwrap_err();

@@ -1,4 +1,6 @@
-//! `session-state/saves/<id>.json`: what one save made safe, rewritten at each of its stages.
+//! Manifests of saves: `session-state/saves/<id>.json`, what one save made durable.
+//!
+//! A manifest is rewritten at each stage of its save.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,46 +12,46 @@ use super::{AgentName, VERSION, load as load_state, store as store_state};
 use sys::error::{Context as _, Result};
 use sys::time::Timestamp;
 
-/// How many manifests are kept.
+/// Number of manifests that are kept.
 const KEPT: usize = 200;
 
-/// One save.
+/// The manifest of one save.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of this file's format.
     pub version: u32,
     /// The save's id; ids sort by time.
     pub id: String,
-    /// The data directory.
+    /// Id of the data directory.
     #[serde(alias = "root_id")]
     pub data_dir_id: String,
-    /// The epoch of the keeper, or of the last one where the save ran without.
+    /// The epoch of the keeper, or of the last one where the save ran without a keeper.
     pub epoch: u64,
-    /// The boot.
+    /// Id of the boot.
     #[serde(alias = "life")]
     pub boot_id: String,
     /// When it began.
     pub at: Timestamp,
-    /// Who gave the word: `metadata`, `signal`, `command`, `unit`.
+    /// What started it: `metadata`, `signal`, `command`, `unit`.
     pub source: String,
-    /// Whether this is the end of a boot; agents go on after any other save.
+    /// Whether this is the end of a boot; agents continue after any other save.
     #[serde(rename = "final")]
     pub is_final: bool,
-    /// From the beginning to the deadline, in milliseconds; null where there is none.
+    /// Time from the beginning to the deadline, in milliseconds; null where there is none.
     pub deadline_ms: Option<u64>,
     /// Whether every agent had ended and every transcript was durable before the deadline.
     pub clean: bool,
     /// When each stage was reached.
     pub stages: Stages,
-    /// How many processes outlived their agents and had to be killed.
+    /// Number of processes that outlived their agents and had to be killed.
     #[serde(default)]
     pub stragglers: usize,
-    /// Agent by agent.
+    /// Result for each agent.
     pub agents: Vec<AgentSaved>,
-    /// What could not be written.
+    /// Errors of what could not be written.
     #[serde(default)]
     pub trouble: Vec<String>,
-    /// What a newer version wrote.
+    /// Fields that a newer version wrote.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
 }
@@ -68,7 +70,7 @@ pub struct Stages {
     pub workspaces_ms: Option<u64>,
 }
 
-/// What a save did for one agent.
+/// Result of a save for one agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AgentSaved {
     /// Its name.
@@ -77,11 +79,11 @@ pub struct AgentSaved {
     pub agent_id: String,
     /// Its session.
     pub session_id: String,
-    /// How it ended, such as `ended by itself`, or that it goes on.
+    /// How it ended, as text, or that it continues.
     pub end: String,
     /// Milliseconds from the signal to its end; null where it did not run.
     pub exit_ms: Option<u64>,
-    /// What the tail of its transcript says was going on.
+    /// What was under way, according to the end of its transcript.
     pub open: String,
     /// Bytes of its transcript that are durable; null where there is none.
     pub transcript_bytes: Option<u64>,
@@ -90,22 +92,22 @@ pub struct AgentSaved {
     pub transcript_safe: bool,
     /// Its workspace.
     pub workspace: WorkspaceSaved,
-    /// What did not work.
+    /// Errors.
     #[serde(default)]
     pub trouble: Option<String>,
 }
 
-/// What a save did for one workspace.
+/// Result of a save for one workspace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkspaceSaved {
     /// The checkpoint that holds its uncommitted work; null where none was made.
     pub checkpoint: Option<String>,
-    /// What happened in words.
+    /// What happened, for people.
     pub note: String,
 }
 
 impl Manifest {
-    /// A manifest of a save that begins now.
+    /// Returns the manifest of a save that begins now.
     #[must_use]
     pub fn begin(
         id: String,
@@ -142,12 +144,12 @@ fn path_of(saves: &Path, id: &str) -> PathBuf {
 /// Writes a manifest, whole and durably.
 ///
 /// # Errors
-/// The disk is full or gone.
+/// The disk is full or missing.
 pub fn store(saves: &Path, manifest: &Manifest) -> Result<()> {
     store_state(&path_of(saves, &manifest.id), manifest)
 }
 
-/// Reads one manifest; `None` where there is none of this id.
+/// Reads one manifest; `None` where there is none with this id.
 ///
 /// # Errors
 /// It is damaged.
@@ -155,7 +157,7 @@ pub fn load(saves: &Path, id: &str) -> Result<Option<Manifest>> {
     load_state(&path_of(saves, id))
 }
 
-/// The ids of all saves, newest first.
+/// Returns the ids of all saves, newest first.
 fn ids(saves: &Path) -> Result<Vec<String>> {
     let mut ids: Vec<String> = match fs::read_dir(saves) {
         Ok(entries) => entries
@@ -177,8 +179,8 @@ fn ids(saves: &Path) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-/// The newest manifest of a final save that can be read. A damaged one is passed over: an older
-/// one still tells more than none.
+/// Returns the newest manifest of a final save that can be read. A damaged one is skipped: an older
+/// one is better than none.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -190,7 +192,7 @@ pub fn latest(saves: &Path) -> Result<Option<Manifest>> {
         .find(|save| save.is_final))
 }
 
-/// All manifests that can be read, oldest first.
+/// Returns all manifests that can be read, oldest first.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -202,13 +204,13 @@ pub fn all(saves: &Path) -> Result<Vec<Manifest>> {
         .collect())
 }
 
-/// The id of the newest save, whether its manifest can be read or not.
+/// Returns the id of the newest save, whether its manifest can be read or not.
 #[must_use]
 pub fn last_id(saves: &Path) -> Option<String> {
     ids(saves).ok()?.into_iter().next()
 }
 
-/// The manifests that cannot be read, newest first, with the reasons.
+/// Returns the errors of the manifests that cannot be read, newest first.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -217,7 +219,7 @@ pub fn damaged(saves: &Path) -> Result<Vec<sys::error::Error>> {
     Ok(all.iter().filter_map(|id| load(saves, id).err()).collect())
 }
 
-/// Forgets all but the newest few manifests.
+/// Removes all but the newest manifests.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -276,7 +278,7 @@ mod tests {
             panic!("one is damaged")
         };
         assert!(error.to_string().contains("0003.json"), "{error}");
-        // What is no directory at all is said, and not taken for one without saves.
+        // What is not a directory at all is an error, and not taken for one without saves.
         let file = saves.join("0001.json");
         assert!(latest(&file).is_err() && all(&file).is_err() && prune(&file).is_err());
     }

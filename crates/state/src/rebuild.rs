@@ -1,9 +1,10 @@
-//! What the journal and the saves still know where a file is gone: which data directory this is, and which session an agent had. Pure.
+//! Rebuilds a lost identity or agent record from the journal and the saves. Pure functions.
 
 use super::JournalEvent::{self, Resumed, SessionChanged, Started, Starting};
 use super::{AgentName, AgentRecord, Desired, Identity, JournalEntry, Manifest};
 
-/// Makes `fresh` what the journal says that this data directory was. Returns whether it says anything.
+/// Sets `fresh` to what the journal knows of this data directory. Returns whether it knows
+/// anything.
 pub fn data_dir(fresh: &mut Identity, lines: &[JournalEntry]) -> bool {
     let Some(last) = lines.last() else {
         return false;
@@ -18,8 +19,8 @@ pub fn data_dir(fresh: &mut Identity, lines: &[JournalEntry]) -> bool {
     true
 }
 
-/// Makes `fresh` the record of the agent of that name, as far as it is known. Returns whether it was known at all: then it is never
-/// begun anew.
+/// Sets `fresh` to the record of the agent of that name, as far as it is known. Returns whether the
+/// agent was known at all: then it never gets a new session.
 pub fn agent(fresh: &mut AgentRecord, lines: &[JournalEntry], save: Option<&Manifest>) -> bool {
     let name = fresh.name.clone();
     let saved = save
@@ -36,7 +37,7 @@ pub fn agent(fresh: &mut AgentRecord, lines: &[JournalEntry], save: Option<&Mani
     });
     let mut had: Vec<String> = saved.iter().map(|saved| saved.session_id.clone()).collect();
     for session in sessions {
-        // A session that was resumed later than others is the one that counts.
+        // The session that was resumed last is the current one.
         had.retain(|known| known != session);
         had.push(session.clone());
     }
@@ -80,7 +81,8 @@ mod tests {
 
     fn line(event: &str, agent: Option<&str>, more: Value) -> JournalEntry {
         let mut line = json!({
-            "version": 1, "seq": 1, "at": "2026-11-22T03:00:00.000Z", "data_dir_id": "r", "epoch": 7, "boot_id": "l", "event": event,
+            "version": 1, "seq": 1, "at": "2026-11-22T03:00:00.000Z", "data_dir_id": "r",
+            "epoch": 7, "boot_id": "l", "event": event,
             "agent": agent, "how": "resume", "continued": false, "by": "ann",
         });
         for (key, value) in more.as_object().unwrap() {
@@ -90,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_is_what_the_journal_says_that_it_was() {
+    fn a_data_directory_is_rebuilt_from_the_journal() {
         let fresh = || Identity::new("/r".into());
         let mut known = fresh();
         let lines = [
@@ -138,7 +140,8 @@ mod tests {
 
     fn save(transcript_bytes: Option<u64>, transcript_safe: bool) -> Manifest {
         let of = json!({
-            "name": "a", "agent_id": "id", "session_id": "1", "end": "", "exit_ms": null, "open": "",
+            "name": "a", "agent_id": "id", "session_id": "1", "end": "", "exit_ms": null,
+            "open": "",
             "transcript_bytes": transcript_bytes, "transcript_safe": transcript_safe,
             "workspace": {"checkpoint": null, "note": ""},
         });
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_epoch_and_the_last_word_on_the_fleet_count() {
+    fn the_highest_epoch_and_the_last_request_for_the_fleet_count() {
         let mut lines = [
             line("fleet", None, json!({"desired": "down"})),
             line("fleet", None, json!({"desired": "up"})),
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_is_not_sent_again_unless_a_save_saw_that_nothing_was_said() {
+    fn a_prompt_is_sent_again_only_if_a_save_saw_an_empty_transcript() {
         let up = || line("started", Some("a"), json!({"session_id": "1"}));
         let about = || line("starting", Some("a"), json!({"session_id": "1"}));
         for (lines, save, delivered) in [
@@ -188,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_was_taken_up_again_is_the_one_now_and_each_is_remembered_once() {
+    fn the_session_resumed_last_is_the_current_one_and_each_is_listed_once() {
         let lines = [
             line(
                 "session-changed",

@@ -1,4 +1,4 @@
-//! `session-state/agents/<name>.json`: all that must be known to bring one agent back.
+//! Agent records: `session-state/agents/<name>.json`, everything needed to resume an agent.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,18 +10,18 @@ use super::{AgentName, Cause, VERSION};
 use sys::process::ProcessId;
 use sys::uuid::new_uuid;
 
-/// What the user last said of an agent.
+/// Desired state of an agent, as the user set it last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Desired {
-    /// It shall run, in this boot and in the next.
+    /// It is to run, in this boot and in the next.
     #[default]
     Running,
     /// It stays stopped, over a reboot too.
     Stopped,
 }
 
-/// What an agent is doing, as a person needs to know it.
+/// State of an agent, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
@@ -33,24 +33,24 @@ pub enum AgentState {
     Idle,
     /// Launched, or about to be; not yet confirmed by Claude's own session file.
     Starting,
-    /// Alive, but its last turn was ended by the API.
+    /// Alive, but the API ended its last turn.
     Stalled,
-    /// Given up; `why` says the reason.
+    /// Given up; `why` has the reason.
     Failed,
-    /// Not running, and not meant to.
+    /// Not running, as desired.
     #[default]
     Stopped,
     /// Being ended under a deadline.
     Saving,
     /// Will be started again after a pause.
     Backoff,
-    /// Cannot be told.
+    /// Not known.
     #[serde(other)]
     Unknown,
 }
 
 impl AgentState {
-    /// The word for it.
+    /// Returns its name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -67,7 +67,7 @@ impl AgentState {
         }
     }
 
-    /// The sign for it.
+    /// Returns its symbol.
     #[must_use]
     pub fn glyph(self) -> char {
         match self {
@@ -89,14 +89,14 @@ impl fmt::Display for AgentState {
     }
 }
 
-/// The command line that the agent was last launched with.
+/// The command line of the agent's last launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// Absolute path of the program.
     pub program: PathBuf,
-    /// Its arguments, the program's name not among them.
+    /// Its arguments, without the program's name.
     pub arguments: Vec<String>,
-    /// Marks the processes of this one launch; in the environment of each.
+    /// Marker of the processes of this launch, in the environment of each.
     pub marker: String,
     /// The directory of its cgroup, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,35 +105,35 @@ pub struct Launch {
 
 /// How much of an agent's transcript is known to exist.
 ///
-/// A transcript that is gone although this is set has been lost: the session is then never
-/// started blank.
+/// If this is set and the transcript is gone, it was lost: the agent then never starts with a blank
+/// session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TranscriptMark {
     /// The session that it belongs to.
     pub session_id: String,
     /// Relative to Claude's configuration directory.
     pub path: PathBuf,
-    /// Raised whenever the file was seen to shrink or to be replaced.
+    /// Increased whenever the file was seen to shrink or to be replaced.
     pub generation: u32,
     /// Bytes that were durable when this was written.
     pub length: u64,
 }
 
-/// One agent, as it is remembered.
+/// The persistent record of an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AgentRecord {
     /// Version of this file's format.
     pub version: u32,
     /// Its name, which is also the file's.
     pub name: AgentName,
-    /// Its own id, apart from name and session; minted once.
+    /// Its own id, independent of name and session; it never changes.
     pub agent_id: String,
-    /// The session that a start resumes; persisted before it is first used.
+    /// The session that a start resumes; stored before it is first used.
     pub session_id: String,
     /// Sessions that it had before, oldest first (after `/clear`, or a fork).
     #[serde(default)]
     pub past_sessions: Vec<String>,
-    /// The one directory it is always started in; relative where it lies inside the data directory.
+    /// The one directory it is always started in; relative where it is inside the data directory.
     pub cwd: PathBuf,
     /// The URL that its workspace was cloned from.
     #[serde(default)]
@@ -141,22 +141,22 @@ pub struct AgentRecord {
     /// The commit that its workspace began with.
     #[serde(default)]
     pub base_commit: Option<String>,
-    /// What the user wants.
+    /// Desired state.
     #[serde(default, alias = "wanted")]
     pub desired: Desired,
-    /// What it was doing when this was written.
+    /// Its state when this was written.
     #[serde(default)]
     pub state: AgentState,
-    /// What it was doing when it was last seen alive: running, waiting or idle.
+    /// Its state when it was last seen alive: running, waiting or idle.
     #[serde(default)]
     pub last_seen: Option<AgentState>,
-    /// Why it stands still, if it does.
+    /// Why it does not work, for people.
     #[serde(default)]
     pub why: Option<String>,
-    /// The same in a word.
+    /// Why it does not work, for programs.
     #[serde(default)]
     pub cause: Option<Cause>,
-    /// How often it was started again after ending by itself.
+    /// Number of restarts after it ended without being stopped.
     #[serde(default)]
     pub restarts: u32,
     /// The boot in which `process` ran.
@@ -171,16 +171,16 @@ pub struct AgentRecord {
     /// Whether the declared prompt has reached the transcript; it is never sent twice.
     #[serde(default)]
     pub prompt_delivered: bool,
-    /// What is known of the transcript.
+    /// How much of the transcript is known to exist.
     #[serde(default)]
     pub transcript: Option<TranscriptMark>,
-    /// What a newer version wrote.
+    /// Fields that a newer version wrote.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
 }
 
 impl AgentRecord {
-    /// A new agent with a freshly minted id and session.
+    /// Returns the record of a new agent with a new id and session.
     #[must_use]
     pub fn new(name: AgentName, cwd: PathBuf) -> Self {
         Self {
@@ -207,7 +207,7 @@ impl AgentRecord {
         }
     }
 
-    /// Its process, if that still runs in this boot.
+    /// Returns its process, if that still runs in this boot.
     #[must_use]
     pub fn live_process(&self, boot_id: &str) -> Option<ProcessId> {
         if self.boot_id.as_deref() != Some(boot_id) {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn the_word_of_a_state_is_the_one_in_its_file_and_each_has_a_sign() {
+    fn the_name_of_a_state_is_that_in_its_file_and_each_has_a_symbol() {
         use AgentState::*;
         for state in [
             Running, Waiting, Idle, Starting, Stalled, Failed, Stopped, Saving, Backoff, Unknown,
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_another_boot_is_not_there_whatever_its_number() {
+    fn a_process_of_another_boot_is_not_live_whatever_its_pid() {
         let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
         let own = ProcessId::current().unwrap();
         assert_eq!(record.live_process("now"), None);
@@ -279,7 +279,7 @@ mod tests {
         record.boot_id = Some("now".into());
         assert_eq!(record.live_process("now"), Some(own));
         assert_eq!(record.live_process("next"), None);
-        // The number has been given to somebody else.
+        // The pid now belongs to another process.
         record.process = Some(ProcessId {
             start_time: own.start_time + 1,
             ..own

@@ -1,32 +1,32 @@
-//! What a checkpoint is made for.
+//! Reasons for creating a checkpoint.
 
 use serde::{Deserialize, Serialize};
 
-/// What a checkpoint was made for.
+/// Reason for which a checkpoint was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Trigger {
     /// A turn has ended.
     TurnEnded,
-    /// The agent is at work, and time has passed.
+    /// The agent works, and the interval has passed.
     Time,
     /// A save.
     Save,
-    /// A human asked.
+    /// A user's command.
     Command,
-    /// Something of ours is about to change the workspace.
+    /// spotkeep is about to change the workspace.
     Before,
 }
 
 impl Trigger {
-    /// For people.
+    /// Returns a text for people.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TurnEnded => "a turn has ended",
             Self::Time => "the agent is at work",
             Self::Save => "a save",
-            Self::Command => "asked for",
+            Self::Command => "on request",
             Self::Before => "before a change",
         }
     }

@@ -1,8 +1,8 @@
-//! What the agents were doing, for the journal: each change with its moment, gathered, and written down
-//! at most once a minute. Pure.
+//! Activity log: collects the state changes of agents with their times, for the journal. Pure.
 //!
-//! So a fleet that rests writes nothing, and one whose agents change all the time writes a line a minute
-//! with three changes an agent. What is lost with a keeper that is killed is the last minute of it.
+//! Changes are written at most once a minute. A fleet that is idle writes nothing, and a fleet
+//! whose agents change all the time writes one line a minute with three changes per agent. A keeper
+//! that is killed loses the last minute.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,16 +11,16 @@ use super::View;
 use state::{AgentName, AgentState, StateChange};
 use sys::time::Timestamp;
 
-/// How long changes are gathered, from the first.
+/// How long changes are collected, from the first.
 const GATHER: Duration = Duration::from_secs(60);
 
-/// What lasted less is passed over: nobody could have seen it.
+/// A state that lasted less is left out: users could not have seen it.
 const BLINK: Duration = Duration::from_secs(1);
 
-/// So many changes of one agent are kept of one minute; of more, the first ones and the last.
+/// Changes of one agent that are kept per minute; of more, the first ones and the last.
 const MOST: usize = 3;
 
-/// What was seen last, and what is not written down yet.
+/// The states seen last, and the changes that are not written yet.
 #[derive(Debug, Default)]
 pub struct ActivityLog {
     known: BTreeMap<AgentName, AgentState>,
@@ -30,14 +30,14 @@ pub struct ActivityLog {
 
 #[derive(Debug, Clone, Copy)]
 struct SeenState {
-    /// `None`: it is no longer declared.
+    /// `None`: the agent is no longer configured.
     state: Option<AgentState>,
     since: Instant,
     at: Timestamp,
 }
 
 impl ActivityLog {
-    /// Looks at all agents, at this moment by both clocks.
+    /// Records the states of all agents, at this time by both clocks.
     pub fn observe(&mut self, now: Instant, at: Timestamp, views: &[View]) {
         let seen = |state| SeenState {
             state,
@@ -70,12 +70,12 @@ impl ActivityLog {
         self.due = self.due.or(Some(seen.since + GATHER));
     }
 
-    /// When there is something to be written down.
+    /// Returns when changes are to be written.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// What is not written down yet, in the order of time.
+    /// Returns the changes that are not written yet, ordered by time.
     pub fn drain(&mut self) -> Vec<StateChange> {
         self.due = None;
         let pending = std::mem::take(&mut self.pending);
@@ -114,10 +114,11 @@ mod tests {
         }
     }
 
-    /// Looks at one agent at these seconds, and tells what is written: whose, what, since which second.
-    fn written(looks: &[(u64, Option<AgentState>)]) -> Vec<(&'static str, i64)> {
+    /// Observes one agent at these seconds, and returns the states that are written and since which
+    /// second.
+    fn written(seen_states: &[(u64, Option<AgentState>)]) -> Vec<(&'static str, i64)> {
         let (mut activity_log, start) = (ActivityLog::default(), Instant::now());
-        for (seconds, state) in looks {
+        for (seconds, state) in seen_states {
             let views: Vec<View> = state.iter().map(|state| view("a", *state)).collect();
             let at = Timestamp::from_millis(i64::try_from(*seconds).unwrap() * 1000).unwrap();
             activity_log.observe(start + Duration::from_secs(*seconds), at, &views);
@@ -135,7 +136,7 @@ mod tests {
     use AgentState::{Idle, Running, Starting, Waiting};
 
     #[test]
-    fn a_fleet_that_rests_writes_nothing_and_the_first_change_waits_a_minute_for_others() {
+    fn an_idle_fleet_writes_nothing_and_changes_are_collected_for_a_minute() {
         let (mut activity_log, start) = (ActivityLog::default(), Instant::now());
         let views = [view("a", Idle), view("b", Running)];
         activity_log.observe(start, Timestamp::now(), &views);
@@ -153,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn changes_keep_their_moments() {
+    fn changes_keep_their_times() {
         let seen = [(0, Some(Idle)), (10, Some(Running)), (20, Some(Running))];
         assert_eq!(written(&seen), [("idle", 0), ("running", 10)]);
     }
 
     #[test]
-    fn what_lasts_a_blink_is_passed_over_and_of_many_the_last_is_kept() {
+    fn short_changes_are_left_out_and_of_many_the_last_is_kept() {
         let seen = [(5, Some(Starting)), (5, Some(Running)), (5, Some(Idle))];
         assert_eq!(written(&seen), [("idle", 5)]);
         let seen = [
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_is_taken_out_is_told_of_once() {
+    fn an_agent_that_is_removed_is_logged_once() {
         assert_eq!(
             written(&[(0, Some(Idle)), (9, None), (12, None)]),
             [("idle", 0), ("removed", 9)]

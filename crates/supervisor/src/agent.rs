@@ -1,4 +1,4 @@
-//! One agent in the eyes of the supervisor.
+//! Supervisor's state of one agent: stage, failures, and the view that users see.
 
 use std::time::{Duration, Instant};
 
@@ -9,34 +9,34 @@ use state::config::Restart;
 use state::{AgentName, AgentState, Cause, Desired, StartKind};
 use sys::process::ProcessId;
 
-/// A start that is not confirmed by now is looked at: a dialog may block it. Measured starts take
-/// 1 to 3 s, 16 s with a transcript of 100 MB.
+/// The screen of a start that is not confirmed by now is scanned: a dialog may block it. Measured
+/// starts take 1 to 3 s, 16 s with a transcript of 100 MB.
 pub(super) const LOOK_AFTER: Duration = Duration::from_secs(5);
 
-/// It is looked at again as often as this.
+/// Interval of further scans of the screen.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A start that is not confirmed by now, with no dialog to be seen, has failed. Generous: a
-/// crowded machine with large transcripts is slow, not broken.
+/// A start that is not confirmed by now, and shows no dialog, has failed. The limit is generous
+/// because a crowded machine with large transcripts is slow and not broken.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// Why an agent is being ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// It is not wanted any more.
+    /// It is not desired any more.
     Stop,
-    /// It is wanted anew.
+    /// It is to be started again.
     Restart,
-    /// Its start came to nothing; the reason.
+    /// Its start failed; the reason.
     BadStart(String),
 }
 
-/// Where an agent is between being wanted and running.
+/// Stage of an agent between desired and running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Does not run, and is not about to.
+    /// Does not run, and will not be started.
     Down,
-    /// Starts as soon as there is room.
+    /// Is started as soon as the limits permit it.
     Queued,
     /// Launched; not yet confirmed.
     Starting {
@@ -44,9 +44,9 @@ pub(super) enum Stage {
         since: Instant,
         look_at: Instant,
         process: Option<(ProcessId, StartKind)>,
-        /// The dialog that blocks it; it then no longer holds up the others.
+        /// The dialog that blocks it. A blocked start does not delay other starts.
         blocker: Option<String>,
-        /// What was asked for while the process was not yet known.
+        /// What was requested while the process was not yet known.
         then: Option<Purpose>,
     },
     /// Confirmed, or found running.
@@ -55,20 +55,20 @@ pub(super) enum Stage {
         since: Instant,
         activity: Activity,
     },
-    /// Told to end.
+    /// Asked to end.
     Ending {
         process: ProcessId,
         purpose: Purpose,
     },
-    /// Failed; tried again then.
+    /// Failed; started again at `until`.
     Backoff { until: Instant },
-    /// Given up.
+    /// Failed too often, or cannot be started; needs the user.
     Failed,
     /// Ended by the save of this boot, or about to be.
     Saved,
 }
 
-/// Why what is queued is not started yet.
+/// Why a queued agent is not started yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Held {
     DataDir,
@@ -82,17 +82,17 @@ pub(super) enum Held {
 impl Held {
     fn why(self) -> &'static str {
         match self {
-            Self::DataDir => "waits until this data directory may be run again",
-            Self::Disk => "waits for room: the disk is full",
+            Self::DataDir => "waits for the data directory to be available again",
+            Self::Disk => "waits for disk space: the disk is full",
             Self::Login => "waits for a login: run /login in any agent",
             Self::Api => "waits for the API to answer",
-            Self::ApiBackoff => "waits its turn; the API is in trouble, so all go slower",
-            Self::Turn => "waits for its turn",
+            Self::ApiBackoff => "waits to be started; API errors slow down all starts",
+            Self::Turn => "waits for other agents to start",
         }
     }
 }
 
-/// What tells an agent from the others where chance would do.
+/// Seed that spreads the pauses of agents, derived from the name.
 pub(super) fn jitter_seed(name: &AgentName) -> u64 {
     name.bytes().fold(0u64, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(u64::from(byte))
@@ -105,23 +105,23 @@ pub(super) struct Agent {
     pub(super) session_id: String,
     pub(super) restart: Restart,
     pub(super) desired: Desired,
-    /// Whether it is in the file; one that is not is forgotten once it has ended.
+    /// Whether it is in the configuration file. An agent that is not is removed once it has ended.
     pub(super) declared: bool,
     pub(super) stage: Stage,
-    /// Started again after ending by itself, ever.
+    /// Automatic restarts in total.
     pub(super) restarts: u32,
     /// Failures since it was last healthy.
     pub(super) failures: u32,
     pub(super) why: Option<String>,
-    /// The same in a word, of what it came to last.
+    /// The cause that belongs to `why`.
     pub(super) cause: Option<Cause>,
     pub(super) restart_when_idle: bool,
-    /// What is done about the turn that the API ended last.
+    /// What is done about the last turn that the API ended.
     pub(super) wait: Option<Wait>,
-    /// Others have a login while it has none: it is its own.
+    /// Other agents have a login while this one has none, so the problem is its own login.
     pub(super) own_login: bool,
     pub(super) last_attempt: Attempt,
-    /// What a person is shown, and since when.
+    /// The state that users see, and since when.
     shown: (AgentState, Instant),
 }
 
@@ -160,7 +160,7 @@ impl Agent {
         }
     }
 
-    /// Remembers since when it is in its state.
+    /// Updates since when the agent is in its state.
     pub(super) fn pass_time(&mut self, saving: bool, now: Instant) {
         let state = self.state(saving);
         if self.shown.0 != state {
@@ -168,12 +168,12 @@ impl Agent {
         }
     }
 
-    /// Whether it shall run, as far as it is asked.
+    /// Whether the user wants it to run.
     pub(super) fn is_desired(&self) -> bool {
         self.declared && self.desired == Desired::Running
     }
 
-    /// Its process, in whatever stage.
+    /// Returns its process in any stage.
     pub(super) fn process(&self) -> Option<ProcessId> {
         match &self.stage {
             Stage::Starting { process, .. } => process.map(|(process, _)| process),
@@ -182,7 +182,7 @@ impl Agent {
         }
     }
 
-    /// Whether its session may be in use by a process of ours.
+    /// Whether a process that spotkeep started may use its session.
     pub(super) fn holds_session(&self) -> bool {
         matches!(
             self.stage,
@@ -190,7 +190,7 @@ impl Agent {
         )
     }
 
-    /// Whether it counts against the starts that may be under way at once.
+    /// Whether it counts against the limit of simultaneous starts.
     pub(super) fn is_starting(&self) -> bool {
         matches!(self.stage, Stage::Starting { blocker: None, .. })
     }
@@ -205,8 +205,8 @@ impl Agent {
         )
     }
 
-    /// Lies still until the next boot, or until this one turns out to go on.
-    pub(super) fn rest_saved(&mut self) {
+    /// Marks the agent as saved: it does not run until the next boot, or until this boot continues.
+    pub(super) fn mark_saved(&mut self) {
         if self.desired == Desired::Running {
             self.stage = Stage::Saved;
             self.why = Some("ended by a save; the next boot resumes it".into());
@@ -267,7 +267,7 @@ impl Agent {
         }
     }
 
-    /// What a person is shown.
+    /// Returns the view of the agent that users see.
     pub(super) fn view(&self, name: &AgentName, saving: bool, held: Held) -> View {
         View {
             name: name.clone(),
@@ -293,7 +293,7 @@ impl Agent {
         }
     }
 
-    /// What keeps it from working now.
+    /// Returns the cause that keeps it from working now.
     fn shown_cause(&self, held: Held) -> Option<Cause> {
         match &self.stage {
             Stage::Queued => match held {
@@ -323,7 +323,7 @@ impl Agent {
             return format!("stopped by the API: {text}");
         };
         let then = match (&wait.refused, wait.next) {
-            (Some(refused), Next::Nudge(_)) => format!("; not nudged yet: {refused}"),
+            (Some(refused), Next::Nudge(_)) => format!("; not asked to continue yet: {refused}"),
             (_, Next::Nudge(_) | Next::Typed(_)) => String::new(),
             (_, Next::Login) => "; the fleet waits for a login".to_owned(),
             (_, Next::Human) => "; it waits for you".to_owned(),
@@ -332,7 +332,7 @@ impl Agent {
     }
 }
 
-/// An agent as others see it.
+/// An agent as users see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// Its name.
@@ -341,18 +341,18 @@ pub struct View {
     pub state: AgentState,
     /// Since when; not before the keeper was started.
     pub since: Option<Instant>,
-    /// Why it stands still, if it does.
+    /// Why it does not work, if it does not.
     pub why: Option<String>,
-    /// The same in a word.
+    /// The cause that belongs to `why`.
     pub cause: Option<Cause>,
-    /// What the user wants.
+    /// What the user requested.
     pub desired: Desired,
-    /// Restarts so far.
+    /// Automatic restarts in total.
     pub restarts: u32,
     /// Its process, if it has one.
     pub process: Option<ProcessId>,
     /// Its session.
     pub session_id: String,
-    /// When it is started or nudged again, at the earliest.
+    /// Earliest time of its next start or nudge.
     pub next_try: Option<Instant>,
 }

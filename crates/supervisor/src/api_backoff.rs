@@ -1,45 +1,44 @@
-//! How fast the fleet may ask the API: everybody slows down when it is in trouble, and recovers
-//! step by step.
+//! API backoff: spaces the requests of the fleet to the API while it returns errors.
 //!
-//! The pause between two requests that *we* bring about (a start, a nudge) doubles with each bad
-//! sign and shrinks by a fixed step with each good one, or with time: additive increase and
-//! multiplicative decrease of a rate, which is what keeps many senders from swinging together. One
-//! burst meets many agents at once, so signs that come together count once.
+//! The pause between two requests that the supervisor causes (a start, a nudge) doubles with each
+//! error and shrinks by a fixed step with each success, or with time. That is additive increase and
+//! multiplicative decrease of a rate, which keeps many senders from oscillating together. One burst
+//! of errors reaches many agents at once, so errors that come together count once.
 
 use std::time::{Duration, Instant};
 
-/// The pause after the first bad sign.
+/// The pause after the first error.
 const FIRST: Duration = Duration::from_secs(5);
 
-/// The longest pause between two of the whole fleet.
+/// The longest pause between two requests of the whole fleet.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What a good sign takes away.
+/// How much a success shortens the pause.
 const STEP: Duration = Duration::from_secs(5);
 
-/// Signs within this time are one.
+/// Errors or successes within this time count once.
 const COALESCE_WINDOW: Duration = Duration::from_secs(10);
 
-/// Without any sign it clears up by one step each time this has passed.
+/// Without any error or success the pause decays by one step each time this has passed.
 const CLEARS: Duration = Duration::from_secs(60);
 
-/// The least pause between two nudges, whatever the API's state.
+/// The shortest pause between two nudges, whatever the API's state.
 const BETWEEN_NUDGES: Duration = Duration::from_secs(2);
 
-/// The API's state over a fleet.
+/// State of the backoff of one fleet.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ApiBackoff {
     pause: Duration,
-    /// Until when further bad signs belong to the same burst.
+    /// Until when further errors belong to the same burst.
     coalesced_until: Option<Instant>,
-    /// When the pause was changed last.
+    /// When the pause was last changed.
     changed: Option<Instant>,
-    /// When something was last let go.
+    /// Time of the last request.
     last: Option<Instant>,
 }
 
 impl ApiBackoff {
-    /// The API ended a turn because of trouble of its own.
+    /// Records that an error of the API ended a turn.
     pub fn on_error(&mut self, now: Instant) {
         self.pass(now);
         if self.coalesced_until.is_some_and(|until| now < until) {
@@ -50,7 +49,7 @@ impl ApiBackoff {
         self.changed = Some(now);
     }
 
-    /// The API has answered.
+    /// Records that the API has answered.
     pub fn on_success(&mut self, now: Instant) {
         self.pass(now);
         if self.coalesced_until.is_some_and(|until| now < until) {
@@ -61,19 +60,19 @@ impl ApiBackoff {
         self.changed = Some(now);
     }
 
-    /// Whether it is anything but fair.
+    /// Whether requests are slowed down.
     #[must_use]
     pub fn is_bad(&self) -> bool {
         !self.pause.is_zero()
     }
 
-    /// The pause between two starts or nudges now.
+    /// Returns the present pause between two starts or nudges.
     #[must_use]
     pub fn pause(&self) -> Duration {
         self.pause
     }
 
-    /// When the next start may be; `None`: at once.
+    /// Returns when the next start is permitted; `None`: at once.
     #[must_use]
     pub fn next_start(&mut self, now: Instant) -> Option<Instant> {
         self.pass(now);
@@ -81,7 +80,7 @@ impl ApiBackoff {
         (self.is_bad() && next > now).then_some(next)
     }
 
-    /// When the next nudge may be; `None`: at once.
+    /// Returns when the next nudge is permitted; `None`: at once.
     #[must_use]
     pub fn next_nudge(&mut self, now: Instant) -> Option<Instant> {
         self.pass(now);
@@ -89,12 +88,12 @@ impl ApiBackoff {
         (next > now).then_some(next)
     }
 
-    /// Something was let go.
+    /// Records that a request was made.
     pub fn on_request(&mut self, now: Instant) {
         self.last = Some(now);
     }
 
-    /// Time heals.
+    /// Decays one step per quiet minute.
     fn pass(&mut self, now: Instant) {
         let Some(changed) = self.changed.filter(|_| self.is_bad()) else {
             return;
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn it_clears_up_step_by_step_by_answers_and_by_time() {
+    fn the_pause_shrinks_step_by_step_with_answers_and_with_time() {
         let mut api_backoff = ApiBackoff::default();
         let mut now = Instant::now();
         for _ in 0..5 {
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn in_fair_weather_starts_do_not_wait_and_nudges_only_for_each_other() {
+    fn while_the_api_answers_starts_do_not_wait_and_nudges_are_spaced() {
         let mut api_backoff = ApiBackoff::default();
         let now = Instant::now();
         assert_eq!(api_backoff.next_nudge(now), None);
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_count_once_in_ten_seconds_and_none_that_a_gust_was_under_way_for() {
+    fn answers_count_once_in_ten_seconds_and_not_during_a_burst_of_errors() {
         let mut api_backoff = ApiBackoff::default();
         let mut now = Instant::now();
         for _ in 0..3 {
@@ -185,13 +184,13 @@ mod tests {
             api_backoff.on_success(now + after * SECOND);
             assert_eq!(api_backoff.pause(), seconds * SECOND, "after {after} s");
         }
-        // It is fair again: the next bad sign is heard at once.
+        // The pause is over: the next error counts at once.
         api_backoff.on_error(now + 41 * SECOND);
         assert_eq!(api_backoff.pause(), FIRST);
     }
 
     #[test]
-    fn who_looks_often_does_not_keep_it_from_clearing_up() {
+    fn frequent_queries_do_not_stop_the_pause_from_decaying() {
         let mut api_backoff = ApiBackoff::default();
         let now = Instant::now();
         api_backoff.on_error(now);

@@ -1,10 +1,10 @@
-//! Which cause is behind what was seen.
+//! Causes: maps exits of processes and stops of the API to what is shown and recorded.
 
 use claude::ApiStop;
 use state::{Cause, StallReason};
 use sys::exit::Exit;
 
-/// The cause behind the end of a process. A SIGKILL alone is never taken for want of memory.
+/// Returns the cause of the end of a process. A SIGKILL alone is never taken for lack of memory.
 #[must_use]
 pub fn cause_of_exit(exit: Exit) -> Cause {
     match exit {
@@ -25,7 +25,7 @@ pub fn cause_of_exit(exit: Exit) -> Cause {
     }
 }
 
-/// The cause behind a turn that the API ended.
+/// Returns the cause of a turn that the API ended.
 #[must_use]
 pub fn cause_of_stop(stop: ApiStop) -> Cause {
     match stop {
@@ -37,7 +37,7 @@ pub fn cause_of_stop(stop: ApiStop) -> Cause {
     }
 }
 
-/// Why a turn was ended, for the journal.
+/// Returns the reason of a stalled turn, for the journal.
 pub(crate) fn reason_of_stop(stop: ApiStop) -> StallReason {
     match stop {
         ApiStop::Limit { .. } => StallReason::Limit,
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kill_is_not_taken_for_want_of_memory_unless_the_kernel_says_so() {
+    fn a_kill_is_not_taken_for_lack_of_memory_unless_the_kernel_reports_it() {
         let killed = cause_of_exit(Exit::Signal(9));
         assert_eq!(
             serde_json::to_string(&killed).unwrap(),

@@ -1,10 +1,10 @@
-//! Which agents are due for a checkpoint. Pure: no clock, no thread, no git.
+//! Checkpoint schedule: which agents are due for a checkpoint. Pure: no clock, no thread, no git.
 //!
-//! An agent that works is due every so often, and at once when its turn ends. One that is idle is
-//! never due, unless a shell that it left in the background may still write. While a save runs
-//! nobody is: the save does it, and nothing is to get in its way. While the data directory is away nobody is
-//! either, and a checkpoint that failed is due again as soon as the data directory is back: it may have
-//! failed for that alone.
+//! An agent that works is due at a fixed interval, and at once when its turn ends. An idle agent is
+//! never due, unless a shell that it left in the background may still write. While a save runs no
+//! agent is due: the save makes the checkpoints and must not be delayed. While the data directory
+//! is missing no agent is due either, and a checkpoint that failed is due again as soon as the data
+//! directory is back: that may have been the reason.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use state::AgentName;
 use state::Trigger;
 
-/// So many at once: on two cores, an agent's own work still gets one.
+/// Checkpoints that run at once: on two cores, an agent's own work still gets one.
 const AT_ONCE: usize = 2;
 
-/// How all agents stand.
+/// The schedule of all agents.
 #[derive(Debug, Default)]
 pub struct Schedule {
     agents: BTreeMap<AgentName, Row>,
-    /// Reasons to make none: saves that are under way, a data directory that is away.
+    /// Number of reasons to make none: saves under way, a missing data directory.
     pauses: usize,
 }
 
@@ -29,9 +29,9 @@ struct Row {
     busy: bool,
     running: bool,
     due: Option<(Instant, Trigger)>,
-    /// The last one could not be made.
+    /// The last checkpoint failed.
     failed: bool,
-    /// A pause began while the one that is running ran.
+    /// A pause began while the checkpoint was running.
     disturbed: bool,
 }
 
@@ -43,23 +43,23 @@ impl Row {
 }
 
 impl Schedule {
-    /// An agent is in a turn.
+    /// Records that an agent is in a turn.
     pub fn busy(&mut self, now: Instant, name: &AgentName, every: Duration) {
         let row = self.row(name, every);
         row.busy = true;
-        // One that is due for the turn before stays due.
+        // A checkpoint that is due for the turn before stays due.
         row.due.get_or_insert((now + every, Trigger::Time));
     }
 
-    /// A turn has ended, or the agent itself has.
+    /// Records that a turn has ended, or the agent itself has.
     pub fn rests(&mut self, now: Instant, name: &AgentName, every: Duration) {
         let row = self.row(name, every);
         row.busy = false;
         row.due = Some((now, Trigger::TurnEnded));
     }
 
-    /// Its checkpoint was made, or could not be (`failed`). `again`: it is to be looked at after so long
-    /// although it rests, such as for a shell of its own that runs on in the background.
+    /// Records that a checkpoint was made, or failed (`failed`). `again`: the agent is due after
+    /// this time although it is idle, for example because a shell runs in the background.
     pub fn done(&mut self, now: Instant, name: &AgentName, failed: bool, again: Option<Duration>) {
         let Some(row) = self.agents.get_mut(name) else {
             return;
@@ -75,7 +75,7 @@ impl Schedule {
         }
     }
 
-    /// A save has begun, or the data directory has gone.
+    /// Pauses: a save has begun, or the data directory is missing.
     pub fn pause(&mut self) {
         self.pauses += 1;
         for row in self.agents.values_mut() {
@@ -83,7 +83,7 @@ impl Schedule {
         }
     }
 
-    /// The save has ended, or the data directory is back.
+    /// Resumes: the save has ended, or the data directory is back.
     pub fn resume(&mut self, now: Instant) {
         self.pauses = self.pauses.saturating_sub(1);
         for row in self.agents.values_mut() {
@@ -93,8 +93,8 @@ impl Schedule {
         }
     }
 
-    /// The next one to be made now, which counts as running from here on; a turn that has ended goes
-    /// before mere time.
+    /// Returns the next checkpoint that is due, which counts as running from now on. Ended turns
+    /// come before intervals.
     pub fn next(&mut self, now: Instant) -> Option<(AgentName, Trigger)> {
         let running = self.agents.values().filter(|row| row.running).count();
         if self.pauses > 0 || running >= AT_ONCE {
@@ -110,7 +110,7 @@ impl Schedule {
         Some((name.clone(), trigger))
     }
 
-    /// When to look again if nothing happens before; `None`: only when something does.
+    /// Returns when to ask again if no event comes before; `None`: only after an event.
     #[must_use]
     pub fn wakeup(&self) -> Option<Instant> {
         let running = self.agents.values().filter(|row| row.running).count();
@@ -227,10 +227,10 @@ mod tests {
         assert!(schedule.next(now).is_some());
     }
 
-    /// Three that fail because the data directory goes: the first before that is known, the second after it is
-    /// back, and the third was under way all the time and could be made.
+    /// Three checkpoints fail because the data directory is missing: the first before that is
+    /// known, the second after it is back. The third was under way all the time and succeeds.
     #[test]
-    fn what_fails_while_the_root_is_away_is_due_again_as_soon_as_it_is_back() {
+    fn what_fails_while_the_data_directory_is_missing_is_due_again_when_it_is_back() {
         let (mut schedule, now) = (Schedule::default(), Instant::now());
         schedule.rests(now, &name("a"), MINUTE);
         schedule.next(now).unwrap();
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(schedule.next(back), Some((name("b"), Trigger::Time)));
         schedule.done(back, &name("a"), false, None);
         schedule.done(back, &name("b"), true, Some(5 * MINUTE));
-        // It has a reason of its own, then.
+        // Its failure has another reason, then.
         assert_eq!(schedule.next(back), None);
         assert_eq!(schedule.wakeup(), Some(back + 5 * MINUTE));
     }

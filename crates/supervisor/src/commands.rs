@@ -1,4 +1,4 @@
-//! What the user and the clouds ask for.
+//! Events from the user and the cloud: configuration, start, stop, restart, preemption notice.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::notice::{Notice, Source};
 use state::{AgentName, Cause, Desired, Fleet, JournalEvent};
 
 impl Supervisor {
-    /// New agents come in, policies change, and agents that are gone from the file are ended.
+    /// Adds new agents, applies changed policies, and ends agents that are no longer configured.
     pub(super) fn declare(&mut self, now: Instant, declared: Vec<Declared>, out: &mut Vec<Action>) {
         let gone: Vec<AgentName> = self
             .agents
@@ -43,7 +43,7 @@ impl Supervisor {
                 && let Some(agent) = self.agents.get_mut(&declared.name)
                 && agent.stage == Stage::Down
             {
-                agent.rest_saved();
+                agent.mark_saved();
             }
             self.enqueue(&declared.name);
         }
@@ -58,7 +58,7 @@ impl Supervisor {
             ));
         }
         if fleet == Fleet::Up {
-            self.end_pause(now, "you asked to go on".into(), false, out);
+            self.end_pause(now, "requested by you".into(), false, out);
         }
         for name in self.names() {
             match fleet {
@@ -76,7 +76,7 @@ impl Supervisor {
         out: &mut Vec<Action>,
     ) {
         if desired == Desired::Running {
-            self.end_pause(now, "you asked to go on".into(), false, out);
+            self.end_pause(now, "requested by you".into(), false, out);
         }
         let Some(agent) = self.agents.get_mut(name) else {
             return;
@@ -95,7 +95,7 @@ impl Supervisor {
             Desired::Stopped => {
                 agent.why = Some("stopped by you".into());
                 agent.cause = Some(Cause::Stopped { by });
-                // Who stops what had failed has seen it, and is not told of it any more.
+                // A user who stops a failed agent has seen the failure; it is not shown any more.
                 if agent.stage == Stage::Failed {
                     agent.stage = Stage::Down;
                 }
@@ -106,7 +106,8 @@ impl Supervisor {
                 if let Stage::Starting { then, .. } = &mut agent.stage {
                     *then = None;
                 }
-                // Whoever asks for a failed agent has repaired something: it gets a fresh start.
+                // A user who starts a failed agent has repaired something, so its failures are
+                // reset.
                 if matches!(agent.stage, Stage::Failed | Stage::Backoff { .. }) {
                     agent.stage = Stage::Down;
                 }
@@ -127,7 +128,7 @@ impl Supervisor {
         when_idle: bool,
         out: &mut Vec<Action>,
     ) {
-        self.end_pause(now, "you asked to go on".into(), false, out);
+        self.end_pause(now, "requested by you".into(), false, out);
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
@@ -139,7 +140,7 @@ impl Supervisor {
 
     pub(super) fn begin_save(&mut self, now: Instant, notice: Notice, out: &mut Vec<Action>) {
         if self.phase != Phase::Open {
-            return; // The first notice wins; whoever brought another waits for the same result.
+            return; // The first notice counts; the sender of a later one waits for the same save.
         }
         let left = notice.deadline.instant().saturating_duration_since(now);
         let deadline_ms = u64::try_from(left.as_millis()).ok();
@@ -156,7 +157,7 @@ impl Supervisor {
         let Phase::Saving(notice) = self.phase else {
             return;
         };
-        // Only a cloud takes its word back. A signal or a command was somebody's decision.
+        // Only a cloud withdraws a notice. A signal or a command was a user's decision.
         let check_at = (notice.source == Source::Metadata)
             .then(|| notice.deadline.instant().max(now) + SURVIVED_AFTER);
         self.phase = Phase::Over { check_at };
@@ -165,7 +166,7 @@ impl Supervisor {
         }
         for (name, agent) in &mut self.agents {
             if !matches!(agent.stage, Stage::Down | Stage::Failed) {
-                agent.rest_saved();
+                agent.mark_saved();
                 out.push(Action::Persist(name.clone()));
             }
         }

@@ -1,4 +1,4 @@
-//! What the supervisor is told, and what it asks for.
+//! Events that the supervisor takes, and actions that it returns.
 
 use std::time::{Duration, Instant};
 
@@ -9,50 +9,50 @@ use state::{AgentName, Cause, Desired, Fleet, JournalEvent, StartKind};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
-/// Counts the launches of one agent, so that news of an old one is not taken for the new one's.
+/// Number of a launch of one agent, so that an event of an old launch is not applied to a new one.
 pub type Attempt = u64;
 
-/// Who may run this data directory, and until when. On one machine the lock gives an endless one; a lease
-/// from elsewhere would give one that ends.
+/// Permission to run this data directory, and until when. On one machine the lock gives one without
+/// an end; a lease from elsewhere would give one that ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permit {
-    /// Raised with each keeper.
+    /// Increases with each start of a keeper.
     pub epoch: u64,
     /// When it ends; `None`: with the process.
     pub until: Option<Instant>,
 }
 
-/// An agent as it is declared and remembered.
+/// An agent as it is configured and recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declared {
     /// Its name.
     pub name: AgentName,
     /// The session that it would be started in.
     pub session_id: String,
-    /// When it is started again after ending by itself.
+    /// When it is started again after its process has ended.
     pub restart: Restart,
-    /// What the user last said.
+    /// What the user last requested.
     pub desired: Desired,
-    /// Restarts so far.
+    /// Automatic restarts in total.
     pub restarts: u32,
     /// Its process, where one was found running in this boot.
     pub process: Option<ProcessId>,
-    /// Why it stood still when it was last written down.
+    /// Why it did not work when its record was last written.
     pub why: Option<String>,
-    /// The same in a word.
+    /// The cause that belongs to `why`.
     pub cause: Option<Cause>,
-    /// Why it cannot be started at all, such as a damaged record.
+    /// Why it cannot be started at all, like a damaged record.
     pub broken: Option<String>,
 }
 
-/// What Claude says of itself in its session file.
+/// Activity that Claude Code reports in its session file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Activity {
-    /// In a turn, or not telling.
+    /// In a turn, or not reported.
     Busy,
     /// Between turns.
     Idle,
-    /// Waits for a human.
+    /// Waits for the user.
     Waiting(Option<String>),
     /// Between turns, because the API ended the last one.
     Stalled(Stall),
@@ -61,24 +61,24 @@ pub enum Activity {
 /// A turn that was ended by the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stall {
-    /// Why.
+    /// Why the API ended it.
     pub stop: ApiStop,
-    /// As Claude shows it.
+    /// The message as Claude Code shows it.
     pub text: String,
-    /// Which stop it is: the id of its record.
+    /// Id of its record, which identifies the stop.
     pub id: String,
-    /// How many times in a row it has come to this without a word of the model.
+    /// How many stops in a row there were without an answer of the model.
     pub in_a_row: u32,
-    /// When its limit ends, from the moment that this was told.
+    /// When its limit ends, counted from this event.
     pub ends_in: Option<Duration>,
-    /// Claude shows its dialog about the limit.
+    /// Claude Code shows its dialog about the limit.
     pub dialog: bool,
-    /// The transcript ended with it when this process was first looked at.
+    /// The transcript already ended with it when this process was first seen.
     pub inherited: bool,
 }
 
 impl Activity {
-    /// Whether this says the same, whenever it was said.
+    /// Whether both describe the same stop, whenever they were reported.
     #[must_use]
     pub fn says_the_same(&self, other: &Self) -> bool {
         match (self, other) {
@@ -90,20 +90,20 @@ impl Activity {
     }
 }
 
-/// How a process ended, and what it left on the screen.
+/// How a process ended, and the last lines of its pane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
-    /// How.
+    /// Exit status of the process.
     pub exit: Exit,
     /// The last lines of its pane; often the only reason there is for a start that failed.
-    pub last_words: Option<String>,
+    pub last_output: Option<String>,
 }
 
 impl From<Exit> for Ending {
     fn from(exit: Exit) -> Self {
         Self {
             exit,
-            last_words: None,
+            last_output: None,
         }
     }
 }
@@ -111,203 +111,206 @@ impl From<Exit> for Ending {
 /// Why a launch did not lead to a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The reason, for a human.
+    /// The reason, for the user.
     pub why: String,
     /// Whether trying again may help.
     pub retry: bool,
 }
 
-/// How much room there is on the data directory's disk.
+/// Free space on the data directory's disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DiskSpace {
-    /// Enough, or not to be told.
+    /// Enough, or not known.
     #[default]
     Enough,
-    /// So little that an agent could not even write down what is said to it; percent free.
+    /// So little that an agent could not even record its input; percent free.
     None(u8),
 }
 
-/// What happened.
+/// An event that the supervisor takes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Time has passed; the memory that can still be given out, in bytes.
+    /// Time has passed.
     Tick {
-        /// `None` where it cannot be told.
+        /// Memory that can still be allocated, in bytes; `None` where it is not known.
         available_memory: Option<u64>,
     },
-    /// The right to run this data directory was given, or taken away.
+    /// The permission to run this data directory was given or taken away.
     Permit(Option<Permit>),
-    /// What is declared now; agents that are not in it are ended.
+    /// The agents that are configured now; agents that are not in the list are ended.
     Declare(Vec<Declared>),
-    /// The fleet as a whole is wanted or not.
+    /// The user started or stopped the fleet as a whole.
     Fleet(Fleet),
-    /// Somebody wants an agent to run or to stop. Wanting a failed one to run tries again.
+    /// The user requests that an agent runs or stops. A request to run a failed agent tries it
+    /// again.
     Want {
-        /// Which.
+        /// The agent.
         name: AgentName,
-        /// What.
+        /// Whether it is to run.
         desired: Desired,
-        /// Who.
+        /// Who requested it.
         by: String,
     },
-    /// The user wants an agent started anew; at its next idle moment, or now.
+    /// The user requests a restart of an agent, when it is idle next or now.
     Restart {
-        /// Which.
+        /// The agent.
         name: AgentName,
         /// Whether to wait until its turn has ended.
         when_idle: bool,
     },
-    /// These shall be started anew, each at its next idle moment, one of them before the others.
+    /// Settings of these agents have changed: each is restarted when it is idle next, one of them
+    /// before the others.
     RollOut(Vec<AgentName>),
-    /// The machine is going to be taken away.
+    /// A preemption notice: the machine is about to end.
     Notice(Notice),
-    /// After how long a rest of all agents the machine ends itself.
+    /// How long all agents must be idle before the machine is powered off; `None`: it is not.
     StopWhenIdle(Option<Duration>),
-    /// What still works beside the agents themselves, such as a command in the background.
+    /// What else still runs besides the agents' turns, like a command in the background.
     WorkChecked(Option<String>),
     /// The machine could not be powered off.
     PowerOffFailed(String),
-    /// The room on the data directory's disk has changed.
+    /// The free space on the data directory's disk has changed.
     DiskSpace(DiskSpace),
-    /// The API answers.
+    /// The API responds.
     ApiAnswers,
     /// A launch led to a process.
     Launched {
-        /// Whose.
+        /// The agent.
         name: AgentName,
-        /// Which launch.
+        /// The launch.
         attempt: Attempt,
         /// The process.
         process: ProcessId,
-        /// How its session begins.
+        /// How its session was begun.
         how: StartKind,
     },
     /// A launch did not lead to a process.
     Refused {
-        /// Whose.
+        /// The agent.
         name: AgentName,
-        /// Which launch.
+        /// The launch.
         attempt: Attempt,
-        /// Why.
+        /// Why it failed.
         refusal: Refusal,
     },
-    /// Claude's session file of this process names a session.
+    /// Claude Code's session file of this process names a session.
     Session {
-        /// Whose.
+        /// The agent.
         name: AgentName,
-        /// The process that the file is of.
+        /// The process that the file belongs to.
         process: ProcessId,
-        /// The session that it is in now.
+        /// The session that it uses now.
         session_id: String,
         /// What it is doing.
         activity: Activity,
     },
-    /// The model has answered an agent; told now and then, not for each word.
+    /// The model has answered an agent. Sent now and then, not for each output.
     Answered {
-        /// Whom.
+        /// The agent.
         name: AgentName,
-        /// In which process.
+        /// The process that got the answer.
         process: ProcessId,
     },
-    /// What came of a nudge.
+    /// Result of a nudge.
     Nudged {
-        /// Whose.
+        /// The agent.
         name: AgentName,
         /// The process that it was for.
         process: ProcessId,
-        /// After how many stops in a row.
+        /// Number of stops in a row before it.
         in_a_row: u32,
-        /// Why it could not be typed, such as a person's unsent words; `None`: it was.
+        /// Why it could not be typed, like a user's unsubmitted input; `None`: it was typed.
         refused: Option<String>,
     },
     /// There is a login again, or another one; says how that is known.
     Login(String),
-    /// What the pane of an agent shows while its start is not confirmed: a dialog, or nothing known.
+    /// What the pane of an agent shows while its start is not confirmed.
     Screen {
-        /// Whose.
+        /// The agent.
         name: AgentName,
-        /// Which launch.
+        /// The launch.
         attempt: Attempt,
-        /// The dialog that blocks it.
+        /// The dialog that blocks it; `None`: no known dialog.
         blocker: Option<String>,
     },
     /// An agent's process has ended.
     Exited {
-        /// Whose.
+        /// The agent.
         name: AgentName,
         /// The process.
         process: ProcessId,
-        /// How.
+        /// How it ended.
         end: Ending,
     },
-    /// The save has done what it could.
+    /// The save has ended, complete or not.
     SaveEnded,
-    /// Whether the machine is shutting down, asked for by [`Action::AskShutdown`]; `None`: nobody could say.
+    /// Whether the machine is shutting down, as asked for by [`Action::AskShutdown`]; `None`: not
+    /// known.
     ShuttingDown(Option<bool>),
-    /// A human says that this boot goes on after its notice.
+    /// The user says that this boot continues after its notice.
     Survived,
 }
 
-/// What is to be done, in this order.
+/// An action that the keeper carries out, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Write this agent's record, durably, before anything that follows.
+    /// Write this agent's record durably, before any action that follows.
     Persist(AgentName),
-    /// Write a line into the journal, durably, before anything that follows.
+    /// Write an entry into the journal durably, before any action that follows.
     Journal(Option<AgentName>, JournalEvent),
-    /// Remember a change of session, durably.
+    /// Record a change of session durably.
     Rebind {
-        /// Whose.
+        /// The agent.
         name: AgentName,
-        /// The session that it is in now.
+        /// The session that it uses now.
         session_id: String,
     },
-    /// Find out whether the API answers; once.
+    /// Probe the API once.
     ProbeApi,
     /// Launch an agent.
     Launch {
-        /// Which.
+        /// The agent.
         name: AgentName,
-        /// Its launch number.
+        /// Number of the launch.
         attempt: Attempt,
     },
-    /// End an agent: SIGTERM, a grace period, SIGKILL, then what outlived it.
+    /// End an agent: SIGTERM, the grace period, SIGKILL, then the processes that outlived it.
     End {
-        /// Which.
+        /// The agent.
         name: AgentName,
         /// Its process.
         process: ProcessId,
     },
-    /// Type a word to go on into an agent whose turn the API ended.
+    /// Type a request to continue into an agent whose turn the API ended.
     Nudge {
-        /// Which.
+        /// The agent.
         name: AgentName,
         /// Its process.
         process: ProcessId,
         /// Why its turn was ended.
         stop: ApiStop,
-        /// How often in a row that was so.
+        /// Number of stops in a row.
         in_a_row: u32,
     },
-    /// Look at the pane of an agent.
+    /// Scan the pane of an agent.
     ScanScreen {
-        /// Which.
+        /// The agent.
         name: AgentName,
-        /// Its launch number.
+        /// Number of the launch.
         attempt: Attempt,
     },
-    /// Close the launch gate to launches, then run the save to its end.
+    /// Close the launch gate, then run the save to its end.
     Save(Notice),
-    /// Find out whether the machine is shutting down.
+    /// Ask whether the machine is shutting down.
     AskShutdown,
-    /// Find out whether anything that the agents started still works.
+    /// Check whether anything that the agents started still runs.
     CheckForWork,
-    /// End the machine; everything is safe.
+    /// Power the machine off; everything is saved.
     PowerOff,
 }
 
 impl Action {
-    /// An entry in the journal about an agent.
+    /// Returns a journal entry about an agent.
     pub(crate) fn journal(name: &AgentName, event: JournalEvent) -> Self {
         Self::Journal(Some(name.clone()), event)
     }
@@ -318,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stall_that_is_told_again_says_the_same_until_its_dialog_opens_or_the_next_comes() {
+    fn a_repeated_stall_is_the_same_until_its_dialog_opens_or_the_next_stall_comes() {
         let stall = |id: &str, dialog, in_a_row| {
             Activity::Stalled(Stall {
                 stop: ApiStop::Network,

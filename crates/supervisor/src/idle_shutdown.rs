@@ -1,4 +1,4 @@
-//! A machine whose agents have all finished ends itself, where its user asked for that.
+//! Idle shutdown: powers the machine off when all agents have finished, if configured.
 
 use std::time::Instant;
 
@@ -8,50 +8,50 @@ use crate::notice::{Notice, Source};
 use state::{Fleet, JournalEvent};
 
 impl Supervisor {
-    /// Asks whether really nothing works any more, once everybody has rested for long enough.
+    /// Checks for remaining work once all agents have been idle for long enough.
     pub(super) fn rest(&mut self, now: Instant, out: &mut Vec<Action>) {
         let Some(span) = self.stop_when_idle.filter(|_| self.is_at_rest()) else {
             self.rests_since = None;
             return;
         };
         let since = *self.rests_since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= span && !self.asked_for_rest {
-            self.asked_for_rest = true;
+        if now.saturating_duration_since(since) >= span && !self.checking_for_work {
+            self.checking_for_work = true;
             out.push(Action::CheckForWork);
         }
     }
 
-    /// When it will have lasted for long enough.
+    /// Returns when the agents will have been idle for long enough.
     pub(super) fn rest_due(&self) -> Option<Instant> {
-        let span = self.stop_when_idle.filter(|_| !self.asked_for_rest)?;
+        let span = self.stop_when_idle.filter(|_| !self.checking_for_work)?;
         self.rests_since.map(|since| since + span)
     }
 
-    /// What was found beside the agents themselves; nothing: the machine saves, and goes.
-    pub(super) fn looked_for_work(
+    /// Takes the result of the check. If nothing else runs, the machine saves and powers off.
+    pub(super) fn work_checked(
         &mut self,
         now: Instant,
         found: Option<String>,
         out: &mut Vec<Action>,
     ) {
-        self.asked_for_rest = false;
+        self.checking_for_work = false;
         let rested = self.rests_since.take().is_some() && self.is_at_rest();
         if found.is_some() || !rested {
-            return; // From here it counts anew.
+            return; // The idle time counts from zero again.
         }
-        let why = "every agent has finished, and nothing waits".to_owned();
+        let why = "every agent has finished, and nothing is pending".to_owned();
         out.push(Action::Journal(None, JournalEvent::PoweringOff { why }));
         self.power_off = true;
         self.begin_save(now, Notice::new(Source::Command, now, None), out);
     }
 
-    /// The machine is still there: somebody has to come back to it.
+    /// Reopens this boot: the machine still runs, so its user has to look after it.
     pub(super) fn power_off_failed(&mut self, why: String, out: &mut Vec<Action>) {
         self.power_off = false;
         let what = format!("the machine could not be powered off: {why}");
         out.push(Action::Journal(None, JournalEvent::Trouble { what }));
         self.stop_when_idle = None;
-        self.survived("it could not be powered off", out);
+        self.survived("the machine could not be powered off", out);
     }
 
     fn is_at_rest(&self) -> bool {

@@ -1,4 +1,4 @@
-//! When agents are launched: what is due, what is wanted, what there is room for.
+//! Launches of agents: the queue, the limits on starts, and the timers of each stage.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::start_limits::starts_allowed;
 use state::{AgentName, Cause, Fleet, JournalEvent};
 
 impl Supervisor {
-    /// Puts an agent that shall run and does not into the queue.
+    /// Queues an agent that is desired and does not run.
     pub(super) fn enqueue(&mut self, name: &AgentName) {
         let up = self.fleet == Fleet::Up;
         if let Some(agent) = self.agents.get_mut(name)
@@ -21,7 +21,7 @@ impl Supervisor {
         }
     }
 
-    /// What becomes due merely because time has passed.
+    /// Applies what is due because time has passed.
     pub(super) fn pass_time(&mut self, now: Instant, out: &mut Vec<Action>) {
         if let Some(until) = self.permit.and_then(|permit| permit.until)
             && now >= until
@@ -37,7 +37,8 @@ impl Supervisor {
         for (name, agent) in &mut self.agents {
             let desired = agent.is_desired() && self.fleet == Fleet::Up;
             match &mut agent.stage {
-                // Whatever put it there, nothing that is not wanted stays on its way to a launch.
+                // Whatever put it there, an agent that is not desired does not stay on its way to a
+                // launch.
                 Stage::Queued | Stage::Backoff { .. } if !desired => {
                     agent.stage = Stage::Down;
                     out.push(Action::Persist(name.clone()));
@@ -68,7 +69,7 @@ impl Supervisor {
         }
     }
 
-    /// Launches what is queued, as far as there is room.
+    /// Launches queued agents as far as the limits permit.
     pub(super) fn launch(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.next_start = None;
         if self.phase != Phase::Open || self.permit.is_none() || self.fleet == Fleet::Down {
@@ -83,7 +84,7 @@ impl Supervisor {
         if queued.is_empty() || !self.api_is_ready(now, out) {
             return;
         }
-        if self.room != DiskSpace::Enough {
+        if self.disk_space != DiskSpace::Enough {
             return;
         }
         if self.login.is_some_and(|pause| !pause.may_start) {
@@ -99,9 +100,9 @@ impl Supervisor {
             .values()
             .filter(|agent| agent.is_starting())
             .count();
-        let room = starts_allowed(self.limits, starting, self.available_memory);
-        let room = if only_one { room.min(1) } else { room };
-        for name in queued.into_iter().take(room) {
+        let allowed = starts_allowed(self.limits, starting, self.available_memory);
+        let allowed = if only_one { allowed.min(1) } else { allowed };
+        for name in queued.into_iter().take(allowed) {
             self.api_backoff.on_request(now);
             if let Some(pause) = &mut self.login {
                 pause.may_start = false;
@@ -161,8 +162,7 @@ impl Supervisor {
             Api::Asked { .. } => {
                 self.api = Api::Answers;
                 let what =
-                    "the API did not answer within a minute; agents are started all the same"
-                        .to_owned();
+                    "the API did not answer within a minute; agents are started anyway".to_owned();
                 out.push(Action::Journal(None, JournalEvent::Trouble { what }));
                 true
             }

@@ -1,13 +1,15 @@
-//! The decisions: what happened in, what to do out. No clock, no thread, no file, no process.
+//! State machine of the fleet: takes events, returns actions. No clock, thread, file or process.
 //!
-//! The invariants, which the property tests hold against random sequences of events:
-//! 1. No session is launched while a process of ours may still be in it.
-//! 2. From a notice until a human or the machine says that this boot goes on, nothing is launched.
+//! Invariants, which the property tests check with random sequences of events:
+//! 1. No session is launched while a process that spotkeep started may still use it.
+//! 2. After a preemption notice nothing is launched until the user or the machine says that this
+//!    boot continues.
 //! 3. Nothing is launched without a permit.
-//! 4. What the user stopped is not launched, nor anything while the fleet is down.
-//! 5. An agent that is wanted and does not run is queued, or says why not.
-//! 6. Nobody is nudged whose turn the API did not end, none before its time, and no two at once.
-//! 7. A fleet that waits for a login asks again, and goes on when there is one.
+//! 4. An agent that the user stopped is not launched, and no agent is while the fleet is down.
+//! 5. An agent that is desired and does not run is queued, or its view says why not.
+//! 6. An agent is nudged only after the API has ended its turn, not before its retry time, and no
+//!    two agents are nudged at once.
+//! 7. A fleet that waits for a login asks again, and continues when there is one.
 
 pub mod activity_log;
 mod agent;
@@ -44,20 +46,20 @@ pub use event::{
     Action, Activity, Attempt, Declared, DiskSpace, Ending, Event, Permit, Refusal, Stall,
 };
 
-/// An API that cannot be reached, or cannot be probed, delays the first starts by this much at most.
+/// How long an API that cannot be reached, or cannot be probed, delays the first starts at most.
 const API_WAIT: Duration = Duration::from_secs(60);
 
-/// A machine that is still there so long after the deadline was not taken away.
+/// A machine that still runs so long after the deadline was not preempted.
 const SURVIVED_AFTER: Duration = Duration::from_secs(60);
 
-/// Where this boot stands.
+/// Phase of this boot.
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
     /// Agents may be launched.
     Open,
     /// A notice has come and the save is under way.
     Saving(Notice),
-    /// The save has ended. `check_at`: when to find out whether the machine is still going to end.
+    /// The save has ended. `check_at`: when to ask whether the machine is still shutting down.
     Over { check_at: Option<Instant> },
 }
 
@@ -69,7 +71,7 @@ enum Api {
     Answers,
 }
 
-/// All that the decisions rest on.
+/// State of the fleet, on which all decisions are based.
 #[derive(Debug)]
 pub struct Supervisor {
     limits: Limits,
@@ -79,26 +81,27 @@ pub struct Supervisor {
     api: Api,
     available_memory: Option<u64>,
     api_backoff: ApiBackoff,
-    /// When the API's state lets the next start go, while one waits for it.
+    /// When the API backoff permits the next start, while an agent waits for it.
     next_start: Option<Instant>,
-    /// When to look at the agents that stand still again.
+    /// When to evaluate the stalled agents again.
     next_nudge: Option<Instant>,
-    room: DiskSpace,
-    /// After so long a rest of all agents the machine goes.
+    disk_space: DiskSpace,
+    /// How long all agents must be idle before the machine is powered off.
     stop_when_idle: Option<Duration>,
     rests_since: Option<Instant>,
-    asked_for_rest: bool,
-    /// The save under way is the end of the machine, by our own request.
+    checking_for_work: bool,
+    /// The save under way was requested by the supervisor, to power the machine off.
     power_off: bool,
     /// The whole fleet waits for a login.
     login: Option<Pause>,
-    /// Changed settings on their way through the fleet.
+    /// Rollout of changed settings that is under way.
     rollout: Option<rollout::Rollout>,
     agents: BTreeMap<AgentName, Agent>,
 }
 
 impl Supervisor {
-    /// A core that knows no agents yet. `noticed`: this boot has had its notice already.
+    /// Returns a supervisor that knows no agents yet. `noticed`: this boot has had its preemption
+    /// notice already.
     #[must_use]
     pub fn new(limits: Limits, fleet: Fleet, noticed: bool) -> Self {
         let phase = if noticed {
@@ -116,10 +119,10 @@ impl Supervisor {
             api_backoff: ApiBackoff::default(),
             next_start: None,
             next_nudge: None,
-            room: DiskSpace::Enough,
+            disk_space: DiskSpace::Enough,
             stop_when_idle: None,
             rests_since: None,
-            asked_for_rest: false,
+            checking_for_work: false,
             power_off: false,
             login: None,
             rollout: None,
@@ -127,7 +130,7 @@ impl Supervisor {
         }
     }
 
-    /// Every agent as others see it, by name.
+    /// Returns the views of all agents, ordered by name.
     #[must_use]
     pub fn views(&self) -> Vec<View> {
         let agents = self.agents.iter();
@@ -136,7 +139,7 @@ impl Supervisor {
             .collect()
     }
 
-    /// One agent as others see it.
+    /// Returns the view of one agent.
     #[must_use]
     pub fn view(&self, name: &AgentName) -> Option<View> {
         self.agents.get(name).map(|agent| self.view_of(name, agent))
@@ -146,7 +149,7 @@ impl Supervisor {
         let saving = matches!(self.phase, Phase::Saving(_));
         let held = match () {
             () if self.permit.is_none() => Held::DataDir,
-            () if self.room != DiskSpace::Enough => Held::Disk,
+            () if self.disk_space != DiskSpace::Enough => Held::Disk,
             () if self.login.is_some() => Held::Login,
             () if self.api != Api::Answers => Held::Api,
             () if self.api_backoff.is_bad() => Held::ApiBackoff,
@@ -155,7 +158,7 @@ impl Supervisor {
         agent.view(name, saving, held)
     }
 
-    /// The notice that this boot is under, while its save runs.
+    /// Returns the notice of this boot while its save runs.
     #[must_use]
     pub fn notice(&self) -> Option<&Notice> {
         match &self.phase {
@@ -164,19 +167,20 @@ impl Supervisor {
         }
     }
 
-    /// Whether this boot has had its notice and nothing is launched in it.
+    /// Whether this boot has had its notice, so that nothing is launched.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.phase != Phase::Open
     }
 
-    /// Why the whole fleet stands still, in a word.
+    /// Returns what the whole fleet waits for, in one word.
     #[must_use]
     pub fn paused(&self) -> Option<&'static str> {
         self.login.as_ref().map(|_| "login")
     }
 
-    /// Whether an action that was decided earlier, and has waited for the disk since, is still to be done.
+    /// Whether an action that was decided earlier, and has waited for the disk since, is still
+    /// needed.
     #[must_use]
     pub fn still_wants(&self, action: &Action) -> bool {
         match action {
@@ -193,13 +197,13 @@ impl Supervisor {
         }
     }
 
-    /// Whether the fleet shall run.
+    /// Returns whether the fleet is up or down.
     #[must_use]
     pub fn fleet(&self) -> Fleet {
         self.fleet
     }
 
-    /// When to look again if nothing happens before.
+    /// Returns when to call `step` again if no event comes before.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Instant> {
         let agents = self.agents.values().filter_map(|agent| match &agent.stage {
@@ -220,12 +224,12 @@ impl Supervisor {
         agents.chain(api).chain(over).chain(paced).chain(slow).min()
     }
 
-    /// Takes one event and says what to do.
+    /// Applies one event and returns the actions to carry out.
     pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         self.apply(now, event, &mut actions);
         self.pass_time(now, &mut actions);
-        self.go_on_rolling(now, &mut actions);
+        self.continue_rollout(now, &mut actions);
         self.launch(now, &mut actions);
         self.nudge(now, &mut actions);
         self.rest(now, &mut actions);
@@ -249,9 +253,9 @@ impl Supervisor {
             Event::RollOut(names) => self.roll_out(now, names, out),
             Event::Notice(notice) => self.begin_save(now, notice, out),
             Event::StopWhenIdle(span) => self.stop_when_idle = span,
-            Event::WorkChecked(found) => self.looked_for_work(now, found, out),
+            Event::WorkChecked(found) => self.work_checked(now, found, out),
             Event::PowerOffFailed(why) => self.power_off_failed(why, out),
-            Event::DiskSpace(room) => self.room = room,
+            Event::DiskSpace(disk_space) => self.disk_space = disk_space,
             Event::ApiAnswers => self.api = Api::Answers,
             Event::Launched {
                 name,
@@ -290,14 +294,14 @@ impl Supervisor {
             Event::Exited { name, process, end } => self.exited(now, &name, process, end, out),
             Event::SaveEnded => self.end_save(now, out),
             Event::ShuttingDown(Some(false)) => {
-                self.survived("the machine was not taken away", out);
+                self.survived("the machine was not preempted", out);
             }
             Event::ShuttingDown(Some(true) | None) => {
                 if let Phase::Over { check_at } = &mut self.phase {
                     *check_at = Some(now + SURVIVED_AFTER);
                 }
             }
-            Event::Survived => self.survived("a human said so", out),
+            Event::Survived => self.survived("requested by the user", out),
         }
     }
 

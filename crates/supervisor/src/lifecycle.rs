@@ -1,4 +1,4 @@
-//! What becomes of one agent: launched, confirmed, blocked, ended, failed.
+//! Lifecycle of one agent: launched, confirmed, blocked, ended, failed.
 
 use std::time::Instant;
 
@@ -32,7 +32,7 @@ impl Supervisor {
         } = &mut agent.stage
             && *current == attempt
         {
-            // What was before, such as a disk that took its time, is not Claude's.
+            // The time before, like that of a slow disk, does not count against Claude Code.
             *since = now;
             *process = Some(launched);
             let then = then.take();
@@ -58,7 +58,7 @@ impl Supervisor {
         }
     }
 
-    /// Claude's own word on which session it is in: it confirms a start, and follows `/clear`.
+    /// Applies Claude Code's session file: it confirms a start, and follows `/clear`.
     pub(super) fn session(
         &mut self,
         now: Instant,
@@ -126,9 +126,9 @@ impl Supervisor {
                     let why = what.clone().unwrap_or_else(|| "a question".into());
                     out.push(Action::journal(name, JournalEvent::Waiting { why }));
                 }
-                let anew = agent.restart_when_idle && agent.is_idle();
+                let restart = agent.restart_when_idle && agent.is_idle();
                 self.active(now, name, &activity, None, out);
-                if anew {
+                if restart {
                     self.end(name, Purpose::Restart, out);
                 }
             }
@@ -163,12 +163,12 @@ impl Supervisor {
             blocker.clone_from(&seen);
             out.push(Action::Persist(name.clone()));
             if let Some(why) = seen {
-                // The process stays: a human can answer in its pane, and then it goes on.
+                // The process stays: the user can answer in its pane, and then it continues.
                 out.push(Action::journal(name, JournalEvent::Waiting { why }));
             }
         } else if seen.is_none() && now.saturating_duration_since(*since) >= START_LIMIT {
             let why = format!(
-                "claude did not say that it is up within {} s",
+                "claude did not report its session within {} s",
                 START_LIMIT.as_secs()
             );
             self.end(name, Purpose::BadStart(why), out);
@@ -190,12 +190,13 @@ impl Supervisor {
             return;
         }
         if self.phase != Phase::Open {
-            // The save is at work: its manifest says how, and no write of ours gets in its way.
-            agent.rest_saved();
+            // The save is running: its manifest records the exit, and the supervisor must not write
+            // meanwhile.
+            agent.mark_saved();
             return;
         }
         agent.wait = None;
-        let Ending { exit, last_words } = end;
+        let Ending { exit, last_output } = end;
         let cause = cause_of_exit(exit);
         let how = exit.to_string();
         let what = JournalEvent::Exited {
@@ -209,7 +210,7 @@ impl Supervisor {
                 ..
             } => self.failed(now, name, (why, Cause::CannotStart), true, out),
             Stage::Ending { .. } => {
-                // Why it was stopped is no reason any more for one that is wanted again.
+                // The reason for the stop does not apply to an agent that is desired again.
                 if agent.is_desired() {
                     agent.why = None;
                 }
@@ -217,16 +218,16 @@ impl Supervisor {
                 self.enqueue(name);
             }
             Stage::Starting { .. } => {
-                let said = last_words.map(|words| format!(" ({words})"));
-                let said = said.unwrap_or_default();
-                let why = format!("claude ended at its start: {exit}{said}");
+                let tail = last_output.map(|lines| format!(" ({lines})"));
+                let tail = tail.unwrap_or_default();
+                let why = format!("claude ended during start-up: {exit}{tail}");
                 self.failed(now, name, (why, cause), true, out);
             }
-            _ => self.ended_by_itself(now, name, (exit, cause), out),
+            _ => self.ended_unasked(now, name, (exit, cause), out),
         }
     }
 
-    pub(super) fn ended_by_itself(
+    pub(super) fn ended_unasked(
         &mut self,
         now: Instant,
         name: &AgentName,
@@ -246,7 +247,7 @@ impl Supervisor {
                 self.failed(now, name, (why, cause), false, out);
             }
             Restart::OnFailure | Restart::Never => {
-                // It is done: the next boot shall not raise it either.
+                // It is finished: the next boot does not start it either.
                 agent.desired = Desired::Stopped;
                 agent.why = Some(why);
                 agent.cause = Some(cause);
@@ -261,7 +262,7 @@ impl Supervisor {
         }
     }
 
-    /// Counts a failure: a pause before the next try, or the end of trying.
+    /// Counts a failure: pauses before the next try, or gives up.
     pub(super) fn failed(
         &mut self,
         now: Instant,
@@ -307,7 +308,7 @@ impl Supervisor {
         out.push(Action::journal(name, what));
     }
 
-    /// Ends an agent that has a process, and takes one that has none out of the queue.
+    /// Ends an agent that has a process, and removes one without a process from the queue.
     pub(super) fn end(&mut self, name: &AgentName, purpose: Purpose, out: &mut Vec<Action>) {
         let closed = self.phase != Phase::Open;
         let Some(agent) = self.agents.get_mut(name) else {
@@ -315,13 +316,13 @@ impl Supervisor {
         };
         agent.restart_when_idle = false;
         if closed {
-            return; // The save ends whatever runs; the request is remembered in `desired`.
+            return; // The save ends all agents; the request is kept in `desired`.
         }
         match &mut agent.stage {
             Stage::Ending {
                 purpose: current, ..
             } => *current = purpose,
-            // Launched, and not yet known by its process: ended as soon as that is known.
+            // Launched, and its process not yet known: it is ended as soon as that is known.
             Stage::Starting {
                 process: None,
                 then,

@@ -1,5 +1,6 @@
-//! One pause for one login: an agent whose login is refused stops the whole fleet's starts and
-//! nudges, once, until there is one again.
+//! Login pause: stops all starts and nudges of the fleet until there is a login again.
+//!
+//! It begins once, with the first agent whose login is refused.
 
 use std::time::{Duration, Instant};
 
@@ -8,27 +9,27 @@ use super::{Action, Supervisor};
 use claude::ApiStop;
 use state::{AgentName, JournalEvent};
 
-/// While it lasts, one agent asks the API after this time, and again after twice as much ...
+/// During the pause one agent asks the API after this time, and again after twice as much ...
 const FIRST_PROBE: Duration = Duration::from_secs(15 * 60);
 
 /// ... up to this.
 const LONGEST_PROBE: Duration = Duration::from_secs(60 * 60);
 
-/// An answer so soon after its beginning may have been under way before.
+/// An answer this soon after the pause began may belong to a request from before it.
 const UNDER_WAY: Duration = Duration::from_secs(120);
 
-/// The fleet waits for a login.
+/// A pause of the fleet that waits for a login.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Pause {
     since: Instant,
     pub(super) probe_at: Instant,
     probe_every: Duration,
-    /// One start is let through to find out, since no agent runs that could be asked.
+    /// One start is permitted as a probe, since no agent runs that could be asked.
     pub(super) may_start: bool,
 }
 
 impl Pause {
-    /// Whether an answer that comes now was asked for within it.
+    /// Whether the pause is so old that an answer now was requested during it.
     pub(super) fn is_old(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) >= UNDER_WAY
     }
@@ -43,7 +44,7 @@ impl Pause {
 impl Supervisor {
     pub(super) fn begin_pause(&mut self, now: Instant, out: &mut Vec<Action>) {
         if self.login.is_some() {
-            return; // It is the same login.
+            return; // The pause for this login runs already.
         }
         self.login = Some(Pause {
             since: now,
@@ -55,7 +56,8 @@ impl Supervisor {
         out.push(Action::Journal(None, JournalEvent::Paused { why }));
     }
 
-    /// Goes on. `theirs`: an agent that had a login all the time has shown that there is one.
+    /// Ends the pause. `theirs`: an agent that had a login all the time has shown that there is
+    /// one.
     pub(super) fn end_pause(
         &mut self,
         now: Instant,
@@ -69,8 +71,8 @@ impl Supervisor {
         self.ask_again(now, theirs);
     }
 
-    /// The agent that asks the API whether there is a login: one that was refused, or else any that
-    /// would be nudged now.
+    /// Returns the agent that asks the API whether there is a login: one that was refused, or else
+    /// any that would be nudged now.
     pub(super) fn probing_agent(&mut self, now: Instant) -> Option<AgentName> {
         self.login.filter(|pause| pause.probe_at <= now)?;
         let of_login = self.agents.iter().filter_map(|(name, agent)| {

@@ -1,9 +1,9 @@
-//! Who can tell that this machine is about to end, and how much time there is.
+//! Preemption notices: the announcement that this machine is about to end, and the time left.
 //!
-//! Wherever it comes from, it is one [`Notice`] with one [`Deadline`], which is handed down
-//! through the whole save. [`sys::cloud_provider`] finds out which cloud this is, without sending a packet;
-//! the program's `metadata` watches its metadata server. The other sources are a signal in the foreground, the
-//! save unit at shutdown, and a person.
+//! Every source gives one [`Notice`] with one [`Deadline`], which is passed through the whole save.
+//! [`sys::cloud_provider`] detects the cloud without sending a packet; the program's `metadata`
+//! module watches its metadata server. The other sources are a signal in the foreground, the save
+//! unit at shutdown, and the user.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ use serde::{Deserialize, Serialize};
 pub use crate::notice_budget::{Plan, plan};
 pub use sys::deadline::Deadline;
 
-/// Who told.
+/// Source of a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The cloud's metadata server.
     Metadata,
-    /// A signal to a keeper in the foreground that takes it for the notice.
+    /// A signal to a keeper in the foreground that treats it as a notice.
     Signal,
-    /// A person, or a script: `spotkeep save --final`.
+    /// The user or a script: `spotkeep save --final`.
     Command,
     /// The save unit: systemd has begun to shut the machine down.
     Unit,
@@ -38,20 +38,20 @@ impl fmt::Display for Source {
     }
 }
 
-/// The word that this boot is about to end.
+/// Announcement that this boot is about to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Notice {
-    /// Who told.
+    /// Where it came from.
     pub source: Source,
-    /// Until when agents that are in a turn may finish it; already passed where time is short.
+    /// Until when agents in a turn may finish it; already passed where time is short.
     pub drain: Deadline,
-    /// When the save has to be done.
+    /// Deadline of the save.
     pub deadline: Deadline,
 }
 
 impl Notice {
-    /// A notice that came at `came`. `length` is how long the cloud says the machine goes on
-    /// running normally after it; `None` where nobody knows.
+    /// Returns a notice that came at `came`. `length` is how long the cloud says that the machine
+    /// runs on normally after it; `None` where that is unknown.
     #[must_use]
     pub fn new(source: Source, came: Instant, length: Option<Duration>) -> Self {
         let plan = plan(length, source);

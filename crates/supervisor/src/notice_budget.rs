@@ -1,38 +1,38 @@
-//! How much of a notice may be used, and for what. Pure.
+//! Time budget of a preemption notice: how long agents may drain, how long the save may take. Pure.
 //!
-//! Google Compute Engine knows two lengths (`preemptionNoticeDuration` of the Compute API):
+//! Google Compute Engine has two lengths (`preemptionNoticeDuration` of the Compute API):
 //!
-//! * 120 s: the metadata server says so, the machine runs on normally for 120 s, and *then* come
-//!   the ACPI signal and at most 30 s more. So 120 s are ours; the 30 s are "best effort and up
-//!   to", and no plan rests on them.
-//! * 0 s, the default: word and ACPI signal come together. 30 s at best: we want to be safe in
-//!   5 s, and to be done in 20 s.
+//! * 120 s: the metadata server announces it, the machine runs on normally for 120 s, and *then*
+//!   come the ACPI signal and at most 30 s more. So 120 s can be used; the 30 s are "best effort
+//!   and up to", and no plan relies on them.
+//! * 0 s, the default: announcement and ACPI signal come together. 30 s at best: the aim is to be
+//!   safe in 5 s, and to be done in 20 s.
 
 use std::time::Duration;
 
 use super::notice::Source;
 
-/// How long a save may take in all, where nobody promises more.
+/// How long a save may take in total, where no source promises more.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// systemd counts the 20 s of the save unit from before our process exists, so the save that the
-/// unit waits for plans with a little less.
+/// systemd counts the 20 s of the save unit from before the unit's process exists, so the save that
+/// the unit waits for plans with a little less.
 const UNIT_MARGIN: Duration = Duration::from_secs(2);
 
-/// The parts of a notice, each counted from when it came.
+/// The parts of a notice, each counted from its arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// How long agents in the middle of a turn may go on; zero where time is short.
+    /// How long agents in a turn may continue; zero where time is short.
     pub drain: Duration,
     /// When the save has to be done.
     pub bound: Duration,
 }
 
-/// Divides a notice. `length` is how long the machine goes on running normally after it, as
-/// configured or discovered; `None` where nobody knows.
+/// Divides the time of a notice. `length` is how long the machine runs on normally after it, as
+/// configured or discovered; `None` where that is unknown.
 ///
-/// Only the metadata server speaks before the end begins. A signal and the save unit are part of
-/// the end itself, and a person waits: for them `length` says nothing.
+/// Only the metadata server announces the end before it begins. A signal and the save unit are part
+/// of the end itself, and a user waits: for them `length` has no effect.
 #[must_use]
 pub fn plan(length: Option<Duration>, source: Source) -> Plan {
     let bound = match source {

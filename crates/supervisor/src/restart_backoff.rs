@@ -1,4 +1,4 @@
-//! What happens after an agent ended by itself.
+//! Restart backoff: what happens after an agent's process ended without a request.
 
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// Failures in a row after which a human is needed: with the pauses above, about ten minutes.
+/// Failures in a row after which the agent waits for the user: with the pauses above, about ten
+/// minutes.
 const TRIES: u32 = 8;
 
-/// Running for so long makes an agent healthy: its failures are forgotten.
+/// An agent that has run for this time is healthy: its failures are reset.
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(600);
 
 /// What to do after a failure.
@@ -19,13 +20,13 @@ pub const HEALTHY_AFTER: Duration = Duration::from_secs(600);
 pub enum Next {
     /// Start it again after a pause.
     Again(Duration),
-    /// Leave it to a human.
+    /// Wait for the user.
     GiveUp,
 }
 
 /// Decides after the `failures`-th failure in a row (counted from 1).
 ///
-/// `jitter seed` spreads agents that fail together: the pause is lengthened by up to a quarter.
+/// The jitter seed spreads agents that fail together: the pause is lengthened by up to a quarter.
 #[must_use]
 pub fn after_failure(failures: u32, jitter_seed: u64) -> Next {
     if failures >= TRIES {
@@ -37,8 +38,8 @@ pub fn after_failure(failures: u32, jitter_seed: u64) -> Next {
     Next::Again(pause + spread(pause / 4, jitter_seed, failures))
 }
 
-/// A part of `most` that differs between agents and from try to try, and is the same each time it is
-/// asked for.
+/// Returns a part of `most` that differs between agents and between tries, and is the same for the
+/// same arguments.
 pub(crate) fn spread(most: Duration, jitter_seed: u64, nth: u32) -> Duration {
     // A multiplicative hash is enough: it has to differ, not to be unguessable.
     let part = (jitter_seed ^ u64::from(nth)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;

@@ -1,6 +1,8 @@
-//! Changed settings, such as a new model or another version of Claude, reach the fleet without cutting a turn:
-//! one agent first, at its next idle moment, and the others at theirs once the first has lived with them
-//! for a minute. If it cannot, the others keep what works.
+//! Rollout of changed settings without interrupting a turn, one agent first.
+//!
+//! Settings are, for example, a new model or another version of Claude Code. The first agent is
+//! restarted when it is idle next, and the others once the first has run with the settings for a
+//! minute. If the first cannot, the others keep the old settings.
 
 use std::time::{Duration, Instant};
 
@@ -9,33 +11,33 @@ use super::{Action, Phase, Supervisor};
 use state::{AgentName, Fleet, JournalEvent};
 use sys::process::ProcessId;
 
-/// So long the first one has to live. What is wrong with an argument shows within seconds.
+/// How long the first agent has to run. A wrong argument shows within seconds.
 const WATCH: Duration = Duration::from_secs(60);
 
-/// A change on its way through the fleet.
+/// A rollout that is under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rollout {
     first: AgentName,
-    /// Its process of before.
+    /// Its process before the restart.
     old: Option<ProcessId>,
-    /// Until when the new one is watched.
+    /// Until when the new process is watched.
     watch: Option<Instant>,
     rest: Vec<AgentName>,
 }
 
-/// What the first one tells of the change.
-enum News {
+/// State of the first agent of a rollout.
+enum FirstAgent {
     None,
     Up,
     Fails(String),
-    /// It is not there to tell.
+    /// It was stopped or removed, so it shows nothing.
     Gone,
 }
 
 impl Supervisor {
-    /// Begins with one; a change that was under way is forgotten, since this one is newer.
+    /// Begins a rollout with one agent; replaces an older rollout that is under way.
     pub(super) fn roll_out(&mut self, now: Instant, names: Vec<AgentName>, out: &mut Vec<Action>) {
-        // Who does not run gets the change by its next start.
+        // An agent that does not run gets the change at its next start.
         let mut runs: Vec<AgentName> = names
             .into_iter()
             .filter(|name| self.agents.get(name).is_some_and(is_up))
@@ -58,27 +60,28 @@ impl Supervisor {
         self.restart(now, &first, true, out);
     }
 
-    /// Looks at the first one, and goes on with the others.
-    pub(super) fn go_on_rolling(&mut self, now: Instant, out: &mut Vec<Action>) {
+    /// Checks the first agent, and continues with the others.
+    pub(super) fn continue_rollout(&mut self, now: Instant, out: &mut Vec<Action>) {
         let Some(mut rollout) = self.rollout.take() else {
             return;
         };
-        // Whoever comes back from there has the change.
+        // After a save or `down`, each agent starts with the changed settings.
         if self.phase != Phase::Open || self.fleet != Fleet::Up {
             return;
         }
-        match self.news_of(&rollout) {
-            News::None => rollout.watch = None,
-            News::Gone => return self.roll_out(now, rollout.rest, out),
-            News::Fails(why) => {
+        match self.first_agent(&rollout) {
+            FirstAgent::None => rollout.watch = None,
+            FirstAgent::Gone => return self.roll_out(now, rollout.rest, out),
+            FirstAgent::Fails(why) => {
                 let what = format!(
-                    "{} does not come up with its changed settings, and the others keep theirs until `up`: {why}",
+                    "{} does not start with its changed settings; the other agents keep their old \
+                     settings until `spotkeep up`: {why}",
                     rollout.first
                 );
                 out.push(Action::Journal(None, JournalEvent::Trouble { what }));
                 return;
             }
-            News::Up => {
+            FirstAgent::Up => {
                 let until = *rollout
                     .watch
                     .get_or_insert(now + WATCH / self.limits.time_scale);
@@ -95,25 +98,25 @@ impl Supervisor {
         self.rollout = Some(rollout);
     }
 
-    /// When the first one has lived for long enough.
+    /// Returns when the first agent has run for long enough.
     pub(super) fn rollout_due(&self) -> Option<Instant> {
         self.rollout.as_ref()?.watch
     }
 
-    fn news_of(&self, rollout: &Rollout) -> News {
+    fn first_agent(&self, rollout: &Rollout) -> FirstAgent {
         let Some(agent) = self.agents.get(&rollout.first) else {
-            return News::Gone;
+            return FirstAgent::Gone;
         };
         let why = || agent.why.clone().unwrap_or_else(|| "it ended".into());
         match &agent.stage {
-            _ if !agent.is_desired() => News::Gone,
-            Stage::Backoff { .. } | Stage::Failed => News::Fails(why()),
+            _ if !agent.is_desired() => FirstAgent::Gone,
+            Stage::Backoff { .. } | Stage::Failed => FirstAgent::Fails(why()),
             Stage::Starting {
                 blocker: Some(blocker),
                 ..
-            } => News::Fails(blocker.clone()),
-            Stage::Up { process, .. } if Some(*process) != rollout.old => News::Up,
-            _ => News::None,
+            } => FirstAgent::Fails(blocker.clone()),
+            Stage::Up { process, .. } if Some(*process) != rollout.old => FirstAgent::Up,
+            _ => FirstAgent::None,
         }
     }
 }

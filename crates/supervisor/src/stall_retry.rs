@@ -1,5 +1,4 @@
-//! What happens after the API has ended a turn: how long to wait before the agent is nudged, and how
-//! often.
+//! Retry policy for stalled agents: how long to wait before a nudge, and how often to nudge.
 
 use std::time::Duration;
 
@@ -8,14 +7,14 @@ use claude::ApiStop;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// After the end of a limit: 2.1.330 goes on by itself some minutes after that of a session
-/// (measured), and what was only read in words is to the minute.
+/// Pause after the end of a limit: Claude Code 2.1.330 continues automatically some minutes after
+/// that of a session (measured), and an end that was read from text is accurate to the minute.
 const PAST_A_LIMIT: Duration = Duration::from_secs(180);
 
-/// Agents that meet the same limit are spread over so much time.
+/// Agents that reach the same limit are spread over this time.
 const LIMIT_SPREAD: Duration = Duration::from_secs(120);
 
-/// The longest limit is that of a week. A clock that is off makes nobody wait for longer.
+/// The longest limit is that of a week. A wrong clock causes no longer pause.
 const LONGEST: Duration = Duration::from_secs(8 * 24 * 3_600);
 
 /// What to do after a stop.
@@ -23,16 +22,16 @@ const LONGEST: Duration = Duration::from_secs(8 * 24 * 3_600);
 pub enum StallRetry {
     /// Nudge it after this time.
     Wait(Duration),
-    /// A nudge would not help, or enough of them did not.
+    /// Wait for the user: a nudge would not help, or enough of them did not.
     Human,
 }
 
-/// Decides after the `stops`-th stop in a row (counted from 1), `jitter seed` being of the agent.
-/// `ends_in`: when a limit ends, from now, where that is known.
+/// Decides after the `stops`-th stop in a row (counted from 1), with the agent's jitter seed.
+/// `ends_in`: time until the limit ends, where that is known.
 ///
-/// Pauses double up to a cap and are lengthened by up to a quarter. What may last a night is tried for
-/// a night: the tries below make about ten hours of an API that is down, and two days of a limit
-/// that does not say when it ends.
+/// Pauses double up to a cap and are lengthened by up to a quarter. What may last a night is tried
+/// for a night: the tries below add up to about ten hours for an API that is down, and two days for
+/// a limit whose end is unknown.
 #[must_use]
 pub fn after_stop(
     stop: ApiStop,
@@ -75,7 +74,7 @@ mod tests {
     #[test]
     fn a_pause_doubles_up_to_a_cap_and_is_lengthened_by_less_than_a_quarter() {
         let server = ApiStop::Server { status: 500 };
-        // In half minutes; the last one goes on until the tries are over.
+        // In half minutes; the last value applies until the tries are over.
         for (stop, tries, pauses) in [
             (ApiStop::Limit { until: None }, 24, &[30, 60, 120, 240][..]),
             (ApiStop::Overloaded, 24, &[2, 4, 8, 16, 32, 60]),
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_limit_is_waited_for_and_no_clock_makes_it_a_month() {
+    fn the_end_of_a_limit_is_waited_for_but_no_longer_than_eight_days() {
         let limit = ApiStop::Limit { until: None };
         let hour = 60 * MINUTE;
         let paused = pause(limit, 1, Some(hour));
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_never_asked_again() {
+    fn a_refused_request_is_never_repeated() {
         let refused = ApiStop::Refused { status: Some(400) };
         assert_eq!(after_stop(refused, 1, None, 7), StallRetry::Human);
     }

@@ -1,8 +1,9 @@
-//! Agents whose turn the API ended: shown, waited for, nudged. Bounded for each of them, and spaced
-//! over the fleet.
+//! Stalled agents: shows, waits for and nudges agents whose turn the API ended.
 //!
-//! How often in a row it happened is not remembered here but counted in the transcript, so another
-//! keeper, and another boot, goes on where this one was.
+//! The nudges of each agent are limited, and the nudges of the fleet are spaced.
+//!
+//! The number of stops in a row is not stored here but counted in the transcript, so another
+//! keeper, or another boot, continues with the same count.
 
 use std::time::{Duration, Instant};
 
@@ -14,43 +15,43 @@ use claude::ApiStop;
 use state::{AgentName, Fleet, JournalEvent, StartKind};
 use sys::process::ProcessId;
 
-/// A nudge that could not be typed is tried again after this time, for as long as it takes: nothing
-/// was said.
-const LOOK_AGAIN: Duration = Duration::from_secs(120);
+/// A nudge that could not be typed is tried again after this time, without a limit: nothing was
+/// sent.
+const RETYPE_AFTER: Duration = Duration::from_secs(120);
 
-/// A nudge that changed nothing so long after it was typed has failed.
-const TAKEN_WITHIN: Duration = Duration::from_secs(120);
+/// A nudge without effect so long after it was typed has failed.
+const NUDGE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Between the end of a pause of the fleet and the first nudge.
+/// Pause between the end of a fleet-wide pause and the first nudge.
 const SOON: Duration = Duration::from_secs(2);
 
 /// What the keeper does about one stall.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Wait {
-    /// Which stop: the id of its record.
+    /// Id of the stop's record.
     pub(super) id: String,
     pub(super) stop: ApiStop,
-    /// Stops in a row, as the transcript has them.
+    /// Stops in a row, as counted in the transcript.
     pub(super) in_a_row: u32,
-    /// Of these, stops that do not count any more.
+    /// Number of those stops that do not count any more.
     pub(super) forgiven: u32,
-    /// Nudges that were typed and changed nothing.
+    /// Nudges that were typed and had no effect.
     pub(super) futile: u32,
     pub(super) next: Next,
     /// Why the last nudge could not be typed.
     pub(super) refused: Option<String>,
 }
 
-/// What comes next.
+/// The next step of a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// A nudge, then.
+    /// Nudge at this time.
     Nudge(Instant),
-    /// A nudge is being typed, or was, and shows until then.
+    /// A nudge is being typed, or was; its effect is expected until this time.
     Typed(Instant),
-    /// The login comes first.
+    /// Wait for a login.
     Login,
-    /// A human.
+    /// Wait for the user.
     Human,
 }
 
@@ -70,8 +71,8 @@ impl Wait {
 }
 
 impl Supervisor {
-    /// What follows from what an agent is doing now. `begun`: how its session was begun, where this
-    /// is the first word of the process; what stopped it then happened in an earlier one.
+    /// Updates the wait after an agent's activity. `begun`: how its session was begun, where this
+    /// is the first report of the process; a stop in it then happened in an earlier process.
     pub(super) fn active(
         &mut self,
         now: Instant,
@@ -81,8 +82,8 @@ impl Supervisor {
         out: &mut Vec<Action>,
     ) {
         match (activity, begun) {
-            // A session that was begun with this process has nothing from an earlier one, however late
-            // the first look at it came.
+            // A session that was begun with this process has no stop from an earlier one, however
+            // late its first scan came.
             (Activity::Stalled(stall), begun)
                 if stall.inherited && begun != Some(StartKind::First) =>
             {
@@ -94,7 +95,7 @@ impl Supervisor {
                     agent.wait = None;
                 }
             }
-            // Whether it works, or will soon stand where it stood, its words tell.
+            // Whether it works, or will stall at the same place again, its transcript will show.
             (Activity::Busy | Activity::Waiting(_), _) => {}
         }
     }
@@ -115,7 +116,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes in that the API has ended an agent's turn.
+    /// Records that the API has ended an agent's turn.
     fn stalled(&mut self, now: Instant, name: &AgentName, stall: &Stall, out: &mut Vec<Action>) {
         let mut wait = self.wait_for(name, stall);
         let Some(agent) = self.agents.get_mut(name) else {
@@ -153,8 +154,9 @@ impl Supervisor {
         }
     }
 
-    /// A session that stands where the API stopped it before: whether that is still so, only a new try
-    /// can tell. Where it was begun with a word to go on, or is at work on one, that is the try.
+    /// Plans for a session that the API stopped in an earlier process. Only a new try shows whether
+    /// the stop still applies. Where the session was begun with a request to continue, or works on
+    /// one, that is the try.
     fn inherited(
         &mut self,
         now: Instant,
@@ -168,7 +170,7 @@ impl Supervisor {
             stall.ends_in,
             (jitter_seed(name), self.limits.time_scale),
         );
-        let tried = Next::Typed(now + TAKEN_WITHIN);
+        let tried = Next::Typed(now + NUDGE_TIMEOUT);
         wait.next = match (begun, stall.stop) {
             (Some(StartKind::Continue), _) => tried,
             (Some(_), ApiStop::Login) => Next::Nudge(now + SOON),
@@ -182,7 +184,7 @@ impl Supervisor {
         }
     }
 
-    /// The model has spoken to an agent.
+    /// Records that the model has answered an agent.
     pub(super) fn answered(
         &mut self,
         now: Instant,
@@ -193,8 +195,8 @@ impl Supervisor {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
-        // An agent that stands still again was answered before it came to that.
-        if agent.process() != Some(of) || stands_still(agent) {
+        // The response predates the stall; ignore it.
+        if agent.process() != Some(of) || is_stalled(agent) {
             return;
         }
         let had_no_login = agent
@@ -203,7 +205,7 @@ impl Supervisor {
             .is_some_and(|wait| wait.stop == ApiStop::Login);
         agent.own_login = false;
         self.api_backoff.on_success(now);
-        let why = format!("{name} has been answered");
+        let why = format!("the API answered {name}");
         if had_no_login {
             self.end_pause(now, why, false, out);
         } else if self.login.as_ref().is_some_and(|pause| pause.is_old(now)) {
@@ -211,7 +213,7 @@ impl Supervisor {
         }
     }
 
-    /// Nudges whoever is due, one at a time.
+    /// Nudges the agents that are due, one at a time.
     pub(super) fn nudge(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.next_nudge = None;
         if self.phase != Phase::Open || self.permit.is_none() || self.fleet == Fleet::Down {
@@ -229,7 +231,7 @@ impl Supervisor {
             self.nudge_one(now, name, out);
         }
         let gate = self.api_backoff.next_nudge(now);
-        let looks = self.agents.values().filter_map(|agent| {
+        let retries = self.agents.values().filter_map(|agent| {
             match agent.wait.as_ref().filter(|_| can_be_nudged(agent))?.next {
                 Next::Nudge(at) if self.login.is_none() => Some(at),
                 Next::Typed(until) => Some(until),
@@ -237,7 +239,7 @@ impl Supervisor {
             }
         });
         let probe = self.login.as_ref().map(|pause| pause.probe_at);
-        let next = looks.chain(probe).min();
+        let next = retries.chain(probe).min();
         self.next_nudge = next.map(|at| gate.map_or(at, |gate| at.max(gate)));
     }
 
@@ -248,7 +250,7 @@ impl Supervisor {
         let (Some(process), Some(wait)) = (agent.process(), agent.wait.as_mut()) else {
             return;
         };
-        wait.next = Next::Typed(now + TAKEN_WITHIN);
+        wait.next = Next::Typed(now + NUDGE_TIMEOUT);
         let (stop, in_a_row) = (wait.stop, wait.in_a_row);
         self.api_backoff.on_request(now);
         if let Some(pause) = &mut self.login {
@@ -262,7 +264,7 @@ impl Supervisor {
         });
     }
 
-    /// The agent whose nudge has been due for longest.
+    /// Returns the agent whose nudge has been due for longest.
     pub(super) fn due(&self, now: Instant) -> Option<AgentName> {
         let due = self.agents.iter().filter_map(|(name, agent)| {
             let wait = agent.wait.as_ref().filter(|_| can_be_nudged(agent))?;
@@ -274,7 +276,7 @@ impl Supervisor {
         due.min().map(|(_, name)| name.clone())
     }
 
-    /// A nudge that nobody took counts like a stop.
+    /// Counts a nudge without effect like a stop.
     fn give_up_on_typed(&mut self, now: Instant) {
         let (paused, time_scale) = (self.login.is_some(), self.limits.time_scale);
         for (name, agent) in &mut self.agents {
@@ -294,7 +296,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether a nudge was typed. An agent that was quick has answered by now, and waits for nothing.
+    /// Records whether a nudge was typed. An agent that answered quickly waits for nothing any
+    /// more.
     pub(super) fn nudged(
         &mut self,
         now: Instant,
@@ -318,7 +321,7 @@ impl Supervisor {
         if refused.is_some() {
             wait.next = match wait.next {
                 Next::Typed(_) if paused && wait.stop == ApiStop::Login => Next::Login,
-                Next::Typed(_) => Next::Nudge(now + LOOK_AGAIN),
+                Next::Typed(_) => Next::Nudge(now + RETYPE_AFTER),
                 other => other,
             };
         }
@@ -326,8 +329,9 @@ impl Supervisor {
         out.push(Action::Persist(name.clone()));
     }
 
-    /// Those that stand still for want of a login are asked again. `theirs`: others had one all the
-    /// time, so what they lack is one of their own, and no pause of the fleet helps them.
+    /// Nudges the agents that stalled for lack of a login. `theirs`: other agents had a login all
+    /// the time, so the problem is the agents' own login, and a fleet-wide pause does not help
+    /// them.
     pub(super) fn ask_again(&mut self, now: Instant, theirs: bool) {
         let time_scale = self.limits.time_scale;
         for (name, agent) in &mut self.agents {
@@ -349,7 +353,7 @@ impl Supervisor {
     }
 }
 
-fn stands_still(agent: &Agent) -> bool {
+fn is_stalled(agent: &Agent) -> bool {
     matches!(
         &agent.stage,
         Stage::Up {
@@ -359,7 +363,7 @@ fn stands_still(agent: &Agent) -> bool {
     )
 }
 
-/// Whether it still stands where a nudge would be for it.
+/// Whether a nudge would reach the agent in its stall.
 pub(super) fn can_be_nudged(agent: &Agent) -> bool {
-    stands_still(agent) && agent.is_desired()
+    is_stalled(agent) && agent.is_desired()
 }

@@ -1,24 +1,24 @@
-//! How many agents may start at once, so that a boot does not drown the machine.
+//! Start limits: how many agents may start at once, so that a boot does not overload the machine.
 
 /// What one start of Claude needs until it is up: measured at 300 MB of memory with a small
 /// transcript and 500 MB with a large compacted one (2.1.197), and about one second of CPU.
 const BYTES_PER_START: u64 = 400 << 20;
 
-/// Left to the rest of the machine.
+/// Memory that is left to the rest of the machine.
 const BYTES_KEPT: u64 = 256 << 20;
 
-/// What the machine can carry.
+/// Limits that depend on the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Starts under way at once.
     pub parallel: usize,
-    /// By how much pauses after a stop of the API are shortened; 1 but in tests.
+    /// By how much pauses after a stop of the API are shortened; more than 1 only in tests.
     pub time_scale: u32,
 }
 
 impl Limits {
-    /// For a machine with so many cores: one more start than cores, since a start also waits for
-    /// the disk and for the API.
+    /// Returns the limits for this number of cores: one more start than cores, since a start also
+    /// waits for the disk and for the API.
     #[must_use]
     pub fn for_cores(cores: usize) -> Self {
         Self {
@@ -27,8 +27,7 @@ impl Limits {
         }
     }
 
-    /// The same for a test of the whole program, which cannot wait for a night: pauses are so many
-    /// times shorter.
+    /// Shortens the pauses by this factor, for tests of the whole program.
     #[must_use]
     pub fn with_time_scale(self, times: Option<String>) -> Self {
         let time_scale = times.and_then(|times| times.parse().ok());
@@ -39,17 +38,17 @@ impl Limits {
     }
 }
 
-/// How many more starts may begin now.
+/// Returns how many more starts may begin now.
 ///
-/// `available` is the memory that can still be given out, in bytes; `None` where it cannot be
-/// told. One start is always allowed when none is under way: standing still would not help.
+/// `available` is the memory that can still be allocated, in bytes; `None` where it is not known.
+/// One start is always permitted when none is under way: waiting would not help.
 #[must_use]
 pub fn starts_allowed(limits: Limits, starting: usize, available: Option<u64>) -> usize {
     let by_cores = limits.parallel.saturating_sub(starting);
     let by_memory = available.map_or(usize::MAX, |bytes| {
-        let room = bytes.saturating_sub(BYTES_KEPT) / BYTES_PER_START;
-        // A start under way has not yet taken what it is going to need.
-        usize::try_from(room)
+        let starts = bytes.saturating_sub(BYTES_KEPT) / BYTES_PER_START;
+        // A start under way has not yet allocated the memory that it needs.
+        usize::try_from(starts)
             .unwrap_or(usize::MAX)
             .saturating_sub(starting)
     });
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_in_haste_who_does_not_say_by_how_much() {
+    fn the_time_scale_is_one_without_a_valid_value() {
         let time_scale = |times: Option<&str>| {
             let limits = Limits::for_cores(2).with_time_scale(times.map(str::to_owned));
             (limits.parallel, limits.time_scale)

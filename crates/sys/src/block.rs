@@ -1,4 +1,4 @@
-//! Block devices, as the kernel knows them: numbers, sizes, and whether anybody has one in use.
+//! Block devices: kernel device numbers, sizes, and whether a device is in use.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -7,23 +7,23 @@ use std::path::Path;
 
 use rustix::fs::{OFlags, major, minor};
 
-/// The number of a block device, major and minor.
+/// Number of a block device: major and minor.
 pub type Number = (u32, u32);
 
-/// The number of the block device at `path`; `None` where it is none.
+/// Returns the number of the block device at `path`; `None` where that is another type of file.
 ///
 /// # Errors
-/// There is nothing at `path`.
+/// `path` does not exist.
 pub fn number(path: &Path) -> io::Result<Option<Number>> {
     let meta = fs::metadata(path)?;
     let is_block = meta.file_type().is_block_device();
     Ok(is_block.then(|| split(meta.rdev())))
 }
 
-/// The number of the device that holds a file.
+/// Returns the number of the device that holds a file.
 ///
 /// # Errors
-/// There is nothing at `path`.
+/// `path` does not exist.
 pub fn number_under(path: &Path) -> io::Result<Number> {
     Ok(split(fs::metadata(path)?.dev()))
 }
@@ -32,8 +32,8 @@ fn split(dev: u64) -> Number {
     (major(dev), minor(dev))
 }
 
-/// Opens a device for reading, if nobody else has it: no mount, swap, array, volume or mapping in
-/// any namespace. `None` if somebody has.
+/// Opens a device for reading if it is not in use: by no mount, swap, array, volume or mapping in
+/// any namespace. `None` if it is in use.
 ///
 /// # Errors
 /// It cannot be opened at all.

@@ -1,29 +1,31 @@
-//! Which cloud this machine is in, as its firmware says. It sends no packet: a question to
-//! 169.254.169.254 on a laptop or in another cloud goes to whoever answers there.
+//! Detects the cloud provider from the machine's firmware.
+//!
+//! No packet is sent: on a laptop or in another cloud, a request to 169.254.169.254 goes to any
+//! host that has that address there.
 
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// Where `spotkeep gcp` writes down the length of the notice, such as `120s`.
+/// Metadata key in which `spotkeep gcp` stores the length of the preemption notice, like `120s`.
 pub const NOTICE_KEY: &str = "instance/attributes/spotkeep-notice";
 
-/// A cloud whose notice we understand.
+/// A cloud whose preemption notice spotkeep supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
     /// Google Compute Engine.
     Gcp,
-    /// No cloud, or none that we know: nobody tells.
+    /// No cloud, or an unknown one: there are no preemption notices.
     None,
 }
 
-/// What a user may declare in `cloud.provider`.
+/// Value of `cloud.provider` in the configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Choice {
-    /// Ask the firmware.
+    /// Detect it from the firmware.
     #[default]
     Auto,
     /// Google Compute Engine, whatever the firmware says: a container may not see it.
@@ -33,7 +35,7 @@ pub enum Choice {
 }
 
 impl Choice {
-    /// The provider meant; `machine` is the root of the file system whose `/sys` is read, `/`
+    /// Returns the provider; `machine` is the root of the file system whose `/sys` is read, `/`
     /// outside of tests.
     #[must_use]
     pub fn resolve(self, machine: &Path) -> Provider {
@@ -45,7 +47,7 @@ impl Choice {
     }
 }
 
-/// Reads the DMI tables under `machine`. What cannot be read is taken for empty.
+/// Reads the DMI tables under `machine`. A file that cannot be read is taken for empty.
 #[must_use]
 pub fn detect(machine: &Path) -> Provider {
     let read = |name: &str| {
@@ -64,8 +66,8 @@ pub fn detect(machine: &Path) -> Provider {
 }
 
 /// Compute Engine says "Google Compute Engine", and said "Google" once. The vendor alone proves
-/// nothing, Chromebooks have it too, but their firmware is another's: all three vendors together
-/// decide where the product name is hidden.
+/// nothing, since Chromebooks have it too, but their firmware has another vendor: where the product
+/// name is hidden, all three vendors have to be Google.
 fn decide(product: &str, vendors: [&str; 3]) -> Provider {
     let all_google = vendors.iter().all(|vendor| *vendor == "Google");
     match product {
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_are_read_under_any_root() {
+    fn the_dmi_tables_are_read_under_a_prefix() {
         let machine = tempfile::tempdir().unwrap();
         assert_eq!(Choice::Auto.resolve(machine.path()), Provider::None);
         let dmi = machine.path().join("sys/class/dmi/id");

@@ -1,4 +1,4 @@
-//! Other programs, run to their end or to a limit: [`Runner`], and short forms of it.
+//! Runs other programs to their end or to a time limit: [`Runner`], and short forms of it.
 
 mod pipes;
 mod progress;
@@ -17,65 +17,68 @@ use crate::time::short;
 use pipes::Pipes;
 use progress::Progress;
 
-/// Between two looks at what may stop a command or at whether it is at work.
+/// Interval between checks of the stop condition and of the command's progress.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How long a killed command is waited for. One that hangs in the kernel is left behind.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// A command that has ended may have left a child behind that keeps its pipes open.
+/// How long the output is read after the command's end: a child that it left behind may keep its
+/// pipes open.
 const PIPE_LIMIT: Duration = Duration::from_secs(2);
 
-/// What a command said, as text.
+/// Result of a command, its output as text.
 #[derive(Debug)]
 pub struct Output {
-    /// How it ended.
+    /// Exit status.
     pub status: ExitStatus,
-    /// Its standard output, lossily as text.
+    /// Standard output, lossily converted to text.
     pub stdout: String,
-    /// Its standard error, trimmed.
+    /// Standard error, trimmed.
     pub stderr: String,
 }
 
-/// What a command said, byte for byte.
+/// Result of a command, its output byte for byte.
 #[derive(Debug)]
 pub struct Exchange {
-    /// How it ended.
+    /// Exit status.
     pub status: ExitStatus,
-    /// Its standard output.
+    /// Standard output.
     pub stdout: Vec<u8>,
-    /// Its standard error, trimmed.
+    /// Standard error, trimmed.
     pub stderr: String,
 }
 
-/// How long a long command may take.
+/// Time limits of a long command.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// In all.
+    /// For the whole run.
     pub total: Duration,
-    /// Without reading anything to speak of, from a disk or from a network, and without computing.
+    /// For a time without progress: it reads next to nothing, from a disk or from a network, and
+    /// does not compute.
     pub stalled: Duration,
 }
 
-/// Whether a command leads a process group of its own.
+/// Whether commands lead their own process group.
 static OWN_GROUPS: AtomicBool = AtomicBool::new(false);
 
-/// From now on each command of this process leads a process group of its own, and what it has started
-/// is ended with it at its limit. For a process that outlives its commands by far: of any other, an
-/// interrupt from the keyboard, or who ends its group, has to reach its commands too.
+/// From now on each command of this process leads its own process group, and its children are ended
+/// with it at its limit. For a process that outlives its commands by far: in any other, an
+/// interrupt from the keyboard, or a signal to its group, has to reach its commands too.
 pub fn lead_groups() {
     OWN_GROUPS.store(true, Ordering::Relaxed);
 }
 
-/// How a command that has to end is asked to.
+/// How a command is asked to end.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     signal: Signal,
-    /// So long it may clean up; then it is killed.
+    /// Time to clean up, after which it is killed.
     term_timeout: Duration,
 }
 
-/// Who works on files in a moment: so that it removes its own temporary files and locks.
+/// For commands that work on files for a moment: it lets them remove their temporary files and
+/// locks.
 const BRIEFLY: Asked = Asked {
     signal: Signal::Term,
     term_timeout: Duration::from_millis(300),
@@ -87,13 +90,13 @@ const PATIENTLY: Asked = Asked {
     term_timeout: Duration::from_secs(5),
 };
 
-/// One command, and what may end it before its own end. Whatever does, it is asked to end first, and
-/// killed a moment later, with all that it has started where it leads a process group.
+/// A command with its limits. At a limit it is asked to end first, and killed a moment later, with
+/// all its children where it leads a process group.
 pub struct Runner<'a> {
     command: &'a mut Command,
     input: Vec<u8>,
     until: Instant,
-    /// The time that it has in all, to be told.
+    /// The time limit that an error message names.
     limit: Option<Duration>,
     stalled: Option<Duration>,
     stop: &'a dyn Fn() -> Option<String>,
@@ -117,22 +120,22 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// A command of moments, which has `limit`.
+    /// A short command with a time limit.
     pub fn within(command: &'a mut Command, limit: Duration) -> Self {
         let mut runner = Self::new(command, Instant::now() + limit);
         runner.limit = Some(limit);
         runner
     }
 
-    /// A command that leads a process group of its own, and has until a moment that others keep too.
+    /// A command in its own process group, with a deadline that it shares with others.
     pub fn until(command: &'a mut Command, until: Instant) -> Self {
         let mut runner = Self::new(command, until);
         runner.leads_group = true;
         runner
     }
 
-    /// A long command: it leads a process group of its own, is ended where it hangs, and as soon as
-    /// `stop` gives a reason.
+    /// A long command in its own process group; it is ended when it hangs, and as soon as `stop`
+    /// returns a reason.
     pub fn watched(
         command: &'a mut Command,
         limits: Limits,
@@ -146,14 +149,14 @@ impl<'a> Runner<'a> {
         runner
     }
 
-    /// Gives it something to read.
+    /// Sets its standard input.
     #[must_use]
     pub fn input(mut self, input: Vec<u8>) -> Self {
         self.input = input;
         self
     }
 
-    /// Runs it. Its standard output goes where the command says, and is in what is returned if that is a pipe.
+    /// Runs it. Its standard output goes where the command says; if that is a pipe, it is returned.
     ///
     /// # Errors
     /// It cannot be started, or had to be ended.
@@ -161,22 +164,22 @@ impl<'a> Runner<'a> {
         Ok(self.run_until(Instant::now)?.0)
     }
 
-    /// Runs it, each line of its output given to `line` as it comes. A carriage return ends one too: it
-    /// begins a progress bar again. Of its errors the last 64 KiB are returned.
+    /// Runs it and calls `line` for each line of its output as it arrives. A carriage return ends a
+    /// line too: progress bars use it. The last 64 KiB of standard error are returned.
     ///
     /// # Errors
-    /// As [`Runner::run`].
+    /// Like [`Runner::run`].
     pub fn each_line(mut self, line: &'a mut dyn FnMut(&str)) -> Result<Exchange> {
         self.command.stdin(Stdio::null()).stdout(Stdio::piped());
         self.line = Some(line);
         self.run()
     }
 
-    /// Returns whether its answer is whole, too: the answer may take until `rest` where the command has
-    /// ended and others hold its output open.
+    /// Also returns whether the output is complete: after the command's end the output may take
+    /// until `rest` where other processes hold it open.
     fn run_until(mut self, rest: impl Fn() -> Instant) -> Result<(Exchange, bool)> {
         let name = self.command.get_program().to_string_lossy().into_owned();
-        look_in_absolute_directories(self.command);
+        keep_absolute_path_only(self.command);
         if self.leads_group {
             self.command.process_group(0);
         }
@@ -216,7 +219,7 @@ impl<'a> Runner<'a> {
         ))
     }
 
-    /// Listens to it until it has ended by itself, or until there is a reason to end it.
+    /// Reads the output until the command ends, or until there is a reason to end it.
     fn conduct(
         &self,
         name: &str,
@@ -239,7 +242,7 @@ impl<'a> Runner<'a> {
                 return None;
             }
             if pipes.is_too_much() {
-                return Some(anyhow!("{name} says more than can be taken"));
+                return Some(anyhow!("the output of {name} is too large"));
             }
             if let Some(why) = (self.stop)() {
                 return Some(anyhow!("{name} was stopped: {why}"));
@@ -263,8 +266,9 @@ impl<'a> Runner<'a> {
 
     fn end(&self, child: &mut Child, pipes: &mut Pipes) {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        // Nobody has waited for it yet, so its number is its own, and no group but its own has it: it may
-        // lead one by itself, and may have left one that it was to lead.
+        // It was not waited for yet, so its pid is still its own, and no other process group has
+        // that number. It may have made its own group, and may have left the one that it was to
+        // lead: so both are signalled.
         let signal = |signal: Signal| {
             let Some(pid) = pid else { return };
             rustix::process::kill_process_group(pid, signal.into()).ok();
@@ -272,7 +276,7 @@ impl<'a> Runner<'a> {
         };
         signal(self.asked.signal);
         pipes.read_until_exit(Instant::now() + self.asked.term_timeout);
-        // What it has started may outlive it.
+        // Its children may outlive it.
         signal(Signal::Kill);
         if pipes.read_until_exit(Instant::now() + KILL_LIMIT) {
             child.try_wait().ok();
@@ -280,8 +284,8 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Runs a command to its end, or until `limit` has passed: then it is asked to end, and after a
-/// moment killed; with all that it has started, after [`lead_groups`].
+/// Runs a command to its end, or until `limit` has passed: then it is asked to end, and killed
+/// after a moment; with all its children, after [`lead_groups`].
 ///
 /// # Errors
 /// It cannot be started, or it took too long.
@@ -289,28 +293,28 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
     run_into(command, Stdio::piped(), limit)
 }
 
-/// As [`run`], with its standard output going where the caller says.
+/// Like [`run`], with a standard output that the caller sets.
 ///
 /// # Errors
-/// As [`run`].
+/// Like [`run`].
 pub fn run_into(command: &mut Command, stdout: Stdio, limit: Duration) -> Result<Output> {
     command.stdin(Stdio::null()).stdout(stdout);
     text(Runner::within(command, limit))
 }
 
-/// As [`run`], for a command that was given its standard input.
+/// Like [`run`], for a command whose standard input is set already.
 ///
 /// # Errors
-/// As [`run`].
+/// Like [`run`].
 pub fn run_fed(command: &mut Command, limit: Duration) -> Result<Output> {
     command.stdout(Stdio::piped());
     text(Runner::within(command, limit))
 }
 
-/// As [`run`], with something to read.
+/// Like [`run`], with text for its standard input.
 ///
 /// # Errors
-/// As [`run`].
+/// Like [`run`].
 pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     text(Runner::within(command, limit).input(input.to_vec()))
@@ -325,8 +329,8 @@ fn text(runner: Runner<'_>) -> Result<Output> {
     })
 }
 
-/// Runs a command as the leader of a process group of its own, feeds it `input`, and returns its answer as a
-/// whole. What still runs at `until` is asked to end, and after a moment killed, with all its group.
+/// Runs a command as the leader of a new process group, writes `input` to it, and returns its
+/// complete output. At `until` it is asked to end, and killed after a moment, with its whole group.
 ///
 /// # Errors
 /// It cannot be started, or it took too long.
@@ -336,7 +340,7 @@ pub fn exchange(command: &mut Command, input: Vec<u8>, until: Instant) -> Result
     })
 }
 
-/// As [`exchange`]; `rest`, asked at its end, says until when its answer may take to end too.
+/// Like [`exchange`]; `rest`, called at its end, returns until when its output may take to end too.
 fn exchange_until(
     command: &mut Command,
     input: Vec<u8>,
@@ -351,13 +355,15 @@ fn exchange_until(
     command.stdin(stdin).stdout(Stdio::piped());
     let name = command.get_program().to_string_lossy().into_owned();
     let (said, is_whole) = Runner::until(command, until).input(input).run_until(rest)?;
-    // Half an answer is none, least of all an empty one: "nothing has changed" is said by saying nothing.
-    ensure!(is_whole, "{name} has ended, and its answer has no end");
+    // Incomplete output must not be taken for the output, least of all where it is empty: that
+    // means "nothing has changed".
+    ensure!(is_whole, "{name} ended, but its output is incomplete");
     Ok(said)
 }
 
-/// Root runs no program of the directory that it happens to stand in.
-pub fn look_in_absolute_directories(command: &mut Command) {
+/// Removes relative directories from the command's `PATH`: root must not run a program of its
+/// working directory.
+pub fn keep_absolute_path_only(command: &mut Command) {
     let is_set = command.get_envs().any(|(name, _)| name == "PATH");
     if user::id() == 0 && !is_set {
         command.env("PATH", user::absolute_path());
@@ -385,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_never_falls_silent_and_will_not_end_is_killed_at_its_limit() {
+    fn a_command_that_prints_and_ignores_sigterm_is_killed_at_its_limit() {
         let mut command = Command::new("sh");
         let script = "trap '' TERM; yes & yes >&2 & yes; wait";
         command.args(["-c", script]).process_group(0);
@@ -401,14 +407,14 @@ mod tests {
         command.args(["-c", "tail -f /dev/null & wait"]);
         run_into(&mut command, holds.into(), Duration::from_millis(300)).unwrap_err();
         drop(command);
-        // At its end once nobody holds it any more.
+        // The pipe ends once no process holds it any more.
         let mut said = Vec::new();
         held.read_to_end(&mut said).unwrap();
         assert_eq!(said, b"");
     }
 
-    /// Nobody waits for it: it is ended as soon as its number is known.
-    fn end_who_holds_the_pipe(file: &std::path::Path) {
+    /// Ends the process as soon as its pid is known; it is not waited for.
+    fn end_holder_of_pipe(file: &std::path::Path) {
         let left = fs::read_to_string(file).unwrap().trim().parse().unwrap();
         ProcessId::from_pid(left)
             .unwrap()
@@ -418,18 +424,19 @@ mod tests {
     }
 
     #[test]
-    fn what_a_command_itself_said_is_whole_while_another_process_holds_its_pipe() {
+    fn the_output_of_a_command_is_complete_while_another_process_holds_its_pipe() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let mut command = Command::new("sh");
         command
             .args([
                 "-c",
-                "tail -f /dev/null & echo $! >\"$0\"; head -c 300000 /dev/zero; echo end; echo why >&2",
+                "tail -f /dev/null & echo $! >\"$0\"; \
+                 head -c 300000 /dev/zero; echo end; echo why >&2",
             ])
             .arg(&file);
         let said = run(&mut command, Duration::from_secs(600));
-        end_who_holds_the_pipe(&file);
+        end_holder_of_pipe(&file);
         let said = said.unwrap();
         assert_eq!(said.stdout.len(), 300_004);
         assert!(said.stdout.ends_with("end\n"));
@@ -437,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_goes_on_writing_into_the_pipe_of_a_command_that_has_ended_holds_nobody_up() {
+    fn a_background_process_that_writes_into_the_pipe_does_not_delay_the_result() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let mut command = Command::new("sh");
@@ -446,11 +453,11 @@ mod tests {
             .arg(&file);
         let said = run(&mut command, Duration::from_secs(600)).unwrap();
         assert!(said.stdout.starts_with("said\n"));
-        // It has ended by itself, since nobody reads what it writes, or does so at its next word.
+        // The background process ends at its next write, since the pipe has no reader any more.
     }
 
     #[test]
-    fn an_answer_that_has_no_end_is_an_error_and_not_an_empty_answer() {
+    fn incomplete_output_is_an_error_and_not_empty_output() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let mut command = Command::new("sh");
@@ -459,7 +466,7 @@ mod tests {
             .arg(&file);
         let late = Instant::now() + Duration::from_secs(600);
         let said = exchange_until(&mut command, Vec::new(), late, Instant::now);
-        end_who_holds_the_pipe(&file);
+        end_holder_of_pipe(&file);
         assert!(said.is_err(), "{said:?}");
         let mut command = Command::new("sh");
         let said = exchange(command.args(["-c", "echo said"]), Vec::new(), late).unwrap();
@@ -472,7 +479,7 @@ mod tests {
     };
 
     #[test]
-    fn lines_come_as_they_are_said_and_the_status_at_the_end() {
+    fn lines_arrive_as_they_are_printed_and_the_status_at_the_end() {
         let mut seen = Vec::new();
         let mut command = Command::new("sh");
         command.args([

@@ -1,43 +1,44 @@
-//! One moment that everything below it keeps.
+//! A deadline that is passed down to everything that must meet it.
 
 use std::time::{Duration, Instant};
 
-/// Longer than any machine runs; an `Instant` so far away still fits.
+/// Longer than any machine runs; an `Instant` so far away is still representable.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// The moment by which something has to be done. The earlier of two is their minimum.
+/// The time by which something has to be done. The earlier of two is their minimum.
 ///
-/// It is made once, where the notice comes in, and handed down by value: no step has a time limit
-/// that was not cut out of this one.
+/// It is computed once, when the notice arrives, and passed down by value: every step's time limit
+/// is derived from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// `duration` after `start`; what does not fit is a hundred years.
+    /// Returns the deadline `duration` after `start`; a hundred years where that is not
+    /// representable.
     #[must_use]
     pub fn counted(start: Instant, duration: Duration) -> Self {
         Self(start.checked_add(duration.min(FOREVER)).unwrap_or(start))
     }
 
-    /// `duration` from now.
+    /// Returns the deadline `duration` from now.
     #[must_use]
     pub fn after(duration: Duration) -> Self {
         Self::counted(Instant::now(), duration)
     }
 
-    /// The moment itself.
+    /// Returns it as an `Instant`.
     #[must_use]
     pub fn instant(self) -> Instant {
         self.0
     }
 
-    /// How long until then; zero once it has passed.
+    /// Returns the time left; zero once the deadline has passed.
     #[must_use]
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 
-    /// Whether there is no time left.
+    /// Whether no time is left.
     #[must_use]
     pub fn has_passed(self) -> bool {
         self.remaining().is_zero()
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_that_has_passed_leaves_nothing() {
+    fn a_passed_deadline_leaves_no_time() {
         let now = Deadline::after(Duration::ZERO);
         assert!(now.has_passed());
         assert_eq!(now.remaining(), Duration::ZERO);
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_too_far_away_is_merely_far_away() {
+    fn a_deadline_out_of_range_is_a_hundred_years_away() {
         let far = Deadline::after(Duration::MAX);
         assert!(far.remaining() > Duration::from_secs(86_400));
     }

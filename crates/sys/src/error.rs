@@ -1,26 +1,26 @@
-//! Errors on their way to a person: what, where, and a hint that can be pasted.
+//! Errors for people: what failed, on what, why, and a hint that can be pasted.
 //!
-//! Inside, errors are `anyhow` chains whose contexts say what was being done. A [`Hint`] or a
-//! [`ErrorKind`] can be attached anywhere on the way; the command line prints the chain, the hint
-//! nearest to the person, and exits with the code of the kind.
+//! Internally, errors are `anyhow` chains whose contexts say what was being done. A [`Hint`] or an
+//! [`ErrorKind`] can be attached at any level; the command line prints the chain and the outermost
+//! hint, and exits with the code of the kind.
 
 use std::fmt;
 
 pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
-/// Why a command did not end with 0; the discriminant is the exit code.
+/// Reason why a command did not end with 0; the discriminant is the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ErrorKind {
-    /// It could not be done.
+    /// The action failed.
     Failed = 1,
-    /// It was asked for wrongly.
+    /// The arguments were wrong.
     Usage = 2,
-    /// It was done, and what was found is not as declared.
+    /// The action was done, and the result differs from the declared state.
     NotAsDeclared = 3,
 }
 
-/// An error with the next command to run, or with a kind of its own.
+/// An error with the next command to run, or with its own kind.
 #[derive(Debug)]
 struct Marked {
     kind: Option<ErrorKind>,
@@ -42,7 +42,7 @@ impl std::error::Error for Marked {
 
 /// Attaches a hint or a kind to an error, or to a result that may be one.
 pub trait Hint {
-    /// The same, with an error that is marked.
+    /// The same type, with the mark attached.
     type Output;
     /// Adds a command to paste, or a sentence that says what to do.
     fn hint(self, hint: impl Into<String>) -> Self::Output;
@@ -82,13 +82,13 @@ impl Hint for Error {
     }
 }
 
-/// The outermost hint of an error.
+/// Returns the outermost hint of an error.
 #[must_use]
 pub fn hint_of(error: &Error) -> Option<&str> {
     marks(error).find_map(|mark| mark.hint.as_deref())
 }
 
-/// The outermost kind of an error; [`ErrorKind::Failed`] where none was set.
+/// Returns the outermost kind of an error; [`ErrorKind::Failed`] where none was set.
 #[must_use]
 pub fn kind_of(error: &Error) -> ErrorKind {
     marks(error)
@@ -96,7 +96,8 @@ pub fn kind_of(error: &Error) -> ErrorKind {
         .unwrap_or(ErrorKind::Failed)
 }
 
-/// A mark hides the error that it wraps from `chain()`, so each is looked into.
+/// A mark hides the error that it wraps from `chain()`, so the search continues inside of each
+/// mark.
 fn marks(error: &Error) -> Box<dyn Iterator<Item = &Marked> + '_> {
     Box::new(
         error

@@ -1,19 +1,20 @@
-//! How a process ended.
+//! How a process ended: its exit code, its signal, or out of memory.
 
 use std::fmt;
 
 use crate::size::Size;
 
-/// How an agent's process ended, as tmux tells it.
+/// How an agent's process ended, as tmux reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// By itself, with this code.
+    /// It exited with this code.
     Code(i32),
-    /// By this signal.
+    /// A signal ended it.
     Signal(i32),
-    /// By the kernel, for want of memory: its own limit in bytes, or `None`, the whole machine's.
+    /// The kernel ended it since memory ran out: its own limit in bytes, or `None` for that of the
+    /// whole machine.
     OutOfMemory(Option<u64>),
-    /// It is gone and nobody saw how, such as with its tmux server.
+    /// It is gone, and its exit was not seen, for example because its tmux server ended as well.
     Unseen,
 }
 
@@ -36,13 +37,13 @@ impl fmt::Display for Exit {
             Self::Code(code) => write!(f, "exit {code}"),
             Self::Signal(signal) => write!(f, "killed by {}", signal_name(signal)),
             Self::OutOfMemory(Some(limit)) => write!(f, "out of memory: limit {}", Size(limit)),
-            Self::OutOfMemory(None) => f.write_str("out of memory: the machine had no more"),
-            Self::Unseen => f.write_str("gone, nobody saw how"),
+            Self::OutOfMemory(None) => f.write_str("out of memory: the machine's limit"),
+            Self::Unseen => f.write_str("gone, exit status unknown"),
         }
     }
 }
 
-/// The names of the signals that end agents in practice.
+/// Returns the names of the signals that end agents in practice.
 fn signal_name(signal: i32) -> String {
     match signal {
         1 => "SIGHUP".into(),
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_told_in_words() {
+    fn an_exit_is_described_in_words() {
         assert_eq!(Exit::Code(143).to_string(), "ended by SIGTERM (exit 143)");
         assert_eq!(Exit::Signal(9).to_string(), "killed by SIGKILL");
         assert_eq!(Exit::Code(1).to_string(), "exit 1");

@@ -1,4 +1,4 @@
-//! Files that are whole or absent after a power cut.
+//! Durable files: after a power cut they are whole or absent.
 //!
 //! A rename without an fsync is not enough: on XFS the new file is empty after a cut, and the
 //! rename itself is only durable once its directory has been synced.
@@ -17,7 +17,7 @@ use crate::failpoint::{Point, point};
 /// Replaces `path` by `bytes`: temporary file, fsync, rename, fsync of the directory. Mode 0600.
 ///
 /// # Errors
-/// Any step failing; the old content is then still there.
+/// A step failed; the old content is then still there.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -37,19 +37,19 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_dir(dir)
 }
 
-/// Replaces `path` by `bytes`, whole for whoever reads it, but not synced: after a power cut it may be
-/// empty. For copies of what is known elsewhere. Mode 0600.
+/// Replaces `path` by `bytes` atomically for every reader, but without a sync: after a power cut it
+/// may be empty. For copies of what is stored elsewhere. Mode 0600.
 ///
 /// # Errors
-/// The disk is full or gone.
+/// The disk is full or missing.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with_mode(path, bytes, 0o600)
 }
 
-/// The same for what everybody may read (0644).
+/// Like [`write_whole`], for files that every user may read (0644).
 ///
 /// # Errors
-/// The disk is full or gone.
+/// The disk is full or missing.
 pub fn write_public(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with_mode(path, bytes, 0o644)
 }
@@ -81,7 +81,7 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Reads a whole file; `None` where there is none.
+/// Reads a whole file; `None` where it does not exist.
 ///
 /// # Errors
 /// It exists and cannot be read.
@@ -93,7 +93,7 @@ pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Reads at most `limit` bytes from the end of a file, with the offset at which they start.
+/// Reads at most `limit` bytes from the end of a file; returns the offset at which they start, too.
 ///
 /// # Errors
 /// The file cannot be opened or read.
@@ -107,18 +107,18 @@ pub fn read_tail(path: &Path, limit: u64) -> io::Result<(u64, Vec<u8>)> {
     Ok((start, bytes))
 }
 
-/// A line-oriented file that only grows.
+/// A line-oriented file that is only appended to.
 #[derive(Debug)]
 pub struct AppendFile {
     file: File,
     length: u64,
-    /// The last write failed, and may have left a part of a line behind.
-    is_torn: bool,
+    /// Whether the last write failed, and may have left a part of a line behind.
+    is_damaged: bool,
 }
 
 impl AppendFile {
-    /// Opens or creates it (0600). A torn last line is closed with a newline, so that the next
-    /// one stands alone.
+    /// Opens or creates it (0600). A last line that was cut off is closed with a newline, so that
+    /// the next line is separate.
     ///
     /// # Errors
     /// It cannot be opened or written.
@@ -135,47 +135,47 @@ impl AppendFile {
                 file.write_all(b"\n")?;
             }
             let length = file.metadata()?.len();
-            let is_torn = false;
+            let is_damaged = false;
             Ok(Self {
                 file,
                 length,
-                is_torn,
+                is_damaged,
             })
         };
         open().with_context(|| format!("cannot open {}", path.display()))
     }
 
-    /// Appends one line in one write, and makes it durable. Behind one that was cut off, as where the disk was full
-    /// in its midst, it stands alone.
+    /// Appends one line in one write, and makes it durable. After a line that was cut off, as on a
+    /// full disk, it begins a new line.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub fn append(&mut self, line: &str) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(line.len() + 2);
-        if self.is_torn {
+        if self.is_damaged {
             bytes.push(b'\n');
         }
         bytes.extend_from_slice(line.as_bytes());
         bytes.push(b'\n');
-        self.is_torn = true;
+        self.is_damaged = true;
         self.file.write_all(&bytes)?;
-        self.is_torn = false;
+        self.is_damaged = false;
         self.length = self.length.saturating_add(bytes.len() as u64);
         point(Point::JournalWritten);
         self.file.sync_data()
     }
 
-    /// Bytes in it, as far as we wrote them.
+    /// Returns the number of bytes in it, as far as this process wrote them.
     #[must_use]
     pub fn length(&self) -> u64 {
         self.length
     }
 }
 
-/// Makes the bytes of a file durable; returns its length. A file that is gone is no error.
+/// Makes the bytes of a file durable; returns its length. A missing file is not an error.
 ///
 /// # Errors
-/// The disk refused.
+/// The sync failed.
 pub fn sync_file(path: &Path) -> io::Result<Option<u64>> {
     match File::open(path) {
         Ok(file) => {
@@ -187,17 +187,18 @@ pub fn sync_file(path: &Path) -> io::Result<Option<u64>> {
     }
 }
 
-/// Opens a file for reading, but not through a link, and without waiting for the other end of a pipe.
+/// Opens a file for reading, but not through a link, and without waiting for the other end of a
+/// pipe.
 ///
 /// # Errors
-/// It is a link, it is gone, or it may not be read.
+/// It is a link, it is missing, or there is no permission to read it.
 pub fn open_no_follow(path: &Path) -> io::Result<File> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
-/// Whether an error says that there is nothing at a path, or nothing of the kind that was looked for: it has
+/// Whether an error means that the path does not exist, or is not of the expected type: it has
 /// vanished, or became a link.
 #[must_use]
 pub fn is_gone(error: &io::Error) -> bool {
@@ -212,7 +213,7 @@ pub fn is_gone(error: &io::Error) -> bool {
 /// Makes everything on the filesystem that holds `path` durable.
 ///
 /// # Errors
-/// The disk refused.
+/// The sync failed.
 pub fn sync_filesystem(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(path)?)?)
 }
@@ -229,32 +230,32 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot create the directory {}", path.display()))
 }
 
-/// Free bytes that an ordinary user may still fill, on the filesystem that holds `path`.
+/// Returns the free bytes that an ordinary user may still use, on the filesystem that holds `path`.
 ///
 /// # Errors
-/// The path is gone.
+/// The path does not exist.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// The room on a filesystem: bytes and inodes, free for an ordinary user, and in all.
+/// Space on a filesystem: bytes and inodes, free for an ordinary user, and in total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes that may still be filled.
+    /// Bytes that are free.
     pub free: u64,
-    /// Bytes in all.
+    /// Total bytes.
     pub total: u64,
-    /// Files that may still be made.
+    /// Inodes that are free.
     pub free_inodes: u64,
-    /// Files in all; 0 where the filesystem sets no limit.
+    /// Total inodes; 0 where the filesystem sets no limit.
     pub inodes: u64,
 }
 
-/// The room on the filesystem that holds `path`.
+/// Returns the space on the filesystem that holds `path`.
 ///
 /// # Errors
-/// The path is gone.
+/// The path does not exist.
 pub fn space(path: &Path) -> io::Result<Space> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(Space {
@@ -265,7 +266,7 @@ pub fn space(path: &Path) -> io::Result<Space> {
     })
 }
 
-/// Whether `path` is where a filesystem is mounted: its device differs from its parent's.
+/// Whether `path` is a mount point: its device differs from its parent's.
 ///
 /// # Errors
 /// The path or its parent cannot be read.
@@ -277,14 +278,14 @@ pub fn is_mount_point(path: &Path) -> io::Result<bool> {
 
 /// An exclusive lock on a file, held until dropped or until the process ends.
 ///
-/// `flock`: it keeps two processes of one machine apart and means nothing to another machine.
+/// `flock`: it excludes other processes of this machine, and has no effect on another machine.
 #[derive(Debug)]
 pub struct LockFile {
     file: File,
 }
 
 impl LockFile {
-    /// Takes the lock; `None` if somebody else holds it.
+    /// Acquires the lock; `None` if another process holds it.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -306,11 +307,12 @@ impl LockFile {
         }
     }
 
-    /// As [`LockFile::try_take`], where the holder has just ended: a program that it was about to start has
-    /// its descriptors, and with them the lock, until that program runs. Waits for a second at most, as long as `has_ended`.
+    /// Like [`LockFile::try_take`], for a holder that has just ended: a program that it was about
+    /// to start has its descriptors, and with them the lock, until that program runs. Waits for a
+    /// second at most, as long as `has_ended` returns true.
     ///
     /// # Errors
-    /// As [`LockFile::try_take`].
+    /// Like [`LockFile::try_take`].
     pub fn take_after(path: &Path, has_ended: impl Fn() -> bool) -> Result<Option<Self>> {
         let until = Instant::now() + Duration::from_secs(1);
         loop {
@@ -322,10 +324,10 @@ impl LockFile {
         }
     }
 
-    /// Writes who holds the lock, for others to read.
+    /// Writes a description of the lock's holder, for others to read.
     ///
     /// # Errors
-    /// The disk refused.
+    /// The write failed.
     pub fn describe(&mut self, text: &str) -> io::Result<()> {
         use std::io::Seek as _;
         self.file.rewind()?;
@@ -336,7 +338,7 @@ impl LockFile {
 }
 
 impl Drop for LockFile {
-    /// For everybody who has got the descriptor too, such as a program that is just being started.
+    /// Unlocks explicitly: a child that is just being started has the descriptor too.
     fn drop(&mut self) {
         self.file.unlock().ok();
     }
@@ -347,7 +349,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_torn_last_line_stays_a_line_of_its_own() {
+    fn a_damaged_last_line_stays_a_separate_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         fs::write(&path, "one\ntw").unwrap();
@@ -356,23 +358,24 @@ mod tests {
     }
 
     #[test]
-    fn a_line_behind_one_that_the_disk_cut_off_stands_alone() {
+    fn a_line_after_one_that_was_cut_off_is_separate() {
         use std::io::{PipeReader, PipeWriter};
         use std::os::fd::OwnedFd;
-        // A pipe that is full is a disk that is: it takes a part of a line, and has room again later.
+        // A full pipe behaves like a full disk: it takes a part of a line, and has space again
+        // later.
         let (mut reader, writer): (PipeReader, PipeWriter) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&writer, true).unwrap();
         let mut file = AppendFile {
             file: File::from(OwnedFd::from(writer)),
             length: 0,
-            is_torn: false,
+            is_damaged: false,
         };
         let long = "x".repeat(1 << 20);
         assert!(file.append(&long).is_err());
-        let mut torn = vec![0; 1 << 20];
-        let length = reader.read(&mut torn).unwrap();
-        assert!(length > 0 && torn[..length].iter().all(|byte| *byte == b'x'));
-        // The rest of the pipe is left to be read with what comes next, which a pipe cannot sync.
+        let mut cut_off = vec![0; 1 << 20];
+        let length = reader.read(&mut cut_off).unwrap();
+        assert!(length > 0 && cut_off[..length].iter().all(|byte| *byte == b'x'));
+        // The rest of the pipe is left to be read with the next line; a pipe cannot be synced.
         file.append("next").unwrap_err();
         drop(file);
         let mut rest = String::new();
@@ -392,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_let_go_is_free_although_a_child_has_its_descriptor() {
+    fn a_released_lock_is_free_although_a_child_has_its_descriptor() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let lock = LockFile::try_take(&path).unwrap().unwrap();
@@ -403,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_of_a_holder_that_was_killed_is_waited_for_and_that_of_one_who_lives_is_not() {
+    fn only_the_lock_of_a_holder_that_has_ended_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let held = LockFile::try_take(&path).unwrap().unwrap();

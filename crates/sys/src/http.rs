@@ -1,9 +1,9 @@
-//! A blocking GET, for servers on this machine: the metadata server and the fakes of it. The
-//! only module that names `ureq`.
+//! Blocking HTTP GET client for servers on this machine: the metadata server and its fakes.
 //!
-//! Nothing here ever goes through a proxy, whatever `http_proxy` says: a metadata server asked by
-//! way of a proxy answers for the proxy's machine. Nothing follows a redirect, for the same
-//! reason. Every request has one limit for all of it, name lookup to last byte.
+//! The only module that uses `ureq`. No request goes through a proxy, whatever `http_proxy` says: a
+//! metadata server that is reached through a proxy answers for the proxy's machine. No redirect is
+//! followed, for the same reason. Every request has one time limit, from the name lookup to the
+//! last byte.
 
 use std::fmt;
 use std::io;
@@ -11,27 +11,27 @@ use std::time::Duration;
 
 use ureq::Agent;
 
-/// The largest answer that is read. The metadata keys that we ask for are under 100 bytes; the
-/// limit is for whatever else may listen there.
+/// Largest response body that is read, in bytes. The metadata keys that spotkeep reads are under
+/// 100 bytes; the limit is for any other server at that address.
 pub const MAX_BODY: u64 = 64 * 1024;
 
-/// How long a connection may take. A server on this machine, or one hop away, needs under 1 ms.
+/// Time limit of a connection. A server on this machine, or one hop away, needs under 1 ms.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// What a server answered, whatever its status.
+/// A server's response, whatever its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     /// The HTTP status, redirects included.
     pub status: u16,
-    /// The headers in the order in which they came, names in lower case. Values that are not
-    /// visible ASCII are left out.
+    /// The headers in order of arrival, names in lower case. Values that are not visible ASCII are
+    /// left out.
     pub headers: Vec<(String, String)>,
-    /// At most [`MAX_BODY`] bytes.
+    /// The body, at most [`MAX_BODY`] bytes.
     pub body: Vec<u8>,
 }
 
 impl Reply {
-    /// The first header of this name, in any case.
+    /// Returns the first header of this name, in any case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
@@ -40,31 +40,31 @@ impl Reply {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The `ETag`, as it was sent: it is opaque and compared byte by byte.
+    /// Returns the `ETag` as it was sent: it is opaque and compared byte by byte.
     #[must_use]
     pub fn etag(&self) -> Option<&str> {
         self.header("etag")
     }
 
-    /// The body as text without the space around it; what is not UTF-8 is replaced.
+    /// Returns the body as trimmed text; what is not UTF-8 is replaced.
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).trim().to_owned()
     }
 }
 
-/// Why there is no answer.
+/// Reason why there is no response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// No connection: refused, no route, no such host.
     Connect(String),
-    /// The limit passed first.
+    /// The time limit passed first.
     Timeout,
-    /// The connection ended before the answer did.
+    /// The connection ended before the response did.
     Reset(String),
-    /// The answer is larger than [`MAX_BODY`].
+    /// The response is larger than [`MAX_BODY`].
     TooLarge,
-    /// What came is not HTTP, or the request is none.
+    /// The response is not HTTP, or the request is not valid.
     Protocol(String),
 }
 
@@ -82,8 +82,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Sends requests, each over a connection of its own. Clones belong together: see
-/// [`Client::shutdown`].
+/// Sends requests, each over its own connection. Clones share a shutdown: see [`Client::shutdown`].
 #[derive(Debug, Clone)]
 pub struct Client {
     agent: Agent,
@@ -96,7 +95,7 @@ impl Default for Client {
 }
 
 impl Client {
-    /// A client without a proxy, without redirects, without kept connections.
+    /// Creates a client without a proxy, without redirects, without persistent connections.
     #[must_use]
     pub fn new() -> Self {
         let config = Agent::config_builder()
@@ -105,8 +104,8 @@ impl Client {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_connect(Some(CONNECT_LIMIT))
-            // A kept connection that the server has closed meanwhile looks like a reset. One
-            // connection a minute costs less than telling the two apart.
+            // A persistent connection that the server has closed meanwhile looks like a reset. One
+            // connection a minute costs less than distinguishing the two.
             .max_idle_connections(0)
             .max_response_header_size(16 * 1024)
             .input_buffer_size(8 * 1024)
@@ -117,10 +116,11 @@ impl Client {
         }
     }
 
-    /// Asks for `url` and waits for the whole answer, at most for `limit`. Any status is an answer.
+    /// Requests `url` and waits for the whole response, at most for `limit`. Any status is a
+    /// response.
     ///
     /// # Errors
-    /// There is no answer; the [`Failure`] says why.
+    /// There is no response; the [`Failure`] says why.
     pub fn get(
         &self,
         url: &str,
@@ -145,8 +145,8 @@ impl Client {
         })
     }
 
-    /// Ends the requests of this client and of its clones, now, in whichever thread they wait.
-    /// Afterwards all of them fail.
+    /// Ends the requests of this client and of its clones immediately, in every thread. All later
+    /// requests fail.
     pub fn shutdown(self) {
         self.agent.shutdown();
     }
@@ -168,7 +168,7 @@ impl From<ureq::Error> for Failure {
                 | io::ErrorKind::ConnectionAborted
                 | io::ErrorKind::BrokenPipe
                 | io::ErrorKind::UnexpectedEof => Self::Reset(error.to_string()),
-                // Refused, no route, and lookups, whose errors have no kind of their own.
+                // Refused, no route, and lookups, whose errors have no separate kind.
                 _ => Self::Connect(error.to_string()),
             },
             _ => Self::Protocol(error.to_string()),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_of_not_answering_has_a_name() {
+    fn each_failure_to_answer_has_a_variant() {
         let reset = get(&FakeServer::start(|_| Act::Reset));
         assert!(matches!(reset, Err(Failure::Reset(_))), "{reset:?}");
 
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_silent_costs_the_limit_and_no_more() {
+    fn a_silent_server_delays_until_the_limit_and_no_longer() {
         let server = FakeServer::start(|_| Act::Silence);
         let url = format!("http://{}/", server.address());
         let answer = Client::new().get(&url, &[], Duration::from_millis(50));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_stops_in_the_body_costs_the_limit_and_no_more() {
+    fn a_server_that_stops_in_the_body_delays_until_the_limit_and_no_longer() {
         let server = FakeServer::start(|_| {
             Act::Stall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nTR".to_vec())
         });

@@ -1,5 +1,6 @@
-//! Waiting for a directory to change. A hint only: notices can be lost, so whoever waits looks
-//! again after a while anyway.
+//! Waits for changes in directories, with inotify.
+//!
+//! A change is a hint only: events can be lost, so each caller checks again after a while anyway.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -12,7 +13,7 @@ use rustix::fs::inotify;
 
 use crate::error::{Context as _, Result};
 
-/// Wakes when something changes in the directories it was given, or when it is rung.
+/// Wakes when something changes in its directories, or when its [`Bell`] is used.
 #[derive(Debug)]
 pub struct Watch {
     inotify: OwnedFd,
@@ -25,14 +26,14 @@ pub struct Bell(Arc<OwnedFd>);
 
 impl Bell {
     /// Wakes the watch now, or as soon as it waits.
-    pub fn retention(&self) {
-        // Only a counter that is already at its limit refuses, and then the watch wakes anyway.
+    pub fn wake(&self) {
+        // This fails only when the counter is at its limit, and then the watch wakes anyway.
         rustix::io::write(&*self.0, &1u64.to_ne_bytes()).ok();
     }
 }
 
 impl Watch {
-    /// A watch on nothing yet.
+    /// Creates a watch without directories.
     ///
     /// # Errors
     /// The limit of inotify instances or of open files is reached.
@@ -42,22 +43,22 @@ impl Watch {
                 .context("cannot watch for changes")?,
             bell: Arc::new(
                 eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
-                    .context("cannot make a bell")?,
+                    .context("cannot create an eventfd")?,
             ),
         })
     }
 
-    /// The bell that wakes this watch.
+    /// Returns the bell that wakes this watch.
     #[must_use]
     pub fn bell(&self) -> Bell {
         Bell(Arc::clone(&self.bell))
     }
 
-    /// Also wakes for files that are created, replaced, written or removed in `dir`. Watching a
-    /// directory twice changes nothing.
+    /// Adds a directory: the watch also wakes for files that are created, replaced, written or
+    /// removed in `dir`. Adding a directory twice has no effect.
     ///
     /// # Errors
-    /// The directory is gone, or the limit of watches is reached.
+    /// The directory is missing, or the limit of watches is reached.
     pub fn add(&self, dir: &Path) -> Result<()> {
         use inotify::WatchFlags as Flags;
         let flags =
@@ -72,7 +73,7 @@ impl Watch {
         self.wait_or_input(limit, None)
     }
 
-    /// As [`Watch::wait`], and also until something can be read from `input`. It is left there.
+    /// Like [`Watch::wait`], and also until something can be read from `input`, which is not read.
     pub fn wait_or_input(&self, limit: Duration, input: Option<BorrowedFd<'_>>) -> bool {
         let timeout = Timespec::try_from(limit).unwrap_or(Timespec {
             tv_sec: 60,
@@ -86,7 +87,7 @@ impl Watch {
         if poll(&mut fds, Some(&timeout)).unwrap_or(0) == 0 {
             return false;
         }
-        // What changed does not matter, only that something did: both are emptied.
+        // It does not matter what changed: both are emptied.
         rustix::io::read(&*self.bell, &mut [0u8; 8]).ok();
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
@@ -107,7 +108,7 @@ mod tests {
         watch.add(dir.path()).unwrap();
         std::fs::write(dir.path().join("x"), "1").unwrap();
         assert!(during("a new file", || watch.wait(FOREVER)));
-        watch.bell().retention();
+        watch.bell().wake();
         assert!(during("a bell", || watch.wait(FOREVER)));
     }
 }

@@ -1,6 +1,7 @@
-//! The operating system, as narrow as we need it: durable files, processes by pidfd, peer
-//! credentials, mounts, change notices, signals. The only room that names `rustix`, `tempfile` and
-//! `signal-hook`.
+//! Operating system interface: durable files, processes, mounts, inotify, signals, commands, HTTP.
+//!
+//! Processes are handled by pidfd, and peers of a socket by their credentials. The only crate that
+//! uses `rustix`, `tempfile` and `signal-hook`.
 
 pub mod block;
 pub mod cloud_provider;

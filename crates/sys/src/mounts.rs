@@ -1,4 +1,4 @@
-//! What is mounted where: `/proc/self/mountinfo`, read, and waited for.
+//! Reads and watches the list of mounts (`/proc/self/mountinfo`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,29 +8,30 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{Context as _, Result};
 
-/// One line of mountinfo, with what we ask of it.
+/// One line of mountinfo, as far as it is used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mount {
-    /// Where.
+    /// Mount point.
     pub point: PathBuf,
-    /// Such as `ext4`.
+    /// Type of the filesystem, like `ext4`.
     pub kind: String,
-    /// Such as `/dev/sdb`.
+    /// Source, like `/dev/sdb`.
     pub source: String,
-    /// Options of this mount, then those of the filesystem: `errors=remount-ro` is one of the latter,
-    /// and so is the `ro` that follows from it.
+    /// Options of this mount, then those of the filesystem: `errors=remount-ro` is one of the
+    /// latter, and so is the `ro` that follows from it.
     pub options: Vec<String>,
 }
 
 impl Mount {
-    /// Whether it has this option, word for word.
+    /// Whether it has exactly this option.
     #[must_use]
     pub fn has(&self, option: &str) -> bool {
         self.options.iter().any(|have| have == option)
     }
 
-    /// Why nothing can be written to it; `None` where that can be. Newer kernels leave a filesystem
-    /// that met an error `rw` and add `emergency_ro` or `shutdown` (seen with ext4 on Linux 6.18).
+    /// Returns why it is not writable; `None` where it is writable. Newer kernels leave a
+    /// filesystem that met an error `rw` and add `emergency_ro` or `shutdown` (seen with ext4 on
+    /// Linux 6.18).
     #[must_use]
     pub fn read_only(&self) -> Option<&'static str> {
         let reasons = [
@@ -45,7 +46,7 @@ impl Mount {
     }
 }
 
-/// Reads mountinfo, oldest mount first. Lines that cannot be read are passed over.
+/// Reads mountinfo, oldest mount first. Lines that cannot be read are skipped.
 #[must_use]
 pub fn parse(text: &str) -> Vec<Mount> {
     text.lines().filter_map(parse_line).collect()
@@ -84,8 +85,8 @@ fn unescape(text: &str) -> String {
     })
 }
 
-/// The mount that holds `path`, which has no links in it: the longest mount point, and of several
-/// on one the last, which hides the others.
+/// Returns the mount that holds `path`, which has no links in it: the longest mount point, and of
+/// several on the same mount point the last, which hides the others.
 #[must_use]
 pub fn holding<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     mounts
@@ -94,39 +95,40 @@ pub fn holding<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
         .max_by_key(|mount| mount.point.components().count())
 }
 
-/// What is mounted for this process.
+/// Returns the mounts of this process.
 ///
 /// # Errors
 /// `/proc` is not mounted.
 pub fn now() -> Result<Vec<Mount>> {
-    let text = std::fs::read_to_string(MOUNTINFO).context("cannot see what is mounted")?;
+    let text = std::fs::read_to_string(MOUNTINFO).context("cannot read the list of mounts")?;
     Ok(parse(&text))
 }
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
-/// Tells when something is mounted, unmounted or remounted.
+/// Waits until something is mounted, unmounted or remounted.
 #[derive(Debug)]
 pub struct Changes(File);
 
 impl Changes {
-    /// From now on.
+    /// Starts to watch for changes.
     ///
     /// # Errors
     /// `/proc` is not mounted.
     pub fn new() -> Result<Self> {
-        let file = File::open(MOUNTINFO).context("cannot watch what is mounted")?;
+        let file = File::open(MOUNTINFO).context("cannot watch the list of mounts")?;
         Ok(Self(file))
     }
 
-    /// Waits for a change, at most for `limit`. What a filesystem does to itself after an error is none.
+    /// Waits for a change, at most for `limit`. A filesystem that goes read-only after an error is
+    /// not a change.
     pub fn wait(&self, limit: Duration) {
         let timeout = Timespec::try_from(limit).unwrap_or(Timespec {
             tv_sec: 1,
             tv_nsec: 0,
         });
         let mut fds = [PollFd::new(&self.0, PollFlags::PRI)];
-        // An interrupted wait is a short one, and whoever waits looks again anyway.
+        // An interrupted wait is a short one, and each caller checks again anyway.
         poll(&mut fds, Some(&timeout)).ok();
     }
 }
@@ -154,7 +156,7 @@ nonsense
     }
 
     #[test]
-    fn what_cannot_be_written_says_why() {
+    fn a_read_only_mount_says_why() {
         let mounts = parse(TEXT);
         let why = |at: usize| mounts[at].read_only();
         assert_eq!((why(0), why(1)), (None, None));

@@ -1,15 +1,15 @@
-//! Where the system's own files are: at `/`, or for tests below a directory that plays it.
+//! Paths of the system's own files: at `/`, or in tests below a directory that replaces it.
 
 use std::path::{Path, PathBuf};
 
-/// A system as seen by what changes it.
+/// The system whose files are read and changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefix {
     prefix: PathBuf,
 }
 
 impl Prefix {
-    /// The machine itself, or with a `prefix` a directory in its place.
+    /// Returns the machine itself, or with a `prefix` a directory in its place.
     #[must_use]
     pub fn new(prefix: Option<&Path>) -> Self {
         Self {
@@ -23,13 +23,13 @@ impl Prefix {
         self.prefix == Path::new("/")
     }
 
-    /// What the prefix is; `/` for the machine itself.
+    /// Returns the prefix; `/` for the machine itself.
     #[must_use]
     pub fn prefix(&self) -> &Path {
         &self.prefix
     }
 
-    /// An absolute path of the system, where it is.
+    /// Returns an absolute path of the system, below the prefix.
     #[must_use]
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
@@ -42,7 +42,7 @@ impl Prefix {
         self.is_real() && Path::new("/run/systemd/system").is_dir()
     }
 
-    /// Whether udev keeps the names under `/dev/disk`.
+    /// Whether udev maintains the names under `/dev/disk`.
     #[must_use]
     pub fn has_udev(&self) -> bool {
         self.is_real() && Path::new("/run/udev/control").exists()
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_stands_before_every_path_and_nothing_is_started_there() {
+    fn a_prefix_is_added_to_every_path_and_nothing_is_started_there() {
         let place = Prefix::new(Some(Path::new("/tmp/x")));
         assert_eq!(place.join("/etc/passwd"), Path::new("/tmp/x/etc/passwd"));
         assert!(!place.is_real() && !place.has_systemd() && !place.has_udev());

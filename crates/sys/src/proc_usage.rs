@@ -1,4 +1,4 @@
-//! How much of the machine processes take: CPU time and memory, of a process with all that it started.
+//! CPU time and memory of a process and its descendants, from `/proc`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,28 +7,28 @@ use std::time::Duration;
 /// Linux counts CPU time for user space in hundredths of a second, whatever its own clock does.
 const TICK_MS: u64 = 10;
 
-/// What was taken.
+/// CPU time and memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// CPU time so far. It can shrink where it is counted by processes: some of them end.
+    /// CPU time so far. It can shrink, since it is the sum over processes, some of which end.
     pub cpu: Duration,
-    /// Memory now, in bytes, what is shared with others left out.
+    /// Memory now, in bytes, without what is shared with other processes.
     pub memory: u64,
 }
 
-/// Every process of the machine, as one walk over `/proc` found them.
+/// All processes of the machine, from one scan of `/proc`.
 #[derive(Debug, Default)]
 pub struct Processes(BTreeMap<i32, Process>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Process {
     parent: i32,
-    /// Its own time, and that of its children that have ended and were waited for.
+    /// Its own CPU time, and that of its children that have ended and were waited for.
     ticks: u64,
 }
 
 impl Processes {
-    /// Walks over `/proc`.
+    /// Scans `/proc`.
     #[must_use]
     pub fn scan() -> Self {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -40,8 +40,8 @@ impl Processes {
         Self(found.collect())
     }
 
-    /// What a process takes, with its children and theirs; `None` if it has ended. Those whose parent
-    /// has ended belong to nobody any more, and are not counted.
+    /// Returns the usage of a process and its descendants; `None` if it has ended. Descendants
+    /// whose parent has ended have another parent now, and are not counted.
     #[must_use]
     pub fn tree(&self, pid: i32) -> Option<Usage> {
         let mut usage = Usage::default();
@@ -63,7 +63,7 @@ impl Processes {
                 .iter()
                 .filter(|(_, process)| process.parent == parent);
             for (child, _) in children {
-                // A pid may come again while it is walked over; each counts once.
+                // A pid may be reused during the scan; each counts once.
                 if members.insert(*child) {
                     parents.push(*child);
                 }
@@ -73,7 +73,7 @@ impl Processes {
     }
 }
 
-/// Parent and times out of `/proc/PID/stat`, whose second field may hold anything.
+/// Reads parent and times from `/proc/PID/stat`, whose second field may hold any character.
 fn parse(stat: &str) -> Option<Process> {
     let rest = stat.get(stat.rfind(')')? + 2..)?;
     // These begin with field 3; the parent is 4, and 14 to 17 are the times.
@@ -88,7 +88,7 @@ fn parse(stat: &str) -> Option<Process> {
     })
 }
 
-/// Its own memory: what is in memory and shared with nobody.
+/// Returns the memory that is resident and not shared with another process, in bytes.
 fn memory(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let mut pages = text.split(' ').skip(1).map(|field| field.parse().ok());

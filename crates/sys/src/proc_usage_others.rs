@@ -1,4 +1,4 @@
-//! Other processes of this user, looked into through `/proc`.
+//! Lists and inspects this user's other processes, from `/proc`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::process::{EXECUTES_WITHIN, ProcessId, environment_of};
 use super::user;
 
-/// All processes of this user but ourselves, in no order, with the name of each.
+/// Returns all processes of this user except the calling one, in no order, with the name of each.
 #[must_use]
 pub fn mine() -> Vec<(ProcessId, String)> {
     let (user, me) = (user::id(), std::process::id());
@@ -29,8 +29,8 @@ pub fn mine() -> Vec<(ProcessId, String)> {
         .collect()
 }
 
-/// A variable of the environment that a process was started with; `None` where it has none of that
-/// name, or may not be looked into.
+/// Returns a variable of the environment with which a process was started; `None` where it is not
+/// set, or there is no permission to read it.
 #[must_use]
 pub fn variable(pid: i32, name: &str) -> Option<OsString> {
     let until = Instant::now() + EXECUTES_WITHIN;
@@ -41,8 +41,8 @@ pub fn variable(pid: i32, name: &str) -> Option<OsString> {
     })
 }
 
-/// The arguments of a process, its program among them; none where it has ended, or is just becoming
-/// another program.
+/// Returns the arguments of a process, including its program; none where it has ended, or is just
+/// executing another program.
 #[must_use]
 pub fn arguments(pid: i32) -> Vec<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_of_ours_is_found_with_its_words_and_its_environment() {
+    fn a_process_of_this_user_is_found_with_its_arguments_and_environment() {
         let mut child = Command::new("cat")
             .arg("-")
             .env("OTHERS_TEST", "a=b")
@@ -70,7 +70,7 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        // `spawn` may come back a moment before the new program has its name.
+        // `spawn` may return a moment before the new program has its name.
         testing::wait::until("a new process is known by its name", || {
             let found = mine().into_iter().find(|(process, _)| process.pid == pid)?;
             (found.1 == "cat").then_some(())

@@ -1,4 +1,6 @@
-//! Processes by identity, never by number alone: a pid is reused, a pid with its start time is not.
+//! Process identity, signals, environment and sessions, from `/proc` and pidfds.
+//!
+//! A process is identified by its pid and its start time, since a pid alone may be reused.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -15,7 +17,7 @@ use super::command;
 use crate::error::{Context as _, Result};
 
 /// A process of this boot: its pid and its start time in clock ticks after boot (field 22 of
-/// `/proc/PID/stat`), which together never name another.
+/// `/proc/PID/stat`), which together are unique.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
     /// Process id.
@@ -25,7 +27,7 @@ pub struct ProcessId {
 }
 
 impl ProcessId {
-    /// The process that now has this pid; `None` if there is none, or only its corpse.
+    /// Returns the process that now has this pid; `None` if there is none, or only a zombie.
     #[must_use]
     pub fn from_pid(pid: i32) -> Option<Self> {
         let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
@@ -33,7 +35,7 @@ impl ProcessId {
         (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start_time })
     }
 
-    /// This process itself.
+    /// Returns this process itself.
     ///
     /// # Errors
     /// `/proc` is not mounted.
@@ -48,7 +50,7 @@ impl ProcessId {
         Self::from_pid(self.pid) == Some(self)
     }
 
-    /// A handle that stays with this process; `None` if it has ended.
+    /// Returns a handle that stays with this process; `None` if it has ended.
     #[must_use]
     pub fn open(self) -> Option<Pidfd> {
         let fd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
@@ -57,8 +59,8 @@ impl ProcessId {
     }
 }
 
-/// State letter and start time out of `/proc/PID/stat`, whose second field may hold anything: the first 15 bytes of a
-/// name, which may end within a character.
+/// Reads state letter and start time from `/proc/PID/stat`, whose second field may hold anything:
+/// the first 15 bytes of a name, which may end within a character.
 #[must_use]
 pub fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
     let stat = String::from_utf8_lossy(stat);
@@ -68,7 +70,7 @@ pub fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-/// What follows the name in `/proc/PID/stat`: field 3 of proc(5), and so on.
+/// Returns the fields after the name in `/proc/PID/stat`, from field 3 of proc(5).
 fn fields_of_stat(stat: &str) -> Option<impl Iterator<Item = &str>> {
     Some(stat.get(stat.rfind(')')? + 2..)?.split(' '))
 }
@@ -86,8 +88,8 @@ impl AsFd for Pidfd {
 }
 
 impl Pidfd {
-    /// That of a child that nobody has waited for yet: it may have ended, but is a corpse until then, so its
-    /// pid is still its own.
+    /// Returns the handle of a child that was not waited for yet: it may have ended, but is a
+    /// zombie until then, so its pid is still its own.
     pub(super) fn of_child(child: &Child) -> Option<Self> {
         let pid = Pid::from_raw(i32::try_from(child.id()).ok()?)?;
         let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
@@ -116,25 +118,25 @@ impl Pidfd {
         }
     }
 
-    /// Sends a signal; a process that has ended is no error.
+    /// Sends a signal; that the process has ended is not an error.
     pub fn signal(&self, signal: Signal) {
-        // ESRCH is the only answer that can come, and it is what we want.
+        // The only possible error is ESRCH: it has ended already.
         pidfd_send_signal(&self.fd, signal.into()).ok();
     }
 }
 
-/// The signals that we send.
+/// The signals that are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// Asks it to end.
+    /// SIGTERM: asks it to end.
     Term,
-    /// Ends it.
+    /// SIGKILL: ends it.
     Kill,
-    /// What ctrl-C sends: asks it to clean up and end.
+    /// SIGINT, which ctrl-C sends: asks it to clean up and end.
     Interrupt,
-    /// Tells it to look after its children.
+    /// SIGCHLD: makes it wait for its children.
     Child,
-    /// Lets it do nothing from now on.
+    /// SIGSTOP: suspends it.
     Stop,
 }
 
@@ -150,7 +152,7 @@ impl From<Signal> for rustix::process::Signal {
     }
 }
 
-/// Every process whose environment holds `marker` (such as `NAME=value`), but not ourselves.
+/// Returns every process whose environment holds `marker` (`NAME=value`), except the calling one.
 ///
 /// Processes of other users cannot be read and are left out.
 #[must_use]
@@ -158,8 +160,8 @@ pub fn with_marker(marker: &str) -> Vec<ProcessId> {
     with_any_marker(&[marker.to_owned()], Instant::now() + EXECUTES_WITHIN)
 }
 
-/// As [`with_marker`], for any of several, in one walk over `/proc`. Programs that are just beginning are waited
-/// for until `until`, all of them together.
+/// Like [`with_marker`], for any of several markers, in one scan of `/proc`. Programs that are just
+/// starting are waited for until `until`, all of them together.
 #[must_use]
 pub fn with_any_marker(markers: &[String], until: Instant) -> Vec<ProcessId> {
     let Ok(entries) = fs::read_dir("/proc") else {
@@ -180,15 +182,17 @@ pub fn with_any_marker(markers: &[String], until: Instant) -> Vec<ProcessId> {
         .collect()
 }
 
-/// The kernel starts nothing with more than 6 MiB of arguments and environment, but a process can say later
-/// that its environment is somewhere else, and large.
+/// The kernel starts no program with more than 6 MiB of arguments and environment, but a process
+/// can set the address of its environment later, and make it large.
 const LARGEST_ENVIRONMENT: u64 = 8 << 20;
 
-/// A process that cannot begin its program for so long, since the machine is busy, is taken as it shows itself.
+/// How long a process that is starting its program on a busy machine is waited for before it is
+/// read as it is.
 pub(crate) const EXECUTES_WITHIN: Duration = Duration::from_secs(1);
 
-/// The environment that a process was started with, whole. What is read while it executes another program is
-/// empty, or ends where the old memory was given up; so it counts once it is as long as the kernel says.
+/// Returns the whole environment with which a process was started. While the process executes
+/// another program, what is read is empty, or ends early; so it counts once it is as long as the
+/// kernel says.
 pub(crate) fn environment_of(pid: i32, until: Instant) -> Option<Vec<u8>> {
     let mut empty_at = None;
     loop {
@@ -200,7 +204,8 @@ pub(crate) fn environment_of(pid: i32, until: Instant) -> Option<Vec<u8>> {
         let place = place_of_environment(pid);
         let is_whole = place.is_some_and(|(start, end)| {
             let is_empty = start == end && start != 0;
-            // For an instant that of every program looks empty: it counts when it stays so.
+            // For a moment, every new program's environment looks empty: it counts if it stays
+            // empty.
             let is_settled = !is_empty || empty_at == Some(start);
             empty_at = Some(start);
             is_settled && end.checked_sub(start) == Some(environ.len())
@@ -212,8 +217,8 @@ pub(crate) fn environment_of(pid: i32, until: Instant) -> Option<Vec<u8>> {
     }
 }
 
-/// Where it begins and ends, by the fields 23, 50 and 51 of `stat` (proc(5)); `None` where the process has memory
-/// and in there not yet a place for it. What belongs to the kernel has no memory.
+/// Returns its start and end address, from the fields 23, 50 and 51 of `stat` (proc(5)); `None`
+/// where the process has memory but no environment in it yet. Kernel threads have no memory.
 fn place_of_environment(pid: i32) -> Option<(usize, usize)> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
@@ -226,8 +231,9 @@ fn place_of_environment(pid: i32) -> Option<(usize, usize)> {
     }
 }
 
-/// The processes that have something at or below `path` open, or as their working directory, with
-/// the name of each; not ourselves. Processes of other users cannot be looked into and are left out.
+/// Returns the processes that have something at or below `path` open, or as their working
+/// directory, with the name of each; not the calling one. Processes of other users cannot be read
+/// and are left out.
 #[must_use]
 pub fn users_of(path: &Path) -> Vec<(ProcessId, String)> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -252,8 +258,8 @@ pub fn users_of(path: &Path) -> Vec<(ProcessId, String)> {
         .collect()
 }
 
-/// One boot: boot id and start time of PID 1, so that a restarted container counts
-/// as a new one. `SPOTKEEP_BOOT_ID` sets it, for drills.
+/// Returns the id of this boot: the kernel's boot id and the start time of PID 1, so that a
+/// restarted container counts as a new boot. `SPOTKEEP_BOOT_ID` sets it, for drills.
 ///
 /// # Errors
 /// `/proc` is not mounted.
@@ -267,8 +273,9 @@ pub fn current_boot_id() -> Result<String> {
     Ok(format!("{}-{}", boot.trim(), init.start_time))
 }
 
-/// How long this boot has lasted, by the kernel's clock: since the machine booted, or since the container's
-/// first process was started. `None` where it cannot be told, or the boot was set from outside.
+/// Returns the duration of this boot by the kernel's clock: since the machine booted, or since the
+/// container's first process was started. `None` where it is unknown, or the boot id was set by the
+/// environment.
 #[must_use]
 pub fn since_boot() -> Option<Duration> {
     if std::env::var_os("SPOTKEEP_BOOT_ID").is_some() {
@@ -283,10 +290,11 @@ pub fn since_boot() -> Option<Duration> {
     ))
 }
 
-/// The unit of start times in `/proc`: `USER_HZ`, which is 100 on every architecture that Linux has in use.
+/// The unit of start times in `/proc`: `USER_HZ`, which is 100 on every architecture that Linux has
+/// in use.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// Memory that can still be given out without swapping, in bytes (`MemAvailable`).
+/// Returns the memory available without swapping, in bytes (`MemAvailable`).
 #[must_use]
 pub fn available_memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
@@ -301,14 +309,14 @@ pub fn available_memory() -> Option<u64> {
         .map(|kib| kib * 1024)
 }
 
-/// The kernel's number of the calling thread.
+/// Returns the kernel's id of the calling thread.
 #[must_use]
 pub fn this_thread() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
 }
 
-/// Whether a thread of this process waits in the kernel and can be interrupted by nothing (state `D`), as
-/// for a disk. One that has ended does not.
+/// Whether a thread of this process waits in the kernel and cannot be interrupted (state `D`), as
+/// for a disk. False for one that has ended.
 #[must_use]
 pub fn thread_is_in_kernel(thread: i32) -> bool {
     fs::read(format!("/proc/self/task/{thread}/stat"))
@@ -317,9 +325,9 @@ pub fn thread_is_in_kernel(thread: i32) -> bool {
         .is_some_and(|(state, _)| state == 'D')
 }
 
-/// The session that a process belongs to; `None` if there is no process of this pid, or if it was
-/// entered from outside of this process namespace, as by `docker exec`: then its session has no
-/// number here. getsid(2) says 0 of it, which rustix takes for impossible.
+/// Returns the session of a process; `None` if no process has this pid, or if it was entered from
+/// outside of this process namespace, as by `docker exec`: then its session has no number here.
+/// getsid(2) returns 0 for it, which rustix takes for impossible.
 #[must_use]
 pub fn session_of(pid: i32) -> Option<i32> {
     parse_session(&fs::read(format!("/proc/{pid}/stat")).ok()?)
@@ -331,30 +339,30 @@ fn parse_session(stat: &[u8]) -> Option<i32> {
     (session != 0).then_some(session)
 }
 
-/// Lets the calling thread step back behind all others.
+/// Gives the calling thread the lowest priority.
 pub fn set_nice() {
-    // One that is not allowed to goes on as it is.
+    // Without the permission, it keeps its priority.
     rustix::process::setpriority_process(None, 19).ok();
 }
 
 /// Leaves the terminal's session, so that closing the terminal does not end this process.
 pub fn leave_terminal() {
-    // A process that leads its group already has a session of its own, and then nothing is to do.
+    // A process that leads its group already has its own session, and then nothing is to do.
     rustix::process::setsid().ok();
 }
 
-/// Takes this process back to the ordinary chance of being ended when the machine is out of memory,
-/// where its parent, such as our tmux server, has a lower one.
-pub fn give_up_oom_protection() {
+/// Resets this process's OOM score adjustment to the default, where its parent, for example
+/// spotkeep's tmux server, has a lower one.
+pub fn reset_oom_score() {
     let path = "/proc/self/oom_score_adj";
     let score = fs::read_to_string(path).ok();
     if score.is_some_and(|score| score.trim().parse().is_ok_and(|score: i32| score < 0)) {
-        // To raise it is allowed to everybody.
+        // Raising it needs no permission.
         fs::write(path, "0").ok();
     }
 }
 
-/// This program, open, for a child that may not reach it by its path: a child that runs as another
+/// Opens this program for a child that may not reach it by its path: a child that runs as another
 /// user executes `/proc/self/fd/N`, which is the path that is returned.
 ///
 /// # Errors
@@ -363,14 +371,14 @@ pub fn inheritable_self() -> Result<(File, PathBuf)> {
     let path = std::env::current_exe().context("cannot find the program itself")?;
     let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())
-        .context("cannot pass the program on")?;
+        .context("cannot pass the program to a child")?;
     let at = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     Ok((file, at))
 }
 
-/// Keeps a child from getting any descriptor of ours but its input, output and errors: what the
-/// shell had open when it started us is otherwise passed on.
-pub fn keep_descriptors_to_ourselves() {
+/// Keeps a child from inheriting any descriptor except its input, output and errors: otherwise
+/// those that the shell had open when it started this process would be passed on.
+pub fn close_descriptors_on_exec() {
     let entries = fs::read_dir("/proc/self/fd").into_iter().flatten();
     let numbers: Vec<i32> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -391,18 +399,19 @@ fn set_close_on_exec(number: i32) {
     rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC).ok();
 }
 
-/// Lets everybody else go first: this thread, and whatever is started from it. Not at the very lowest: where
-/// every core is wanted by several, that would be nothing at all for hours.
+/// Lowers the priority of this thread and of the processes that it starts. Not to the very lowest:
+/// on a machine where several processes compete for every core, it would get no time for hours.
 pub fn lower_priority() {
-    // A machine that refuses has nothing to lose by it but speed.
+    // An error costs only speed.
     rustix::process::nice(15).ok();
-    // Where processes are scheduled by session, niceness counts within one session only, and this is the
-    // session's own (sched(7)). Of a session that others are in it would slow them all.
+    // Where processes are scheduled by session, niceness counts within one session only, and this
+    // is the session's own (sched(7)). For a session with other processes in it, this would slow
+    // them all.
     let me = i32::try_from(std::process::id());
     if me.is_ok_and(|me| session_of(me) == Some(me)) {
         fs::write("/proc/self/autogroup", "15").ok();
     }
-    // The disk's turn comes by a class that only a program of its own can set without unsafe code.
+    // The I/O class can be set without unsafe code only by another program.
     let mut ionice = Command::new("ionice");
     ionice.args(["-c", "3", "-t", "-p", &std::process::id().to_string()]);
     command::run(&mut ionice, Duration::from_secs(5)).ok();
@@ -443,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_cut_within_a_character_hides_no_process() {
-        // The kernel keeps 15 bytes of a name, here seven letters of two and half of one.
+        // The kernel keeps 15 bytes of a name, here seven letters of two bytes and half of one.
         let name = c"\u{43f}\u{440}\u{438}\u{43b}\u{43e}\u{436}\u{435}\xd0";
         let thread = std::thread::spawn(move || {
             rustix::thread::set_name(name).unwrap();
@@ -460,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_itself_and_no_other() {
+    fn a_process_id_names_one_process_only() {
         let me = ProcessId::current().unwrap();
         assert!(me.is_alive());
         assert!(

@@ -1,4 +1,4 @@
-//! A process of another user's: root's one way to start one.
+//! Starts a process as another user, from root.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use crate::process::Signal;
 use crate::socket::LOOPBACK_VARIABLE;
 use crate::user;
 
-/// Which groups it has beside its own.
+/// Supplementary groups of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Groups {
     /// Those of its account on this machine.
@@ -17,12 +17,13 @@ pub enum Groups {
     None,
 }
 
-/// A program as somebody else, by setpriv(1). It has a session of its own, so that it has no terminal of root's to
-/// type into; nothing of root's environment but a `PATH` of absolute directories; and it stands in `/`, since
-/// root's own directory may be where the user cannot go, and be a way to what the user cannot see.
+/// Returns a command that runs a program as another user, by setpriv(1). It has its own session, so
+/// that it cannot type into a terminal of root's; of root's environment it has only a `PATH` of
+/// absolute directories; and its working directory is `/`, since root's may be where the user has
+/// no access, and may lead to what the user must not see.
 ///
-/// Descriptors of root's are not closed: whoever starts such a process while it holds some that stay
-/// open over an exec closes them first ([`crate::process::keep_descriptors_to_ourselves`]).
+/// Descriptors of root's are not closed: a caller that holds some that stay open over an exec
+/// closes them first ([`crate::process::close_descriptors_on_exec`]).
 #[must_use]
 pub fn run_as(
     uid: u32,
@@ -32,9 +33,9 @@ pub fn run_as(
     program: impl AsRef<OsStr>,
 ) -> Command {
     // The session is changed before the user is: no process of theirs is ever in root's. `--wait`,
-    // since a leader of a process group has to fork for that.
-    // Both by their full names: what the caller sets as `PATH` is for the program, and may begin with a
-    // directory of the user's, and these two still run as root.
+    // since a leader of a process group has to fork for that. Both by their full names: the `PATH`
+    // that the caller sets is for the program, and may begin with a directory of the user's, while
+    // these two still run as root.
     let mut command = Command::new(tool("setsid"));
     command
         .arg("--wait")
@@ -45,7 +46,7 @@ pub fn run_as(
             Groups::OfAccount => "--init-groups",
             Groups::None => "--clear-groups",
         })
-        // Who is interrupted leaves nobody at work behind.
+        // When root's process is interrupted, no process of the user stays behind.
         .args(["--pdeathsig", name(when_parent_ends), "--"])
         .arg(program)
         .env_clear()
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn no_program_of_the_user_s_path_runs_as_root() {
+    fn no_program_in_the_user_s_path_runs_as_root() {
         if !testing::is_root("another user's process") {
             return;
         }
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn another_user_s_process_ends_with_who_started_it() {
+    fn another_user_s_process_ends_with_its_parent() {
         if !testing::is_root("another user's process") {
             return;
         }

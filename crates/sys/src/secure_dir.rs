@@ -1,5 +1,7 @@
-//! Directories for root, in places that others can write to: each is opened without following a
-//! link, looked at, and changed through the open handle. What is swapped in between is not touched.
+//! Safe directory access for root in places that other users can write to.
+//!
+//! Each directory is opened without following a link, checked, and changed through the open handle.
+//! A directory that is swapped in between is not changed.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,16 +15,16 @@ use rustix::process::{Gid, Uid};
 
 use crate::error::{Context as _, Result, bail, ensure};
 
-/// What is open for reading as a directory and is no link.
+/// Flags to open a directory for reading, but not a link.
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Larger state files than this are none.
+/// Largest size of a state file, in bytes.
 const FILE_LIMIT: u64 = 1 << 20;
 
-/// Whose something is, and who may do what with it.
+/// Owner and permissions of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ownership {
     /// User id.
@@ -40,16 +42,16 @@ pub struct Dir {
     path: PathBuf,
 }
 
-/// What a name in a directory is.
+/// Type of an entry in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// There is nothing.
+    /// It does not exist.
     Absent,
     /// A symbolic link.
     Link,
     /// A directory.
     Directory(Ownership),
-    /// Anything else.
+    /// Any other type.
     Other(Ownership),
 }
 
@@ -57,12 +59,12 @@ impl Dir {
     /// Opens an absolute path, of which no part may be a link.
     ///
     /// # Errors
-    /// A part of it is missing, is a link, or is no directory.
+    /// A part of it is missing, is a link, or is not a directory.
     pub fn open(path: &Path) -> Result<Self> {
         ensure!(path.is_absolute(), "{} is not absolute", path.display());
-        let root = rustix::fs::open("/", DIRECTORY, Mode::empty()).context("cannot open /")?;
+        let top = rustix::fs::open("/", DIRECTORY, Mode::empty()).context("cannot open /")?;
         let mut dir = Self {
-            fd: root,
+            fd: top,
             path: PathBuf::from("/"),
         };
         for part in path.components() {
@@ -78,23 +80,23 @@ impl Dir {
     /// Opens a directory in this one.
     ///
     /// # Errors
-    /// It is missing, is a link, or is no directory.
+    /// It is missing, is a link, or is not a directory.
     pub fn child(&self, name: impl AsRef<OsStr>) -> Result<Self> {
         let name = name.as_ref();
         let path = self.path.join(name);
         match rustix::fs::openat(&self.fd, name, DIRECTORY, Mode::empty()) {
             Ok(fd) => Ok(Self { fd, path }),
             Err(Errno::LOOP | Errno::NOTDIR) => {
-                bail!("{} is a link or no directory", path.display())
+                bail!("{} is a link or not a directory", path.display())
             }
             Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
         }
     }
 
-    /// What is under a name.
+    /// Returns the type of an entry.
     ///
     /// # Errors
-    /// It cannot be looked at.
+    /// It cannot be accessed.
     pub fn entry(&self, name: impl AsRef<OsStr>) -> Result<Entry> {
         let name = name.as_ref();
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -108,14 +110,14 @@ impl Dir {
             }
             Err(Errno::NOENT) => Ok(Entry::Absent),
             Err(error) => Err(error)
-                .with_context(|| format!("cannot look at {}", self.path.join(name).display())),
+                .with_context(|| format!("cannot access {}", self.path.join(name).display())),
         }
     }
 
-    /// Makes a directory that was absent, with nobody let in yet, and opens it.
+    /// Creates a directory that was absent, with access for its owner only, and opens it.
     ///
     /// # Errors
-    /// There is something by now, or the disk refused.
+    /// The name is taken by now, or the disk is full or missing.
     pub fn make(&self, name: impl AsRef<OsStr>) -> Result<Self> {
         let name = name.as_ref();
         rustix::fs::mkdirat(&self.fd, name, Mode::RWXU)
@@ -123,31 +125,31 @@ impl Dir {
         self.child(name)
     }
 
-    /// Whose this directory is.
+    /// Returns the owner and permissions of this directory.
     ///
     /// # Errors
-    /// The disk refused.
+    /// It cannot be read.
     pub fn ownership(&self) -> Result<Ownership> {
         Ok(ownership(&rustix::fs::fstat(&self.fd).with_context(
-            || format!("cannot look at {}", self.path.display()),
+            || format!("cannot access {}", self.path.display()),
         )?))
     }
 
-    /// Gives this directory, and nothing in it, to somebody.
+    /// Changes owner and permissions of this directory, but not of its content.
     ///
     /// # Errors
-    /// We may not, or the disk refused.
+    /// There is no permission, or the change failed.
     pub fn chown(&self, to: Ownership) -> Result<()> {
         let give = || -> rustix::io::Result<()> {
             let (uid, gid) = (Uid::from_raw(to.uid), Gid::from_raw(to.gid));
             rustix::fs::fchown(&self.fd, Some(uid), Some(gid))?;
-            // After the owner: a change of it takes bits away.
+            // Set after the owner: changing the owner clears bits.
             rustix::fs::fchmod(&self.fd, Mode::from_raw_mode(to.mode))
         };
-        give().with_context(|| format!("cannot give {} away", self.path.display()))
+        give().with_context(|| format!("cannot change the owner of {}", self.path.display()))
     }
 
-    /// The names in it, sorted.
+    /// Returns the names of its entries, sorted.
     ///
     /// # Errors
     /// It cannot be read.
@@ -169,7 +171,7 @@ impl Dir {
     /// Reads a small regular file; `None` where there is none. A link is an error.
     ///
     /// # Errors
-    /// It is a link, no regular file, too large, or cannot be read.
+    /// It is a link, is not a regular file, is too large, or cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path.join(name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -182,7 +184,7 @@ impl Dir {
         };
         ensure!(
             file.metadata()?.is_file(),
-            "{} is no regular file",
+            "{} is not a regular file",
             path.display()
         );
         let mut bytes = Vec::new();
@@ -195,10 +197,11 @@ impl Dir {
         Ok(Some(bytes))
     }
 
-    /// Replaces a file: written aside by `fill`, given its mode, synced, renamed, directory synced.
+    /// Replaces a file: `fill` writes a temporary file, which gets its mode, is synced and renamed;
+    /// then the directory is synced.
     ///
     /// # Errors
-    /// The disk refused, or `fill` failed; the old content is then still there.
+    /// A step failed, or `fill` did; the old content is then still there.
     pub fn replace(
         &self,
         name: &str,
@@ -230,10 +233,10 @@ impl Dir {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Renames within this directory, never over something.
+    /// Renames within this directory, and never replaces an entry.
     ///
     /// # Errors
-    /// The new name is taken, or the disk refused.
+    /// The new name is taken, or the rename failed.
     pub fn rename(&self, from: &str, to: &str) -> Result<()> {
         let flags = rustix::fs::RenameFlags::NOREPLACE;
         rustix::fs::renameat_with(&self.fd, from, &self.fd, to, flags)
@@ -241,10 +244,10 @@ impl Dir {
         self.sync()
     }
 
-    /// Makes a symbolic link that was absent.
+    /// Creates a symbolic link that was absent.
     ///
     /// # Errors
-    /// There is something by now, or the disk refused.
+    /// The name is taken by now, or the disk is full or missing.
     pub fn link(&self, name: impl AsRef<OsStr>, target: &Path) -> Result<()> {
         let name = name.as_ref();
         rustix::fs::symlinkat(target, &self.fd, name)
@@ -255,23 +258,23 @@ impl Dir {
     /// Makes its entries durable.
     ///
     /// # Errors
-    /// The disk refused.
+    /// The sync failed.
     pub fn sync(&self) -> Result<()> {
         rustix::fs::fsync(self.fd.as_fd())
             .with_context(|| format!("cannot sync {}", self.path.display()))
     }
 
-    /// Where it was when it was opened.
+    /// Returns its path when it was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Renames without ever replacing anything.
+/// Renames, and never replaces anything.
 ///
 /// # Errors
-/// There is something at `to`, or the disk refused.
+/// `to` exists, or the rename failed.
 pub fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
     let flags = rustix::fs::RenameFlags::NOREPLACE;
     Ok(rustix::fs::renameat_with(

@@ -1,4 +1,4 @@
-//! Signals as values on a channel.
+//! Delivers SIGTERM, SIGHUP, SIGINT and SIGWINCH to a callback in a thread.
 
 use super::thread;
 use crate::error::{Context as _, Result};
@@ -12,7 +12,7 @@ pub enum Ask {
     Interrupt,
 }
 
-/// Calls `deliver` in a thread of its own for each SIGTERM, SIGHUP and SIGINT from now on.
+/// Starts a thread that calls `deliver` for each SIGTERM, SIGHUP and SIGINT from now on.
 ///
 /// # Errors
 /// The handlers cannot be installed.
@@ -33,7 +33,7 @@ pub fn listen(mut deliver: impl FnMut(Ask) + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// Calls `deliver` in a thread of its own whenever the terminal's size changes.
+/// Starts a thread that calls `deliver` whenever the terminal's size changes.
 ///
 /// # Errors
 /// The handler cannot be installed.

@@ -1,4 +1,4 @@
-//! Sizes in the file, of memory and of files.
+//! Sizes of memory and files, as written in the configuration.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,8 @@ use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
 use crate::error::{Error, Result, anyhow};
 
-/// So many bytes, in powers of 1024, written as systemd writes them or in full: `"6G"`, `"100MiB"`.
+/// A number of bytes, written in powers of 1024 as systemd writes them or in full: `"6G"`,
+/// `"100MiB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
@@ -29,7 +30,7 @@ impl FromStr for Size {
             .filter(|bytes| *bytes > 0);
         bytes
             .map(Self)
-            .ok_or_else(|| anyhow!("{text:?} is not a size, such as \"6G\" or \"100MiB\""))
+            .ok_or_else(|| anyhow!("{text:?} is not a size like \"6G\" or \"100MiB\""))
     }
 }
 
@@ -49,7 +50,7 @@ impl<'de> Deserialize<'de> for Size {
         impl Visitor<'_> for Text {
             type Value = Size;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a size in quotes, such as \"6G\"")
+                f.write_str("a size in quotes, like \"6G\"")
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Size, E> {
                 text.parse().map_err(E::custom)
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn a_text_that_is_not_a_size_is_refused() {
         for text in [
             "",
             "G",

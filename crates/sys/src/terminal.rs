@@ -1,4 +1,4 @@
-//! A terminal: what is harmless on it, and its keys one by one.
+//! Terminal output without control characters, and single-key input.
 
 use std::borrow::Cow;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read, stdin};
@@ -10,8 +10,8 @@ use crate::error::{Context as _, Result};
 /// The longest piece of a line that is passed on at once, in bytes.
 const PIECE: u64 = 64 << 10;
 
-/// Passes on what another process says into a pipe, line by line, without anything that a terminal
-/// would obey. The terminal itself is not for that process: it could type into the shell there.
+/// Prints what another process writes into a pipe, line by line, without characters that control a
+/// terminal. That process does not get the terminal itself: it could type into the shell there.
 pub fn pass_on(pipe: Option<impl Read>, print: impl Fn(&str)) {
     let Some(pipe) = pipe else { return };
     let mut lines = BufReader::new(pipe);
@@ -22,13 +22,13 @@ pub fn pass_on(pipe: Option<impl Read>, print: impl Fn(&str)) {
     }
 }
 
-/// Whether a terminal only shows it.
+/// Whether a terminal only displays the character.
 #[must_use]
 pub fn is_plain(c: char) -> bool {
     !c.is_control() || c == '\n' || c == '\t'
 }
 
-/// Without anything that a terminal would obey.
+/// Returns the text without characters that control a terminal.
 #[must_use]
 pub fn plain(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_plain) {
@@ -41,8 +41,8 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(shown).collect())
 }
 
-/// Has keys come one by one, and shows none of them; signals keep their keys, and lines are written
-/// as ever. Returns whether standard input is a terminal at all.
+/// Makes the terminal deliver keys one by one, without echo; keys that send signals still do, and
+/// output is unchanged. Returns whether standard input is a terminal at all.
 ///
 /// # Errors
 /// The terminal is gone.

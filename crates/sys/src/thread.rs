@@ -1,7 +1,7 @@
-//! Threads, one way to start them: named, and never by a call that panics where none can be had.
+//! Starts named threads, and never panics where no thread can be started.
 //!
 //! `std::thread::spawn` and a scope's `spawn` panic when the machine has no process id left, which
-//! one runaway agent suffices for. What has to be done all the same is then done by the caller.
+//! one runaway agent can cause. The caller then does the necessary work itself.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use std::thread::{Builder, JoinHandle};
 /// Starts a thread that does `work`.
 ///
 /// # Errors
-/// There is no room for another one.
+/// No thread can be started.
 pub fn spawn<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -18,10 +18,10 @@ pub fn spawn<T: Send + 'static>(
     Builder::new().name(name.to_owned()).spawn(work)
 }
 
-/// As [`spawn`], with a stack of so many bytes: for threads of which there are many.
+/// Like [`spawn`], with a stack of so many bytes: for threads of which there are many.
 ///
 /// # Errors
-/// As [`spawn`].
+/// Like [`spawn`].
 pub fn spawn_with_stack<T: Send + 'static>(
     name: &str,
     bytes: usize,
@@ -33,7 +33,8 @@ pub fn spawn_with_stack<T: Send + 'static>(
         .spawn(work)
 }
 
-/// Does `work` in a thread of its own, or here, before it returns, where there can be none.
+/// Does `work` in a new thread, or in the calling thread before it returns where none can be
+/// started.
 pub fn spawn_or_do(name: &str, work: impl FnOnce() + Send + 'static) {
     let slot = Arc::new(Mutex::new(Some(work)));
     let of_thread = Arc::clone(&slot);
@@ -43,7 +44,7 @@ pub fn spawn_or_do(name: &str, work: impl FnOnce() + Send + 'static) {
         }
     });
     if let Err(error) = started {
-        tracing::warn!("no thread for {name}, it is done here: {error}");
+        tracing::warn!("cannot start the thread {name}, its work runs in the caller: {error}");
         if let Some(work) = take_slot(&slot) {
             work();
         }
@@ -54,8 +55,8 @@ fn take_slot<T>(slot: &Mutex<Option<T>>) -> Option<T> {
     slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Does `work` for all items at the same time, and returns what came of each, in their order;
-/// `None` where it panicked. Where threads cannot be had, the caller does what is left.
+/// Does `work` for all items at the same time, and returns the results in their order; `None` where
+/// it panicked. Where threads cannot be started, the caller does the rest.
 pub fn for_all<I: Sync, T: Send>(
     name: &str,
     items: &[I],
@@ -70,7 +71,7 @@ pub fn for_all<I: Sync, T: Send>(
                 (item, builder.spawn_scoped(scope, move || work(item)).ok())
             })
             .collect();
-        // First what has no thread, while the others are at it.
+        // First the items without a thread, while the threads run.
         let done: Vec<_> = started
             .into_iter()
             .map(|(item, thread)| match thread {
@@ -87,8 +88,8 @@ pub fn for_all<I: Sync, T: Send>(
     })
 }
 
-/// Does two things at the same time, or one after the other where there is no thread for the first;
-/// its result is `None` where it panicked.
+/// Does two things at the same time, or one after the other where no thread can be started for the
+/// first; its result is `None` where it panicked.
 pub fn both<A: Send, B>(
     name: &str,
     first: impl FnOnce() -> A + Send,
@@ -113,17 +114,17 @@ pub fn both<A: Send, B>(
 mod tests {
     use super::*;
 
-    /// More than any machine has room for.
+    /// More memory than any machine has.
     const TOO_MUCH: usize = usize::MAX >> 2;
 
     #[test]
-    fn what_cannot_have_a_thread_is_an_error_and_no_panic() {
+    fn a_thread_that_cannot_start_is_an_error_and_not_a_panic() {
         assert!(spawn_with_stack("x", TOO_MUCH, || ()).is_err());
         assert_eq!(spawn("x", || 7).unwrap().join().unwrap(), 7);
     }
 
     #[test]
-    fn all_items_are_done_in_their_order_and_a_panic_costs_its_own_only() {
+    fn all_results_are_in_order_and_a_panic_affects_only_its_item() {
         let items: Vec<u32> = (0..20).collect();
         let done = for_all("x", &items, |item| {
             assert_ne!(*item, 3, "on purpose");

@@ -1,5 +1,6 @@
-//! Wall-clock times for people, and durations as people write them. The only module that names
-//! `jiff`. Nothing is ever decided by comparing wall clocks of two boots.
+//! Wall-clock timestamps and durations, as people read and write them.
+//!
+//! The only module that uses `jiff`. No decision compares wall clocks of two boots.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,20 +9,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context as _, Result, ensure};
 
-/// A moment on the wall clock, written as RFC 3339 in UTC with milliseconds.
+/// A time on the wall clock, written as RFC 3339 in UTC with milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(jiff::Timestamp);
 
 impl Timestamp {
-    /// Now, to the millisecond.
+    /// Returns the present time, to the millisecond.
     #[must_use]
     pub fn now() -> Self {
         let now = jiff::Timestamp::now();
         Self(now.round(jiff::Unit::Millisecond).unwrap_or(now))
     }
 
-    /// The time of a file, to the millisecond; 1970 where it is beyond all that can be written down.
+    /// Returns the time of a file, to the millisecond; 1970 where it is out of range.
     #[must_use]
     pub fn from_system_time(time: std::time::SystemTime) -> Self {
         let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
@@ -34,40 +35,40 @@ impl Timestamp {
         text.parse().ok().map(Self)
     }
 
-    /// A moment given in milliseconds since 1970.
+    /// Returns the time that is so many milliseconds after 1970.
     #[must_use]
     pub fn from_millis(millis: i64) -> Option<Self> {
         jiff::Timestamp::from_millisecond(millis).ok().map(Self)
     }
 
-    /// Milliseconds since 1970.
+    /// Returns the milliseconds since 1970.
     #[must_use]
     pub fn as_millis(self) -> i64 {
         self.0.as_millisecond()
     }
 
-    /// How long after `earlier` this is; zero where a clock was set back.
+    /// Returns the duration since `earlier`; zero where a clock was set back.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::try_from(self.0.duration_since(earlier.0)).unwrap_or_default()
     }
 
-    /// This moment plus `duration`.
+    /// Returns this time plus `duration`.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.checked_add(duration).unwrap_or(self.0))
     }
 
-    /// This moment less `duration`.
+    /// Returns this time minus `duration`.
     #[must_use]
     pub fn before(self, duration: Duration) -> Self {
         Self(self.0.checked_sub(duration).unwrap_or(self.0))
     }
 
-    /// The next moment after this one at which a calendar in `zone` (that of the machine where there
-    /// is none) shows this hour and minute, on this month and day where they are given. One that was
-    /// two minutes ago counts too: whoever spoke to the minute meant it. `None` where there is no
-    /// such zone or day.
+    /// Returns the next time after this one at which a calendar in `zone` (that of the machine
+    /// where it is not given) shows this hour and minute, on this month and day where they are
+    /// given. A time up to two minutes ago counts too: a text to the minute may mean the present
+    /// one. `None` where there is no such zone or day.
     #[must_use]
     pub fn next(
         self,
@@ -107,37 +108,37 @@ impl Timestamp {
             .map(Self)
     }
 
-    /// As `2026-11-22 03:12:07 UTC`.
+    /// Returns it as `2026-11-22 03:12:07 UTC`.
     #[must_use]
     pub fn for_people(self) -> String {
         self.0.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
     }
 
-    /// As `2026-11-22`, in UTC.
+    /// Returns it as `2026-11-22`, in UTC.
     #[must_use]
     pub fn day(self) -> String {
         self.0.strftime("%Y-%m-%d").to_string()
     }
 
-    /// As `Sun 22 Nov`, in UTC.
+    /// Returns it as `Sun 22 Nov`, in UTC.
     #[must_use]
     pub fn calendar_day(self) -> String {
         self.0.strftime("%a %-d %b").to_string()
     }
 
-    /// As `03:12`, in UTC.
+    /// Returns it as `03:12`, in UTC.
     #[must_use]
     pub fn minute(self) -> String {
         self.0.strftime("%H:%M").to_string()
     }
 
-    /// As `20261122T031207123`, in UTC: names made of it sort by time.
+    /// Returns it as `20261122T031207123`, in UTC: names that contain it sort by time.
     #[must_use]
     pub fn digits(self) -> String {
         self.0.strftime("%Y%m%dT%H%M%S%3f").to_string()
     }
 
-    /// Reads what [`Self::digits`] wrote.
+    /// Reads what [`Self::digits`] returned.
     #[must_use]
     pub fn from_digits(text: &str) -> Option<Self> {
         let part = |range: std::ops::Range<usize>| text.get(range);
@@ -153,7 +154,7 @@ impl Timestamp {
         ))
     }
 
-    /// As `03:12:07`, in UTC.
+    /// Returns it as `03:12:07`, in UTC.
     #[must_use]
     pub fn clock(self) -> String {
         self.0.strftime("%H:%M:%S").to_string()
@@ -166,11 +167,11 @@ impl std::fmt::Display for Timestamp {
     }
 }
 
-/// A clock that was set by more than this counts as another one.
+/// A change of the clock by more than this counts as another clock.
 const CLOCK_STEP: Duration = Duration::from_secs(2);
 
-/// When an instant of this process was, by the wall clock: the same moment each time it is asked for,
-/// as long as nobody sets the clock.
+/// Returns the wall-clock time of an instant of this process: the same result each time, unless the
+/// clock is set.
 #[must_use]
 pub fn moment(at: Instant) -> Timestamp {
     static ANCHOR: Mutex<Option<(Instant, Timestamp)>> = Mutex::new(None);
@@ -192,7 +193,7 @@ pub fn moment(at: Instant) -> Timestamp {
 /// Reads a duration as people write it: `30s`, `1m30s`, `2 hours`.
 ///
 /// # Errors
-/// It is none, or it is negative.
+/// It is not a duration, or it is negative.
 pub fn parse_duration(text: &str) -> Result<Duration> {
     let signed: jiff::SignedDuration = text
         .parse()
@@ -200,7 +201,7 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         .with_context(|| format!("\"{text}\" is not a duration; write it as 30s, 5m or 1h30m"))?;
     ensure!(
         !signed.is_negative(),
-        "\"{text}\" is negative; a duration counts forwards"
+        "\"{text}\" is negative; a duration must be positive"
     );
     Duration::try_from(signed).context("the duration is too long")
 }
@@ -223,7 +224,7 @@ pub fn parse_age(text: &str) -> Result<Duration> {
     }
 }
 
-/// A duration in its two largest units: `350 ms`, `4.2 s`, `3m 10s`, `2d 4h`.
+/// Returns a duration in its two largest units: `350 ms`, `4.2 s`, `3m 10s`, `2d 4h`.
 #[must_use]
 pub fn short(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -237,8 +238,8 @@ pub fn short(duration: Duration) -> String {
     }
 }
 
-/// A duration in its largest unit, in four characters at most: `42s`, `3m`, `5h`, `12d`. For a column
-/// that is looked at all the time, and must not flicker.
+/// Returns a duration in its largest unit, in four characters at most: `42s`, `3m`, `5h`, `12d`.
+/// For a column that is redrawn all the time, and must not flicker.
 #[must_use]
 pub fn brief(duration: Duration) -> String {
     let seconds = duration.as_secs();

@@ -1,13 +1,13 @@
-//! Work that may hang in the kernel, under a deadline.
+//! Runs work that may hang in the kernel, with a deadline.
 
 use std::sync::mpsc;
 
 use crate::deadline::Deadline;
 use crate::thread;
 
-/// Runs `work` in a thread of its own and waits for it until the deadline. `None`: not done in
-/// time. The thread is then left behind: a call that hangs on a disk cannot be taken back. Where there
-/// can be no thread, the caller does it, and may be late: late is better than not at all.
+/// Runs `work` in a new thread and waits for it until the deadline. `None`: it did not end in time.
+/// The thread is then left behind: a call that hangs on a disk cannot be cancelled. Where no thread
+/// can be started, the caller does the work, and may be late.
 pub fn within<T: Send + 'static>(
     deadline: Deadline,
     work: impl FnOnce() -> T + Send + 'static,

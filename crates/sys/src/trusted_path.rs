@@ -1,14 +1,14 @@
-//! Who can change what lies at a path.
+//! Checks whether only root can change what a path leads to.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// The first of `dir` and the directories above it that another user than root could change: what
-/// is in it, or which directory the path leads to. `None`: nobody but root can. `dir` has its links
-/// resolved.
+/// Returns the first of `dir` and the directories above it that another user than root could
+/// change: its content, or which directory the path leads to. `None`: only root can. `dir` has its
+/// links resolved.
 ///
-/// In a sticky directory, such as `/tmp`, nobody can rename or remove what is root's.
+/// In a sticky directory like `/tmp`, only root can rename or remove root's files.
 #[must_use]
 pub fn first_open_to_others(dir: &Path) -> Option<&Path> {
     let mut is_itself = true;
@@ -38,7 +38,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, chown};
 
     #[test]
-    fn only_what_is_roots_alone_all_the_way_up_is_closed_to_others() {
+    fn a_path_is_trusted_only_if_root_alone_can_change_each_part() {
         let top = tempfile::tempdir().unwrap();
         let top = fs::canonicalize(top.path()).unwrap();
         let dir = top.join("a/b");

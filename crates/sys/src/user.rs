@@ -1,17 +1,17 @@
-//! Users of this machine.
+//! Users of this machine: names, homes, and commands that run as another user.
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
-/// The real user id of this process.
+/// Returns the real user id of this process.
 #[must_use]
 pub fn id() -> u32 {
     rustix::process::getuid().as_raw()
 }
 
-/// The directories of `PATH` that are the same wherever one stands. What a relative one holds, a
-/// cloned repository may have put there.
+/// Returns the absolute directories of `PATH`. A relative one may hold programs of a cloned
+/// repository.
 #[must_use]
 pub fn absolute_path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -19,7 +19,7 @@ pub fn absolute_path() -> OsString {
     std::env::join_paths(absolute).unwrap_or_default()
 }
 
-/// A program in one of these directories.
+/// Returns the path of a program in one of these directories.
 #[must_use]
 pub fn absolute_program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&absolute_path())
@@ -27,7 +27,7 @@ pub fn absolute_program(name: &str) -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
-/// The name of a user, from `/etc/passwd`; the number where it has none.
+/// Returns the name of a user, from `/etc/passwd`; the number where it has none.
 #[must_use]
 pub fn name(uid: u32) -> String {
     let number = uid.to_string();
@@ -43,7 +43,7 @@ pub fn name(uid: u32) -> String {
         .unwrap_or(number)
 }
 
-/// The home of a user, from `/etc/passwd`.
+/// Returns the home of a user, from `/etc/passwd`.
 #[must_use]
 pub fn home(uid: u32) -> Option<PathBuf> {
     let number = uid.to_string();
@@ -54,9 +54,9 @@ pub fn home(uid: u32) -> Option<PathBuf> {
     Some(of_user.next()?.split(':').nth(5)?.into())
 }
 
-/// The line of shell that runs `words` as the user `uid` on a terminal of its own. Without `--pty`
-/// it would be on the terminal of whoever types it, and `sudo -u` leaves it there too wherever
-/// sudoers does not set `use_pty` (su(1), sudoers(5)).
+/// Returns a shell command that runs `words` as the user `uid`, on a separate terminal. Without
+/// `--pty` it would be on the terminal of the user who types it, and `sudo -u` leaves it there too
+/// wherever sudoers does not set `use_pty` (su(1), sudoers(5)).
 #[must_use]
 pub fn as_user_hint(uid: u32, words: &[String]) -> String {
     let line = words
@@ -72,11 +72,11 @@ pub fn as_user_hint(uid: u32, words: &[String]) -> String {
     let su = format!("{sudo}su --pty - {name} -c {}", in_quotes(&line));
     match name == uid.to_string() {
         false => su,
-        true => format!("give the user id {uid} an account first: {sudo}useradd --uid {uid} NAME"),
+        true => format!("{sudo}useradd --uid {uid} NAME   # the user id {uid} has no account"),
     }
 }
 
-/// A word as a shell takes it.
+/// Returns a word quoted for a shell if needed.
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
     match !word.is_empty() && word.chars().all(is_plain) {
@@ -85,7 +85,7 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// A text as one word of shell.
+/// Returns a text as one quoted word for a shell.
 #[must_use]
 pub fn in_quotes(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
@@ -112,13 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn root_needs_no_terminal_of_its_own() {
+    fn root_needs_no_separate_terminal() {
         let words = ["spotkeep".to_owned(), "ls".to_owned()];
         assert!(as_user_hint(0, &words).ends_with("spotkeep ls"));
-        let nobody = as_user_hint(65_534, &words);
+        let other = as_user_hint(65_534, &words);
         assert!(
-            nobody.ends_with("su --pty - nobody -c 'spotkeep ls'"),
-            "{nobody}"
+            other.ends_with("su --pty - nobody -c 'spotkeep ls'"),
+            "{other}"
         );
     }
 }

@@ -1,8 +1,8 @@
-//! Random ids, and how to tell one.
+//! Generates and checks UUIDs.
 
 use uuid::Uuid;
 
-/// A new random id (version 4), as Claude Code wants session ids.
+/// Returns a new random id (version 4), the form that Claude Code requires for session ids.
 #[must_use]
 pub fn new_uuid() -> String {
     Uuid::new_v4().to_string()

@@ -1,4 +1,4 @@
-//! A loopback HTTP server for unit tests that does what a closure says, faults included.
+//! A fake HTTP server on loopback for unit tests; a closure chooses each answer or fault.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::wait::during;
 
-/// A request: which one it is, from 0, and its head.
+/// A request: its number, from 0, its path and its head.
 #[derive(Debug)]
 pub struct Asked {
     pub number: usize,
@@ -15,7 +15,7 @@ pub struct Asked {
     pub head: String,
 }
 
-/// What to do about it.
+/// The answer to a request, or a fault.
 #[derive(Debug)]
 pub enum Act {
     /// Send these bytes and close.
@@ -35,7 +35,7 @@ impl Act {
 
     pub fn answer(status: u16, etag: &str, body: &str) -> Self {
         Self::raw(format!(
-            "HTTP/1.1 {status} Scripted\r\nETag: {etag}\r\nContent-Length: {}\r\n\
+            "HTTP/1.1 {status} Status\r\nETag: {etag}\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n{body}",
             body.len()
         ))
@@ -56,7 +56,7 @@ pub struct FakeServer {
 }
 
 impl FakeServer {
-    /// Serves each connection in a thread of its own, so that `act` may block.
+    /// Serves each connection in its own thread, so that `act` may block.
     pub fn start(act: impl Fn(&Asked) -> Act + Send + Sync + 'static) -> Self {
         Self::start_at("127.0.0.1:0", act)
     }
@@ -96,7 +96,7 @@ impl FakeServer {
 }
 
 fn serve(mut stream: TcpStream, act: &dyn Fn(&Asked) -> Act, log: &Log) {
-    // The last byte is left unread: closing a connection with something unread resets it.
+    // The last byte is left unread, because closing a connection with unread bytes resets it.
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r") {
         let mut byte = [0];
@@ -113,7 +113,7 @@ fn serve(mut stream: TcpStream, act: &dyn Fn(&Asked) -> Act, log: &Log) {
         log.grew.notify_all();
         paths.len() - 1
     };
-    // A client that has gone away is no failure of the server.
+    // A client that has closed the connection is not an error of the server.
     match act(&Asked { number, path, head }) {
         Act::Raw(bytes) => {
             drop(stream.read(&mut [0]));
@@ -128,8 +128,7 @@ fn serve(mut stream: TcpStream, act: &dyn Fn(&Asked) -> Act, log: &Log) {
     }
 }
 
-/// A loopback address at which nothing listens, and nothing will: other tests take their ports
-/// from 127.0.0.1.
+/// A loopback address without a listener: other tests take their ports from 127.0.0.1.
 pub fn unused_address() -> String {
     let listener = TcpListener::bind("127.77.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()

@@ -1,4 +1,4 @@
-//! What tests of all crates share: how they wait, and a loopback HTTP server that does what it is told.
+//! Helpers for the tests of all crates: waiting, and a fake HTTP server on loopback.
 
 #![allow(
     missing_docs,
@@ -13,7 +13,7 @@
 pub mod http;
 pub mod wait;
 
-/// Whether this is root, as `test` needs; otherwise it is said that the test was skipped, and in CI it fails.
+/// Whether the test runs as root, as `test` needs. If not, prints that it is skipped; in CI, fails.
 pub fn is_root(test: &str) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;

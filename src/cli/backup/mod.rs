@@ -1,4 +1,4 @@
-//! `spotkeep backup`
+//! `spotkeep backup`: creates, lists and restores backups.
 
 mod output;
 mod recover;
@@ -30,8 +30,8 @@ pub(super) use output::Bar;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Backups are a repository of restic's, and restic reads it without us:
+#[command(after_help = "\
+Backups are stored by restic (a backup program), which can read them without spotkeep:
   RESTIC_PASSWORD_FILE=DATA_DIR/backups.key restic -r DATA_DIR/backups snapshots
 
 Examples:
@@ -39,8 +39,7 @@ Examples:
   spotkeep backup ls --session 0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55
   spotkeep backup restore latest workspaces/agent-1/src --dry-run
   spotkeep backup restore 1a2b3c4d --to /tmp/then
-  spotkeep backup check --all"
-)]
+  spotkeep backup check --all")]
 pub(super) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -48,115 +47,133 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make one, if anything has changed, and copy it where `copy_to` says.
-    #[command(after_help = "Examples:\n  spotkeep backup now\n  spotkeep backup now --always")]
+    /// Create a backup if anything has changed.
+    #[command(after_help = "\
+It is copied to `copy_to` of spotkeep.toml, if that is set.
+
+Examples:
+  spotkeep backup now
+  spotkeep backup now --always")]
     Now {
-        /// Also where nothing has changed.
+        /// Create a backup even without changes.
         #[arg(long)]
         always: bool,
-        /// By the clock: quiet, and waits for nobody.
+        /// Started by a timer: quiet, and does not wait for another backup.
         #[arg(long, hide = true)]
         scheduled: bool,
-        /// Say what would be done, and do nothing.
+        /// Show what would be done; change nothing.
         #[arg(long)]
         dry_run: bool,
-        /// What came of it, as JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// The backups, newest first; or every version of one session's transcript.
-    #[command(
-        after_help = "Examples:\n  spotkeep backup ls\n  spotkeep backup ls --session 0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55"
-    )]
+    /// List backups, newest first.
+    #[command(after_help = "\
+Examples:
+  spotkeep backup ls
+  spotkeep backup ls --session 0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55")]
     Ls {
-        /// A session's id.
+        /// List the versions of this session's transcript.
         #[arg(long, value_name = "UUID")]
         session: Option<String>,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Bring files back: into the data directory, or beside it.
+    /// Restore files from a backup.
     #[command(after_help = "Examples:
   spotkeep backup restore latest workspaces/agent-1/src --dry-run
   spotkeep backup restore latest workspaces/agent-1/notes.md --overwrite
   spotkeep backup restore 1a2b3c4d --to /tmp/then")]
     Restore {
-        /// Which backup: an id, the beginning of one, or `latest`.
+        /// The backup: an ID, its beginning, or `latest`.
         id: String,
-        /// What of it, relative to the data directory; all of it where nothing is named.
+        /// Paths to restore (default: all). Relative to the data directory.
         paths: Vec<PathBuf>,
-        /// Into this directory, new or empty, and not into the data directory.
+        /// Restore into this new or empty directory instead.
         #[arg(long, value_name = "DIR")]
         to: Option<PathBuf>,
-        /// Replace files that are there and differ; they are renamed, not lost.
+        /// Replace files that differ. The existing files are renamed and kept.
         #[arg(long)]
         overwrite: bool,
-        /// Say what would be done, and do nothing.
+        /// Show what would be done; change nothing.
         #[arg(long)]
         dry_run: bool,
-        /// As JSON; never asks.
+        /// Print JSON; never ask.
         #[arg(long)]
         json: bool,
     },
-    /// Bring back transcripts and workspaces of agents that are lost, as a keeper does before it starts them.
+    /// Restore lost transcripts and workspaces from backups.
     #[command(
         alias = "mend",
-        after_help = "Examples:\n  spotkeep backup recover --dry-run\n  spotkeep backup recover --workspaces"
+        after_help = "\
+The keeper does this automatically before it starts agents.
+
+Examples:
+  spotkeep backup recover --dry-run
+  spotkeep backup recover --workspaces"
     )]
     Recover {
-        /// Workspaces too of which a checkpoint may be left, from which the keeper would make them anew.
+        /// Restore workspaces that still have checkpoints too. Without this, the keeper recreates
+        /// those from their newest checkpoint.
         #[arg(long)]
         workspaces: bool,
-        /// Say what would be done, and do nothing.
+        /// Show what would be done; change nothing.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Look whether the backups are whole; names each damaged file.
-    #[command(
-        after_help = "Examples:\n  spotkeep backup check\n  spotkeep backup check --all\n  spotkeep backup check --copy"
-    )]
+    /// Check the backups for damage.
+    #[command(after_help = "\
+Examples:
+  spotkeep backup check
+  spotkeep backup check --all
+  spotkeep backup check --copy")]
     Check {
-        /// Read all data, and not the structure alone.
+        /// Read all data, not only the structure.
         #[arg(long)]
         all: bool,
-        /// The copy elsewhere, and not `backups/`.
+        /// Check the copy at `copy_to` instead.
         #[arg(long)]
         copy: bool,
-        /// Then remove what need not be kept, if nothing is damaged.
+        /// Then remove expired backups, if nothing is damaged.
         #[arg(long, conflicts_with = "copy")]
         prune: bool,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// What restic needs to read the backups by hand.
+    /// Show how to read the backups with restic.
     #[command(after_help = "Example:\n  spotkeep backup key")]
     Key {
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// As root: let `copy_to`, `copy_keeps_all`, `key_command`, `env_file` and `keep` count as they stand in spotkeep.toml now.
-    #[command(
-        after_help = "Examples:\n  sudo spotkeep backup approve --dry-run\n  sudo spotkeep backup approve"
-    )]
+    /// Approve the backup settings for root's backups.
+    #[command(after_help = "\
+Run it as root. Root's backups use `copy_to`, `copy_keeps_all`, `key_command`, `env_file` and
+`keep` of spotkeep.toml only as approved, since agents can change that file.
+
+Examples:
+  sudo spotkeep backup approve --dry-run
+  sudo spotkeep backup approve")]
     Approve {
-        /// Show them, and approve nothing.
+        /// Show the settings; approve nothing.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Writes for root what belongs to the user.
+    /// Write files for root as the user who owns them.
     #[command(hide = true)]
     CarryOut {
-        /// The order.
+        /// The request, as JSON.
         order: String,
     },
 }
 
 pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     if let Verb::CarryOut { order } = &args.verb {
-        let order: WriteRequest = serde_json::from_str(order).context("cannot read the order")?;
+        let order: WriteRequest = serde_json::from_str(order).context("cannot read the request")?;
         privileged_write::carry_out(data_dir, &order, &mut std::io::stdin().lock())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -189,7 +206,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
             dry_run,
             json,
         } => {
-            let request = restore::VmRequest {
+            let request = restore::RestoreRequest {
                 id,
                 paths: paths
                     .iter()
@@ -199,7 +216,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
                 dry_run,
                 json,
             };
-            restore::give(&settings, &request, to.as_deref())
+            restore::restore_files(&settings, &request, to.as_deref())
         }
         Verb::Recover {
             workspaces,
@@ -217,7 +234,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     }
 }
 
-/// Ended by a signal, as a unit or a person sends it.
+/// Returns a stop condition that is set by SIGINT or SIGTERM.
 pub(super) fn until_signalled() -> Result<Stop> {
     let asked = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&asked);
@@ -226,10 +243,10 @@ pub(super) fn until_signalled() -> Result<Stop> {
 }
 
 fn make(settings: &Settings, how: RunOptions, as_json: bool) -> Result<ExitCode> {
-    // A person who waits for it is in a hurry, the clock never.
+    // A scheduled backup is not urgent, so it has low priority.
     if how.scheduled {
         if settings.table.every().is_none() {
-            return Ok(ExitCode::SUCCESS); // Turned off; a timer may run all the same.
+            return Ok(ExitCode::SUCCESS); // Backups are turned off; the timer may still run.
         }
         process::leave_terminal();
         process::lower_priority();
@@ -241,7 +258,7 @@ fn make(settings: &Settings, how: RunOptions, as_json: bool) -> Result<ExitCode>
         settings,
         how,
         &stop,
-        &mut || complain("another backup is under way; waiting for it to end"),
+        &mut || complain("another backup is running; waiting for it to end"),
         &mut |at| bar.show(at),
     );
     bar.clear();
@@ -285,19 +302,19 @@ fn check(
             .table
             .copy_to
             .as_deref()
-            .context("no copy_to is declared in [backup]")
+            .context("copy_to is not set in [backup]")
             .kind(ErrorKind::Usage)?;
         crate::backup::restic::ensure_allowed(url)?;
         check::run(&crate::backup::copy::remote(settings, url)?, depth, &stop)?
     } else {
-        // Without the password nothing can be read, and a check is where a person looks first.
+        // A missing password is reported here, since users run a check first.
         let repository = Repository::open(settings)?;
-        let _turn = BackupLock::acquire(settings, SHORT.total, &stop, &mut || {
-            complain("a backup is under way; waiting for it to end");
+        let _lock = BackupLock::acquire(settings, SHORT.total, &stop, &mut || {
+            complain("a backup is running; waiting for it to end");
         })?;
         let mut state = BackupState::load(settings)?;
         let worker = this_worker()?;
-        // A damaged key is what is looked for: then no lock can be read either.
+        // With a damaged key no lock can be read; the check below reports that.
         remove_stale(&repository, state.worker.as_ref(), &worker.boot_id, &stop).ok();
         let found = check::run(&repository, depth, &stop)?;
         if !found.locked {
@@ -314,19 +331,20 @@ fn check(
         found
     };
     if found.locked {
-        return Err(anyhow!("another restic is at work on the backups"))
-            .hint("try again when it has ended")
+        return Err(anyhow!("another restic process has locked the backups"))
+            .hint("try again when that process has ended")
             .kind(ErrorKind::NotAsDeclared);
     }
     if as_json {
         json(&serde_json::json!({
-            "version": VERSION, "ok": found.damage.is_empty(), "damage": found.damage, "read_all_data": all,
+            "version": VERSION, "ok": found.damage.is_empty(), "damage": found.damage,
+            "read_all_data": all,
         }))?;
     } else if found.damage.is_empty() {
         print_line(if all {
-            "the backups are whole: all data were read"
+            "no damage found (all data read)"
         } else {
-            "the backups are whole; --all reads all data too"
+            "no damage found (structure only; --all reads all data)"
         });
     } else {
         for file in &found.damage {
@@ -358,7 +376,7 @@ fn key(settings: &Settings, as_json: bool) -> Result<ExitCode> {
         settings.repository().display()
     ));
     if settings.table.copy_to.is_some() && matches!(key, Key::File(_)) {
-        complain("keep a copy of this file elsewhere too: without it the copy cannot be read");
+        complain("keep a copy of this file elsewhere too: the copy cannot be read without it");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -389,7 +407,7 @@ fn approve(settings: &Settings, dry_run: bool) -> Result<ExitCode> {
     if !dry_run {
         settings.take_over()?;
         settings.approve()?;
-        print_line("approved: they count for backups that root makes");
+        print_line("approved: root's backups use these settings");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! What the verbs of `spotkeep backup` print.
+//! Output of `spotkeep backup`: progress bar, lists, results.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::output::{bytes, json as print, print_line, table};
+use super::super::output::{bytes, counted, json as print, print_line, table};
 use super::code;
 use crate::backup::restore::{Given, Now, Step};
 use crate::backup::run::{Report, RunResult};
@@ -16,17 +16,17 @@ use state::VERSION;
 use sys::error::Result;
 use sys::time::{Timestamp, short};
 
-/// Signs in a full bar.
+/// Characters in a full bar.
 const BAR: usize = 24;
 
-/// A line on the terminal that shows how far restic is, by its own numbers.
+/// A progress bar on the terminal, with the numbers that restic reports.
 pub(in crate::cli) struct Bar {
     shown: bool,
     quiet: bool,
 }
 
 impl Bar {
-    /// A bar; a quiet one, or one that nobody sees, shows nothing.
+    /// Returns a bar. It shows nothing if `quiet` is set, or standard error is not a terminal.
     pub(in crate::cli) fn new(quiet: bool) -> Self {
         Self {
             shown: false,
@@ -34,19 +34,19 @@ impl Bar {
         }
     }
 
-    /// Draws it anew.
+    /// Draws the bar again.
     pub(super) fn show(&mut self, at: &Progress) {
         if self.quiet {
             return;
         }
         self.shown = true;
         let mut err = std::io::stderr().lock();
-        // A terminal that is gone wants no bar.
+        // A terminal that was closed needs no bar.
         write!(err, "\r\x1b[2K{}", line(at)).ok();
         err.flush().ok();
     }
 
-    /// Takes it away.
+    /// Removes the bar.
     pub(in crate::cli) fn clear(&mut self) {
         if self.shown {
             let mut err = std::io::stderr().lock();
@@ -93,7 +93,7 @@ pub(super) fn print_report(report: &Report) {
         print_line(&format!("copied to {to}"));
     }
     if report.tended {
-        print_line("checked, and old backups removed");
+        print_line("checked the backups, and removed expired ones");
     }
 }
 
@@ -155,7 +155,7 @@ pub(super) fn list(settings: &Settings, session: Option<&str>, as_json: bool) ->
     Ok(ExitCode::SUCCESS)
 }
 
-/// As restic shows an id.
+/// Shortens an id like restic does.
 fn id(id: &str) -> String {
     id.get(..8).unwrap_or(id).to_owned()
 }
@@ -167,8 +167,8 @@ pub(super) fn plan(steps: &[Step], to: Option<&Path>, as_json: bool) -> Result<E
     }
     if let Some(to) = to {
         print_line(&format!(
-            "would restore {} files into {}",
-            steps.len(),
+            "would restore {} into {}",
+            counted(steps.len(), "file"),
             to.display()
         ));
         return Ok(ExitCode::SUCCESS);
@@ -176,17 +176,14 @@ pub(super) fn plan(steps: &[Step], to: Option<&Path>, as_json: bool) -> Result<E
     for step in steps.iter().filter(|step| step.now != Now::Same) {
         let word = match step.now {
             Now::Missing => "would restore",
-            Now::Older => "is there, older:",
-            Now::Newer => "is there, newer:",
-            Now::Same => "is the same:",
+            Now::Older => "exists, older:",
+            Now::Newer => "exists, newer:",
+            Now::Same => "unchanged:",
         };
         print_line(&format!("{word} {}", step.path.display()));
     }
     let same = steps.iter().filter(|step| step.now == Now::Same).count();
-    print_line(&format!(
-        "{same} of {} files are there as they were",
-        steps.len()
-    ));
+    print_line(&format!("{same} of {} files are unchanged", steps.len()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -198,18 +195,24 @@ pub(super) fn given(given: &Given, to: &Path, as_json: bool) -> Result<ExitCode>
         return Ok(code(given.left.is_empty()));
     }
     print_line(&format!(
-        "restored {} files into {}",
-        given.restored,
+        "restored {} into {}",
+        counted(
+            usize::try_from(given.restored).unwrap_or(usize::MAX),
+            "file"
+        ),
         to.display()
     ));
     for path in &given.renamed {
-        print_line(&format!("replaced, and kept beside it: {}", path.display()));
+        print_line(&format!(
+            "replaced; the old file is kept beside it: {}",
+            path.display()
+        ));
     }
     for path in &given.left {
-        print_line(&format!("left as it is: {}", path.display()));
+        print_line(&format!("not replaced: {}", path.display()));
     }
     if !given.left.is_empty() {
-        print_line("--overwrite replaces those and keeps them beside");
+        print_line("--overwrite replaces these files, and keeps the old ones under another name");
     }
     Ok(code(given.left.is_empty()))
 }

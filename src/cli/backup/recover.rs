@@ -1,4 +1,4 @@
-//! What agents have lost, brought back from the backups.
+//! `spotkeep backup recover`: restores lost transcripts and workspaces from backups.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use crate::resume;
 use sys::error::Result;
 use sys::process;
 
-/// Looks through the agents that do not run.
+/// Recovers what agents that do not run have lost.
 pub(super) fn repair(settings: &Settings, workspaces: bool, dry_run: bool) -> Result<ExitCode> {
     let boot_id = process::current_boot_id()?;
     let stop = until_signalled()?.or_at_the_notice(&settings.data_dir, &boot_id);
@@ -21,7 +21,7 @@ pub(super) fn repair(settings: &Settings, workspaces: bool, dry_run: bool) -> Re
             continue;
         }
         for loss in resume::losses(&settings.data_dir, &record) {
-            // A checkpoint is newer, and the keeper's to use.
+            // A checkpoint is newer than a backup, and the keeper uses it.
             if matches!(loss, resume::Loss::Workspace(_))
                 && !workspaces
                 && resume::may_have_checkpoint(&settings.data_dir, &settings.config, &record)

@@ -1,4 +1,4 @@
-//! What a person wants back from a backup.
+//! `spotkeep backup restore`: restores files from a backup.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use crate::backup::{Settings, restore, snapshots};
 use state::layout::DataDir;
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
-/// What a person wants back.
-pub(super) struct VmRequest {
+/// The files to restore, and how.
+pub(super) struct RestoreRequest {
     pub(super) id: String,
     pub(super) paths: Vec<PathBuf>,
     pub(super) overwrite: bool,
@@ -19,7 +19,7 @@ pub(super) struct VmRequest {
     pub(super) json: bool,
 }
 
-/// A path of the data directory as it is in a backup.
+/// Returns the path of a file of the data directory inside a backup.
 pub(super) fn within(data_dir: &DataDir, path: &Path) -> Result<PathBuf> {
     let inside = data_dir.relative(path);
     let good = inside.components().all(|part| {
@@ -30,7 +30,7 @@ pub(super) fn within(data_dir: &DataDir, path: &Path) -> Result<PathBuf> {
     });
     if !good || inside.as_os_str().is_empty() {
         return Err(anyhow!("{} is not in the data directory", path.display()))
-            .hint("paths are relative to the data directory, such as workspaces/agent-1")
+            .hint("paths are relative to the data directory, like workspaces/agent-1")
             .kind(ErrorKind::Usage);
     }
     let parts = inside.components();
@@ -39,10 +39,10 @@ pub(super) fn within(data_dir: &DataDir, path: &Path) -> Result<PathBuf> {
         .collect())
 }
 
-/// Gives it back, into the data directory or beside it.
-pub(super) fn give(
+/// Restores the files, into the data directory or into `to`.
+pub(super) fn restore_files(
     settings: &Settings,
-    request: &VmRequest,
+    request: &RestoreRequest,
     to: Option<&Path>,
 ) -> Result<ExitCode> {
     let stop = until_signalled()?;
@@ -54,7 +54,7 @@ pub(super) fn give(
         return output::plan(&steps, to, request.json);
     }
     if let Some(to) = to {
-        restore::beside(&repository, &snapshot.id, &request.paths, to, &stop)?;
+        restore::into_new_dir(&repository, &snapshot.id, &request.paths, to, &stop)?;
         let given = restore::Given {
             restored: u64::try_from(steps.len()).unwrap_or(u64::MAX),
             ..restore::Given::default()
@@ -82,7 +82,7 @@ pub(super) fn give(
     output::given(&given, settings.data_dir.dir(), request.json)
 }
 
-/// Whether a person at a terminal says yes. Nobody else is asked, and then the answer is no.
+/// Asks the user whether to replace files. Without a terminal the answer is no.
 fn asks(differing: usize, newer: usize) -> Result<bool> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Ok(false);
@@ -90,7 +90,8 @@ fn asks(differing: usize, newer: usize) -> Result<bool> {
     let mut err = std::io::stderr().lock();
     write!(
         err,
-        "{differing} files are there and differ, {newer} of them newer. Replace them? They are renamed, not lost. [y/N] "
+        "{differing} existing files differ, {newer} of them newer. Replace them? \
+         They are kept under another name. [y/N] "
     )?;
     err.flush()?;
     let mut answer = String::new();

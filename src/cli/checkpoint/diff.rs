@@ -1,4 +1,4 @@
-//! `spotkeep checkpoint diff`
+//! `spotkeep checkpoint diff`: shows changes since a checkpoint, or between two.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::{Command, ExitCode, Stdio};
@@ -15,25 +15,24 @@ use sys::time::{Timestamp, short};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Without a second ID it is compared with the workspace as it is now, of which a checkpoint is made first.
+#[command(after_help = "\
+Without a second ID it compares with the workspace as it is now; a checkpoint of it is made first.
 
 Examples:
   spotkeep checkpoint diff agent-1
-  spotkeep checkpoint diff agent-1 1h --stat"
-)]
+  spotkeep checkpoint diff agent-1 1h --stat")]
 pub(super) struct Args {
-    /// Which agent.
+    /// The agent's name.
     name: AgentName,
-    /// From this checkpoint.
+    /// The earlier checkpoint.
     #[arg(default_value = "latest")]
     from: String,
-    /// To this one; to the workspace as it is, where none is given.
+    /// The later checkpoint (default: the current workspace).
     to: Option<String>,
-    /// Names and numbers of lines only.
+    /// Show file names and line counts only.
     #[arg(long)]
     stat: bool,
-    /// As JSON: names and numbers of lines.
+    /// Print JSON: file names and line counts.
     #[arg(long, conflicts_with = "stat")]
     json: bool,
 }
@@ -41,7 +40,7 @@ pub(super) struct Args {
 pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let deadline = Deadline::after(LIMIT);
     let subject = Subject::load(data_dir, &args.name)?;
-    // First, since `latest` is meant as it was before.
+    // First, since `latest` means the latest one before the checkpoint that is made below.
     let from = subject.find(data_dir, &args.from)?;
     let end = match &args.to {
         Some(to) => Some(subject.find(data_dir, to)?),
@@ -57,7 +56,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
             },
             CheckpointOutcome::NotGit => {
                 return Err(anyhow!(
-                    "{} is no git workspace",
+                    "{} is not a git repository",
                     subject.place.workspace.display()
                 ));
             }
@@ -88,8 +87,9 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let mut text = of(Layer::Worktree, args.stat)?;
     let staged = of(Layer::Index, true)?;
     if !staged.is_empty() {
-        // What is staged is mostly what is in the worktree too: it is named, and not shown twice.
-        text.push_str(&format!("\nstaged otherwise than then:\n{staged}"));
+        // Staged changes are mostly in the worktree too, so their files are listed without a second
+        // diff.
+        text.push_str(&format!("\nchanges in the staged files:\n{staged}"));
     }
     if text.is_empty() {
         complain(&format!(
@@ -112,7 +112,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Between which two moments.
+/// Describes the two ends of a comparison.
 fn span(from: &Checkpoint, to: Option<&Checkpoint>) -> String {
     let moment = |one: &Checkpoint| {
         let age = short(Timestamp::now().since(one.at));
@@ -124,7 +124,8 @@ fn span(from: &Checkpoint, to: Option<&Checkpoint>) -> String {
     }
 }
 
-/// In a pager on a terminal: the user's own, and never one that the repository names.
+/// Prints the text, on a terminal through the user's pager. A pager that the repository names is
+/// never run.
 fn show(text: &str) {
     let lines = || print_line(text.trim_end());
     if !std::io::stdout().is_terminal() {
@@ -143,7 +144,7 @@ fn show(text: &str) {
         return lines();
     };
     if let Some(mut pipe) = child.stdin.take() {
-        // Whoever leaves the pager has seen enough.
+        // The user may leave the pager before the end.
         pipe.write_all(text.as_bytes()).ok();
     }
     child.wait().ok();

@@ -1,4 +1,4 @@
-//! `spotkeep checkpoint ls`
+//! `spotkeep checkpoint ls`: lists checkpoints.
 
 use std::process::ExitCode;
 
@@ -11,18 +11,19 @@ use state::{AgentName, VERSION};
 use sys::deadline::Deadline;
 use sys::error::Result;
 
-/// The longest list of what was left out, in a table.
+/// The longest list of files that were left out, in a table, in characters.
 const LEFT_OUT_MAX: usize = 60;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  spotkeep checkpoint ls agent-1\n  spotkeep checkpoint ls --json | jq -r '.checkpoints[].id'"
-)]
+#[command(after_help = "\
+Examples:
+  spotkeep checkpoint ls agent-1
+  spotkeep checkpoint ls --json | jq -r '.checkpoints[].id'")]
 pub(super) struct Args {
-    /// Which agent; all, where none is named.
+    /// The agent's name (default: all agents).
     name: Option<AgentName>,
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
@@ -35,7 +36,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
             .and_then(|subject| subject.list(data_dir).map(|found| (subject, found)));
         let (subject, found) = match listed {
             Ok(listed) => listed,
-            // Who asks for all wants those that there are.
+            // With all agents, those without checkpoints are skipped.
             Err(_) if args.name.is_none() => continue,
             Err(error) => return Err(error),
         };

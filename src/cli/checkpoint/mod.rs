@@ -1,4 +1,4 @@
-//! `spotkeep checkpoint`
+//! `spotkeep checkpoint`: creates, lists, compares and restores checkpoints.
 
 mod diff;
 mod ls;
@@ -20,21 +20,21 @@ use sys::deadline::Deadline;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::{Timestamp, parse_duration};
 
-/// A person who waits longer than this has given up before.
+/// Time limit of a checkpoint that a user waits for.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "A checkpoint is made by itself when a turn ends, every minute while an agent works, in a save, and
-before a rollback. It holds what is staged, what is not, and what is untracked; not what git ignores.
-ID is one that `ls` shows or its beginning, `latest`, or an age such as 10m: the newest that is at least so old.
+#[command(after_help = "\
+A checkpoint is a snapshot of uncommitted work: staged, unstaged and untracked files, without
+files that git ignores. Checkpoints are made automatically: every minute while an agent works,
+when it has finished, at a save, and before a rollback. ID is an ID that `ls` shows, the beginning
+of one, `latest`, or an age like 10m (the newest that is at least that old).
 
 Examples:
   spotkeep checkpoint ls agent-1
   spotkeep checkpoint diff agent-1 10m
-  spotkeep checkpoint rollback agent-1 10m --stop"
-)]
+  spotkeep checkpoint rollback agent-1 10m --stop")]
 pub(super) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -42,13 +42,13 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Make one now (of all agents, where none is named).
+    /// Create checkpoints now.
     Now(NowArgs),
-    /// The checkpoints, newest first.
+    /// List checkpoints, newest first.
     Ls(ls::Args),
-    /// What has changed since a checkpoint, or between two.
+    /// Show changes since a checkpoint, or between two.
     Diff(diff::Args),
-    /// Make a workspace what it was.
+    /// Restore a workspace to a checkpoint.
     Rollback(rollback::Args),
 }
 
@@ -57,18 +57,18 @@ enum Verb {
     after_help = "Examples:\n  spotkeep checkpoint now\n  spotkeep checkpoint now agent-1 --json"
 )]
 struct NowArgs {
-    /// Which agents; all, where none is named.
+    /// The agents; all if none is named.
     names: Vec<AgentName>,
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Say what would be done, and do nothing.
+    /// Show what would be done; change nothing.
     #[arg(long)]
     dry_run: bool,
 }
 
 impl Args {
-    /// What is made and given back is the owner's; what is only shown is read.
+    /// Returns what the verb does on the data directory: `ls` and `diff` only read.
     pub(super) fn access(&self) -> Access {
         match &self.verb {
             Verb::Ls(_) | Verb::Diff(_) => Access::Reads,
@@ -112,8 +112,8 @@ fn now(data_dir: &DataDir, args: NowArgs) -> Result<ExitCode> {
                 (Some(taken.id), "made".to_owned())
             }
             Ok(CheckpointOutcome::Unchanged(Some(id))) => (Some(id), "unchanged".into()),
-            Ok(CheckpointOutcome::Unchanged(None)) => (None, "nothing to keep yet".into()),
-            Ok(CheckpointOutcome::NotGit) => (None, "no git workspace".into()),
+            Ok(CheckpointOutcome::Unchanged(None)) => (None, "no changes yet".into()),
+            Ok(CheckpointOutcome::NotGit) => (None, "not a git repository".into()),
             Err(error) => {
                 failed = true;
                 (None, format!("failed: {error:#}"))
@@ -138,7 +138,7 @@ fn now(data_dir: &DataDir, args: NowArgs) -> Result<ExitCode> {
     }))
 }
 
-/// An agent and where its checkpoints are.
+/// An agent and the place of its checkpoints.
 struct Subject {
     record: AgentRecord,
     place: CheckpointTarget,
@@ -150,7 +150,7 @@ impl Subject {
         let record = data_dir
             .load_record(name)?
             .with_context(|| match config.agents.contains_key(name) {
-                true => format!("no keeper has taken {name} in yet"),
+                true => format!("no keeper has loaded {name} yet"),
                 false => format!("there is no agent {name}"),
             })
             .hint(match config.agents.contains_key(name) {
@@ -162,7 +162,8 @@ impl Subject {
         Ok(Self { record, place })
     }
 
-    /// Where git can be asked for its objects, also when the workspace is gone.
+    /// Returns the git repository with the objects of the checkpoints, also if the workspace is
+    /// missing.
     fn repository(&self, data_dir: &DataDir) -> PathBuf {
         match checkpoint::workspace::common_dir(&self.place.workspace) {
             Some(_) => self.place.workspace.clone(),
@@ -171,7 +172,7 @@ impl Subject {
         }
     }
 
-    /// All of its checkpoints, newest first. A workspace that is gone is no reason to have none.
+    /// Returns all checkpoints of the agent, newest first, also if the workspace is missing.
     fn list(&self, data_dir: &DataDir) -> Result<Vec<Checkpoint>> {
         let workspace = &self.place.workspace;
         if checkpoint::workspace::common_dir(workspace).is_some() {
@@ -182,7 +183,7 @@ impl Subject {
         }
         let failed: Result<_> = match workspace.is_dir() {
             true => Err(anyhow!(
-                "{} is no git workspace, so it has no checkpoints",
+                "{} is not a git repository, so it has no checkpoints",
                 workspace.display()
             )),
             false => Err(anyhow!("the workspace {} is missing", workspace.display())),
@@ -190,7 +191,7 @@ impl Subject {
         failed.hint(format!("git -C {} init", workspace.display()))
     }
 
-    /// The one that is meant.
+    /// Returns the requested checkpoint.
     fn find(&self, data_dir: &DataDir, requested: &str) -> Result<Checkpoint> {
         let all = self.list(data_dir)?;
         let name = &self.record.name;
@@ -202,7 +203,7 @@ impl Subject {
     }
 }
 
-/// The checkpoint that is meant by an id, its beginning, `latest` or an age. `all` are newest first.
+/// Finds a checkpoint by its id, the beginning of it, `latest` or an age. `all` are newest first.
 fn choose<'a>(
     all: &'a [Checkpoint],
     requested: &str,
@@ -225,7 +226,7 @@ fn choose<'a>(
             let exact = by_id.iter().find(|one| one.id == requested);
             return exact.copied().ok_or_else(|| {
                 format!(
-                    "{} checkpoints begin with {requested}, such as {}",
+                    "{} checkpoints begin with {requested}, for example {}",
                     by_id.len(),
                     first.id
                 )
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_checkpoint_is_meant_by_its_id_by_a_beginning_of_it_by_latest_or_by_its_age() {
+    fn a_checkpoint_is_found_by_its_id_the_beginning_of_it_latest_or_an_age() {
         let now = Timestamp::parse("2026-11-22T12:00:00Z").unwrap();
         let one = |id: &str, ago: i64| Checkpoint {
             id: id.into(),

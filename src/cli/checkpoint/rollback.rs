@@ -1,4 +1,4 @@
-//! `spotkeep checkpoint rollback`
+//! `spotkeep checkpoint rollback`: restores a workspace to a checkpoint.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,66 +16,67 @@ use sys::deadline::Deadline;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, bail};
 use sys::files::LockFile;
 
-/// How long an agent may take to end.
+/// How long an agent may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "The worktree and what is staged become what they were; files that git ignores stay. HEAD and its branch
-stay where they are, unless --with-head. A checkpoint is made before, so a rollback can be rolled back.
+#[command(after_help = "\
+Restores the files of the workspace and what is staged; files that git ignores stay. HEAD and its
+branch stay where they are, unless --with-head. A checkpoint is made before, so a rollback can be
+undone.
 
 Examples:
   spotkeep checkpoint rollback agent-1 --dry-run
-  spotkeep checkpoint rollback agent-1 10m --stop"
-)]
+  spotkeep checkpoint rollback agent-1 10m --stop")]
 pub(super) struct Args {
-    /// Which agent.
+    /// The agent's name.
     name: AgentName,
-    /// To this checkpoint.
+    /// The checkpoint to restore.
     #[arg(default_value = "latest")]
     id: String,
-    /// HEAD and its branch go back too. Later commits are then in the checkpoint made before, and in the reflog.
+    /// Move HEAD and its branch back too. Later commits stay in the reflog, and in the checkpoint
+    /// made before.
     #[arg(long)]
     with_head: bool,
-    /// If the agent runs, stop it, and start it again after that.
+    /// Stop a running agent, and start it afterwards.
     #[arg(long)]
     stop: bool,
-    /// Say what would be done, and do nothing to the workspace.
+    /// Show what would be done; change no files.
     #[arg(long)]
     dry_run: bool,
 }
 
-/// What a rollback does around the workspace, by what the keeper says of the agent.
+/// The steps around a rollback: whether to restart the agent, and who keeps it stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct RollbackPlan {
-    /// The agent runs: it is stopped before, and started again after that.
+    /// The agent runs: it is stopped before and started after the rollback.
     restarts: bool,
-    /// Who keeps everybody else from starting it, and writes the journal.
+    /// The process that keeps the agent stopped meanwhile, and writes the journal.
     by: By,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
-    /// The keeper that runs, which is asked.
+    /// The running keeper, on request.
     Keeper,
-    /// This process, in the keeper's place.
+    /// This process, which holds the keeper's lock.
     This,
 }
 
 impl RollbackPlan {
-    /// `runs`: whether the agent does, or may at any moment.
+    /// Decides the steps. `runs`: the agent runs, or may start at any moment.
     fn decide(data_dir: &DataDir, args: &Args, id: &str, runs: bool, by: By) -> Result<Self> {
         let name = &args.name;
         match (runs, args.stop, by) {
-            (true, false, _) => Err(anyhow!("{name} runs, and would work on under your hands"))
-                .hint(format!("spotkeep checkpoint rollback {name} {id} --stop"))
-                .kind(ErrorKind::NotAsDeclared),
-            (true, true, By::This) => Err(anyhow!("{name} runs, and no keeper is there to end it"))
-                .hint(format!(
-                    "spotkeep --data-dir {} up",
-                    data_dir.dir().display()
-                )),
+            (true, false, _) => Err(anyhow!(
+                "{name} is running and could change files during the rollback"
+            ))
+            .hint(format!("spotkeep checkpoint rollback {name} {id} --stop"))
+            .kind(ErrorKind::NotAsDeclared),
+            (true, true, By::This) => Err(anyhow!("cannot stop {name}: no keeper runs")).hint(
+                format!("spotkeep --data-dir {} up", data_dir.dir().display()),
+            ),
             (restarts, ..) => Ok(Self { restarts, by }),
         }
     }
@@ -99,8 +100,9 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Does what the plan says. What may have changed since it was made is looked at again: whether the agent has ended, and
-/// all that the checkpoint would write over. Returns the id of the checkpoint made before.
+/// Carries out the plan. Checks again what may have changed since: whether the agent has stopped,
+/// and every file that the checkpoint would overwrite. Returns the id of the checkpoint made
+/// before.
 fn carry_out(
     data_dir: &DataDir,
     subject: &Subject,
@@ -109,7 +111,8 @@ fn carry_out(
     plan: RollbackPlan,
 ) -> Result<Option<String>> {
     let name = &args.name;
-    // No keeper may start it in the midst of this: one that runs is asked, otherwise its place is taken.
+    // No keeper may start the agent meanwhile: a running one is asked not to, otherwise its lock is
+    // taken.
     let lock = match plan.by {
         By::Keeper => None,
         By::This => Some(instead_of_keeper(data_dir)?),
@@ -117,9 +120,9 @@ fn carry_out(
     if plan.restarts {
         stop(data_dir, name)?;
     }
-    let undo = undoable(data_dir, subject, to, args.with_head);
+    let undo = checkpoint_and_roll_back(data_dir, subject, to, args.with_head);
     if plan.restarts {
-        // It was wanted before, whatever became of the rollback.
+        // The agent ran before, so it is started again even if the rollback has failed.
         client::want(data_dir, std::slice::from_ref(name), Desired::Running)?;
     }
     let undo = undo?;
@@ -130,7 +133,7 @@ fn carry_out(
 fn report(args: &Args, to: &Checkpoint, undo: Option<&str>, restarts: bool) {
     let name = &args.name;
     print_line(&format!(
-        "{name} is what it was at {} (checkpoint {})",
+        "restored the workspace of {name} as of {} (checkpoint {})",
         to.at.for_people(),
         to.id
     ));
@@ -139,29 +142,32 @@ fn report(args: &Args, to: &Checkpoint, undo: Option<&str>, restarts: bool) {
             "to undo this: spotkeep checkpoint rollback {name} {undo}{}",
             if args.with_head { " --with-head" } else { "" }
         )),
-        None => print_line("before, there was nothing to keep"),
+        None => print_line("there were no changes before the rollback"),
     }
     if restarts {
-        print_line(&format!("{name} goes on: spotkeep attach {name}"));
+        print_line(&format!("{name} is started again: spotkeep attach {name}"));
     }
 }
 
-/// Takes a checkpoint, then rolls back; the id of the former.
-fn undoable(
+/// Makes a checkpoint, then rolls back. Returns the id of that checkpoint.
+fn checkpoint_and_roll_back(
     data_dir: &DataDir,
     subject: &Subject,
     to: &Checkpoint,
     with_head: bool,
 ) -> Result<Option<String>> {
     let deadline = Deadline::after(LIMIT);
-    let turn = WorkspaceLock::wait(&subject.place, deadline)?;
-    let before = checkpoint::keep_in(&turn, data_dir, &subject.place, Trigger::Before, deadline)
+    let lock = WorkspaceLock::wait(&subject.place, deadline)?;
+    let before = checkpoint::keep_in(&lock, data_dir, &subject.place, Trigger::Before, deadline)
         .context("nothing was changed: no checkpoint could be made before")?;
     let undo = match before {
         CheckpointOutcome::Taken(taken) => Some(taken.id),
         CheckpointOutcome::Unchanged(id) => id,
         CheckpointOutcome::NotGit => {
-            bail!("{} is no git workspace", subject.place.workspace.display())
+            bail!(
+                "{} is not a git repository",
+                subject.place.workspace.display()
+            )
         }
     };
     for lacks in checkpoint::rollback(&subject.place, &to.id, with_head)? {
@@ -170,10 +176,10 @@ fn undoable(
     Ok(undo)
 }
 
-/// Whether the agent runs, or a keeper might start it at any moment.
+/// Returns whether the agent runs, or a keeper may start it at any moment.
 fn may_run(now: &Status, name: &AgentName) -> Result<bool> {
     let found = named(now, std::slice::from_ref(name));
-    // One that was removed from the file has its checkpoints still.
+    // An agent that was removed from spotkeep.toml still has its checkpoints.
     let Ok(Some(agent)) = found.map(|agents| agents.first().copied()) else {
         return Ok(false);
     };
@@ -191,12 +197,12 @@ fn stop(data_dir: &DataDir, name: &AgentName) -> Result<()> {
             .all(|agent| agent.name != *name || agent.pid.is_none())
     })?;
     match may_run(&after, name)? {
-        true => Err(anyhow!("{name} does not end")).hint(format!("spotkeep stop {name}")),
+        true => Err(anyhow!("{name} has not stopped")).hint(format!("spotkeep stop {name}")),
         false => Ok(()),
     }
 }
 
-/// Into the journal: by the keeper, or in its place.
+/// Records the rollback in the journal: through the keeper, or directly with its lock.
 fn notify_keeper(
     data_dir: &DataDir,
     name: &AgentName,
@@ -217,7 +223,7 @@ fn notify_keeper(
         identity.epoch,
         &boot_id,
     )?;
-    // It is done; that it cannot be written down does not undo it.
+    // The rollback is done, so a failure to record it is only a warning.
     if let Err(error) = journal.write(Some(name), &JournalEvent::RolledBack { to, undo }) {
         complain(&format!("warning: {error:#}"));
     }
@@ -235,12 +241,12 @@ fn show(
     let name = &args.name;
     if runs {
         print_line(&match args.stop {
-            true => format!("would stop {name}, and start it again after that"),
-            false => format!("{name} runs: this needs --stop"),
+            true => format!("would stop {name}, and start it afterwards"),
+            false => format!("{name} is running: add --stop"),
         });
     }
     print_line(&format!(
-        "would make {} what it was at {} (checkpoint {})",
+        "would restore {} as of {} (checkpoint {})",
         subject.place.workspace.display(),
         to.at.for_people(),
         to.id
@@ -283,7 +289,7 @@ mod tests {
     use sys::error::{hint_of, kind_of};
 
     #[test]
-    fn an_agent_that_runs_is_stopped_only_when_asked_and_only_by_a_keeper() {
+    fn a_running_agent_is_stopped_only_on_request_and_only_by_a_keeper() {
         let dir = tempfile::tempdir().unwrap();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         let decide = |runs, stop, by| {
@@ -312,6 +318,6 @@ mod tests {
         let plan = decide(true, true, By::Keeper).unwrap();
         assert!(plan.restarts && plan.by == By::Keeper);
         let error = decide(true, true, By::This).unwrap_err();
-        assert!(error.to_string().contains("no keeper is there to end it"));
+        assert!(error.to_string().contains("no keeper runs"));
     }
 }

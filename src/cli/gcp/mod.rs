@@ -1,4 +1,4 @@
-//! `spotkeep gcp`
+//! `spotkeep gcp`: manages a VM on Google Cloud.
 
 mod args;
 
@@ -97,7 +97,10 @@ fn adopt(cloud: &dyn Cloud, args: &Args, asked: &Adopt) -> Result<ExitCode> {
     show_plan(&prepared);
     agree(
         asked.yes,
-        &format!("{} is ended and made anew; its disks are kept.", asked.vm),
+        &format!(
+            "{} is deleted and created again; its disks are kept.",
+            asked.vm
+        ),
     )?;
     carry_out(cloud, &prepared, &options)
 }
@@ -122,7 +125,7 @@ fn carry_out(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Resul
     Ok(print_created(create::run(cloud, prepared, options)?))
 }
 
-/// What the VM said; what is missing is no success.
+/// Prints what the VM reported. The exit code is 3 if something is missing.
 fn print_created(outcome: CreateResult) -> ExitCode {
     print_line(&outcome.said);
     match outcome.hint {
@@ -166,7 +169,7 @@ fn stop(cloud: &dyn Cloud, args: &Args, dry_run: bool) -> Result<ExitCode> {
 fn print_script(verb: &str, args: &Args, calls: Vec<gcp::Call>) -> ExitCode {
     let mut parts: Vec<scripts::Part> = calls.into_iter().map(scripts::Part::Call).collect();
     if parts.is_empty() {
-        parts.push(scripts::Part::Note("Nothing is to be done.".to_owned()));
+        parts.push(scripts::Part::Note("Nothing to do.".to_owned()));
     }
     let title = format!("spotkeep gcp {verb}, by hand: {}.", args.name);
     print_line(scripts::by_hand(&title, &parts).trim_end());
@@ -183,7 +186,7 @@ fn status(cloud: &dyn Cloud, args: &Args, asked: &Status) -> Result<ExitCode> {
             .iter()
             .for_each(|line| print_line(line));
     }
-    // A VM that was stopped is as declared.
+    // A VM that the user has stopped is in its desired state.
     let good = matches!(report.state, "running" | "stopped");
     Ok(ExitCode::from(if good {
         0
@@ -201,7 +204,7 @@ fn ssh(gcloud: &Gcloud<'_>, args: &Args, asked: &Ssh) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     gcloud.show(&format!("$ {call}"));
-    // The terminal is ssh's own from here on.
+    // From here on ssh uses the terminal.
     Err(anyhow!(gcloud.command(&call).exec()).context("cannot run gcloud"))
 }
 
@@ -244,7 +247,7 @@ fn preempt(cloud: &dyn Cloud, args: &Args, asked: &Preempt) -> Result<ExitCode> 
     agree(
         asked.yes,
         &format!(
-            "{} is preempted now: its agents are ended, and resumed on the next machine.",
+            "{} is preempted now: its agents stop, and resume on the next machine.",
             args.name
         ),
     )?;
@@ -261,14 +264,14 @@ fn preempt(cloud: &dyn Cloud, args: &Args, asked: &Preempt) -> Result<ExitCode> 
     }))
 }
 
-/// Asks, unless the answer was given.
+/// Asks for confirmation, unless `yes` is set.
 fn agree(yes: bool, what: &str) -> Result<()> {
     if yes {
         return Ok(());
     }
     let no = || {
         Err(anyhow!("not done"))
-            .hint("--yes, to say so beforehand")
+            .hint("add --yes to confirm without a terminal")
             .kind(ErrorKind::Usage)
     };
     if !std::io::stdin().is_terminal() {

@@ -1,8 +1,8 @@
-//! `spotkeep complete`: what may stand where the cursor is, for the scripts of `spotkeep completions`.
+//! `spotkeep complete`: lists completions at the cursor, for the scripts of `spotkeep completions`.
 //!
-//! The scripts know nothing but this verb, so a script that is older or newer than the program still
-//! completes what this very program takes, and the agents that there are now. What is asked here is
-//! asked at each press of a key: it reads one file, starts nothing, and has no errors.
+//! The scripts only call this verb, so an older or newer script still completes what this version
+//! of the program takes, and the agents that exist now. The shell runs it at each press of the Tab
+//! key: it reads one file, starts no process, and never fails.
 
 use std::any::TypeId;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use state::AgentName;
 use state::config::Config;
 use state::layout::{self, DataDir};
 
-/// What may stand there, and what it is.
+/// A completion and its description.
 type Choice = (String, String);
 
-/// Prints a line for each: the word, a tab, and what it is.
+/// Prints one line per completion: the word, a tab, and the description.
 pub(in crate::cli) fn run(words: &[String]) -> ExitCode {
     for (word, what) in choices(&tree(), words, agents) {
         print_line(&format!("{word}\t{what}"));
@@ -28,7 +28,7 @@ pub(in crate::cli) fn run(words: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The agents of the data directory that is meant.
+/// Returns the agents of the data directory in use.
 fn agents(data_dir: Option<&Path>) -> Vec<Choice> {
     let data_dir = data_dir
         .map(PathBuf::from)
@@ -43,28 +43,28 @@ fn agents(data_dir: Option<&Path>) -> Vec<Choice> {
     };
     let names = config.agents.keys();
     names
-        .map(|name| (name.to_string(), "an agent".into()))
+        .map(|name| (name.to_string(), "agent".into()))
         .collect()
 }
 
-/// Where the words before the cursor have led.
+/// The command and argument that the words before the cursor lead to.
 struct CursorContext<'a> {
     command: &'a Command,
     positional: usize,
-    /// An option whose value comes next.
+    /// The option whose value comes next.
     open: Option<&'a Arg>,
-    /// After `--`, nothing is an option any more.
+    /// Whether `--` was given, after which no word is an option.
     is_literal: bool,
     data_dir: Option<PathBuf>,
 }
 
-/// What may stand in place of the last of `words`, which begin behind the program's name.
+/// Returns the completions of the last of `words`. The name of the program is not in `words`.
 fn choices(
     tree: &Command,
     words: &[String],
     agents: impl Fn(Option<&Path>) -> Vec<Choice>,
 ) -> Vec<Choice> {
-    // bash makes words of their own of equals signs.
+    // bash splits words at equals signs, which become separate words.
     let is_word = |word: &&String| word.as_str() != "=";
     let last = words.last().filter(is_word).map_or("", |word| word);
     let before = words.split_last().map_or(&[][..], |(_, before)| before);
@@ -144,7 +144,7 @@ impl<'a> CursorContext<'a> {
         let mut all = self.command.get_arguments();
         match word.strip_prefix("--") {
             Some(name) => all.find(|arg| arg.get_long() == Some(name)),
-            // Of several short ones together, only the last may take a value.
+            // In a group of short options, only the last one can take a value.
             None => {
                 all.find(|arg| arg.get_short().is_some() && arg.get_short() == word.chars().last())
             }
@@ -161,7 +161,7 @@ impl<'a> CursorContext<'a> {
             .collect()
     }
 
-    /// The argument that is next; the last one may take many.
+    /// Returns the next positional argument; the last one may take several values.
     fn argument(&self) -> Option<&'a Arg> {
         let all: Vec<&Arg> = self.command.get_positionals().collect();
         let is_many = |arg: &&&Arg| matches!(arg.get_action(), ArgAction::Append);
@@ -172,7 +172,7 @@ impl<'a> CursorContext<'a> {
 
     fn values(&self, arg: &Arg, agents: impl Fn(Option<&Path>) -> Vec<Choice>) -> Vec<Choice> {
         let is_agent = arg.get_value_parser().type_id() == TypeId::of::<AgentName>();
-        // A new agent has a new name.
+        // `add` takes a new name.
         if is_agent && self.command.get_name() != "add" {
             return agents(self.data_dir.as_deref());
         }
@@ -190,7 +190,7 @@ fn takes_value(arg: &Arg) -> bool {
     arg.get_action().takes_values()
 }
 
-/// The first line of a text, without its full stop.
+/// Returns the first line of a text, without its full stop.
 fn line(text: Option<&clap::builder::StyledStr>) -> String {
     let text = text.map(ToString::to_string).unwrap_or_default();
     text.lines()

@@ -1,4 +1,4 @@
-//! `spotkeep completions`
+//! `spotkeep completions`: prints shell completions.
 
 use std::process::ExitCode;
 
@@ -8,17 +8,16 @@ use crate::cli::output::print_line;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Verbs, options and the names of your agents, asked from the program at each press of the key. The Debian
-package brings them. Otherwise, once:
+#[command(after_help = "\
+Completes verbs, options and agent names. The Debian package installs it; otherwise run one of
+these once.
 
 Examples:
   spotkeep completions bash >~/.local/share/bash-completion/completions/spotkeep
   spotkeep completions zsh >~/.zfunc/_spotkeep     # with fpath+=~/.zfunc before compinit
-  spotkeep completions fish >~/.config/fish/completions/spotkeep.fish"
-)]
+  spotkeep completions fish >~/.config/fish/completions/spotkeep.fish")]
 pub(in crate::cli) struct Args {
-    /// For which shell.
+    /// The shell.
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -34,7 +33,7 @@ enum Shell {
     Fish,
 }
 
-/// Prints the script.
+/// Prints the completion script.
 pub(in crate::cli) fn run(args: &Args) -> ExitCode {
     print_line(script(args.shell).trim_end());
     ExitCode::SUCCESS

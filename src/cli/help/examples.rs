@@ -1,8 +1,8 @@
-//! What stands below the options in `--help`: paragraphs, and examples.
+//! Text below the options in `--help`: paragraphs and examples.
 
 use clap::Command;
 
-/// All of it.
+/// Returns the text below the options.
 pub(super) fn after(command: &Command) -> String {
     command
         .get_after_help()
@@ -10,7 +10,8 @@ pub(super) fn after(command: &Command) -> String {
         .unwrap_or_default()
 }
 
-/// Parts the paragraphs from the examples, which stand indented below a line that says so.
+/// Splits the text into paragraphs and examples. Examples are indented lines below `Example:` or
+/// `Examples:`.
 pub(super) fn split(after: &str) -> (Vec<String>, Vec<String>) {
     let (mut notes, mut examples) = (vec![String::new()], Vec::new());
     let mut in_examples = false;

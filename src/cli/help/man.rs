@@ -1,4 +1,4 @@
-//! `spotkeep man`: a page for each verb, as `man` takes it.
+//! `spotkeep man`: writes the man pages, one per verb.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use sys::error::{Context as _, Result};
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// The directory for the pages; made where it is not there.
+    /// The directory for the pages; created if missing.
     dir: PathBuf,
 }
 
@@ -29,7 +29,7 @@ pub(in crate::cli) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The pages: name of the file, and what is in it.
+/// Returns the pages: name and text of each file.
 pub(super) fn pages() -> Result<Vec<(String, String)>> {
     let mut pages = Vec::new();
     collect(&tree(), &mut pages)?;
@@ -77,8 +77,8 @@ fn page(command: &Command, name: &str, title: &str) -> Result<String> {
     Ok(out)
 }
 
-/// A line of text that is no request, whatever it begins with, and has no character that means something to
-/// roff. A hyphen stays one that can be copied.
+/// Escapes a line for roff, so that it is shown as it is and never read as a request. A hyphen
+/// stays one that can be copied.
 fn verbatim(text: &str) -> String {
     let mut text = text.replace('\\', "\\e");
     for (character, escape) in [
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_means_something_to_roff_means_nothing_in_a_text() {
+    fn text_has_no_meaning_to_roff() {
         assert_eq!(
             verbatim(".SH 'a\\b' --c"),
             "\\&.SH \\(aqa\\eb\\(aq \\-\\-c\n"
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_written_where_they_are_asked_for() {
+    fn pages_are_written_into_the_given_directory() {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().join("man1");
         run(&Args { dir: at.clone() }).unwrap();

@@ -1,4 +1,4 @@
-//! `docs/commands.md`: all pages in one.
+//! `docs/commands.md`: the help pages of all verbs as Markdown.
 
 use super::page::{Entry, Page};
 use super::tree;
@@ -6,12 +6,13 @@ use super::tree;
 const HEAD: &str = "\
 # Commands
 
-<!-- Written by `make docs` from the program itself; a test fails when it is old. -->
+<!-- Generated from the program by `make docs`; a test fails when it is out of date. -->
 
-`spotkeep VERB --help` and `man spotkeep-VERB` say the same. `--json` is on whatever reads, `--dry-run` on whatever changes.
+`spotkeep VERB --help` and `man spotkeep-VERB` show the same text. Verbs that read have `--json`,
+verbs that change something have `--dry-run`.
 ";
 
-/// The text of the page.
+/// Returns the text of `docs/commands.md`.
 pub(super) fn reference() -> String {
     let tree = tree();
     let pages = Page::all(&tree);
@@ -25,7 +26,8 @@ pub(super) fn reference() -> String {
     for page in &pages {
         let depth = page.name.split(' ').count();
         out += &format!("\n{} {}\n\n", "#".repeat(depth.min(3) + 1), page.name);
-        out += &format!("{}\n\n```text\n{}\n```\n", cell(&page.about), page.usage);
+        let about = wrap(&cell(&page.about), "");
+        out += &format!("{about}\n\n```text\n{}\n```\n", page.usage);
         for note in &page.notes {
             out += &format!("\n{}\n", note_of(note));
         }
@@ -36,7 +38,7 @@ pub(super) fn reference() -> String {
         list(&mut out, &page.arguments, |entry| {
             format!("`{}`", entry.term)
         });
-        // What is said once, at the top, is not repeated 60 times.
+        // Global options are listed once, at the top.
         let own: Vec<&Entry> = page
             .options
             .iter()
@@ -57,14 +59,15 @@ fn list<'a>(
 ) {
     let lines: String = entries
         .into_iter()
-        .map(|entry| format!("* {}: {}\n", term(entry), cell(&entry.text)))
+        .map(|entry| format!("* {}: {}", term(entry), cell(&entry.text)))
+        .map(|line| wrap(&line, "  ") + "\n")
         .collect();
     if !lines.is_empty() {
         *out += &format!("\n{lines}");
     }
 }
 
-/// One line of Markdown that means what it says.
+/// Joins a text into one line and escapes Markdown.
 fn cell(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     line.replace('<', "\\<")
@@ -72,10 +75,30 @@ fn cell(text: &str) -> String {
         .replace('_', "\\_")
 }
 
-/// A paragraph; lines that are indented stay lines.
+/// Formats a paragraph; one with indented lines becomes a block of text.
 fn note_of(note: &str) -> String {
     match note.lines().any(|line| line.starts_with("  ")) {
         true => format!("```text\n{note}\n```"),
-        false => cell(note),
+        false => wrap(&cell(note), ""),
     }
+}
+
+/// Breaks a paragraph at spaces into lines of at most 100 columns; all but the first are indented.
+fn wrap(text: &str, indent: &str) -> String {
+    let mut out = String::new();
+    let mut width = 0;
+    for word in text.split(' ') {
+        let columns = word.chars().count();
+        if width > 0 && width + 1 + columns > 100 {
+            out += "\n";
+            out += indent;
+            width = indent.len();
+        } else if width > 0 {
+            out += " ";
+            width += 1;
+        }
+        out += word;
+        width += columns;
+    }
+    out
 }

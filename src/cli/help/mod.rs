@@ -1,5 +1,6 @@
-//! What the command line says of itself: one tree, from which come the man pages, the page of all
-//! commands, and the completions. So each knows a new verb as soon as there is one.
+//! Documentation of the command line: man pages, `docs/commands.md` and shell completions.
+//!
+//! All of them are generated from the one tree of commands, so they include every new verb.
 
 pub(super) mod complete;
 pub(super) mod completions;
@@ -15,17 +16,17 @@ mod tests;
 
 use clap::{Command, CommandFactory as _};
 
-/// Columns of what is printed into files.
+/// Width of generated files, in columns.
 const WIDTH: usize = 100;
 
-/// The whole tree; options that are for all verbs are at each of them.
+/// Returns the whole tree of commands, with the global options at each verb.
 fn tree() -> Command {
     let mut command = super::Cli::command().term_width(WIDTH);
     command.build();
     command
 }
 
-/// Verbs that are for people.
+/// Returns the verbs for users, without hidden ones.
 fn verbs(command: &Command) -> impl Iterator<Item = &Command> {
     command
         .get_subcommands()

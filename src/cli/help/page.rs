@@ -1,27 +1,27 @@
-//! One verb, as a page tells of it.
+//! Help page of one verb: its text, arguments, options and examples.
 
 use clap::{Arg, Command};
 
 use super::examples::{after, split};
 use super::verbs;
 
-/// A page.
+/// The help page of a verb.
 #[derive(Debug)]
 pub(super) struct Page {
-    /// With all that is typed before it: `spotkeep checkpoint ls`.
+    /// The full command: `spotkeep checkpoint ls`.
     pub(super) name: String,
     pub(super) about: String,
     pub(super) usage: String,
-    /// What is known besides, a paragraph each, before the examples and after them.
+    /// More paragraphs, from before and after the examples.
     pub(super) notes: Vec<String>,
     pub(super) examples: Vec<String>,
     pub(super) arguments: Vec<Entry>,
     pub(super) options: Vec<Entry>,
-    /// The verbs below it, with what they are for.
+    /// The subcommands, with their first lines.
     pub(super) verbs: Vec<Entry>,
 }
 
-/// A term and what it means.
+/// A term and its description.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) term: String,
@@ -29,7 +29,7 @@ pub(super) struct Entry {
 }
 
 impl Page {
-    /// The pages of a verb and of all below it, each before those below it.
+    /// Returns the pages of a verb and of all its subcommands, each verb before its subcommands.
     pub(super) fn all(command: &Command) -> Vec<Self> {
         let below = verbs(command).flat_map(Self::all);
         std::iter::once(Self::from_command(command))

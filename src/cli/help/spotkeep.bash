@@ -1,4 +1,4 @@
-# What may come next, spotkeep says itself. Where it says nothing, bash offers files.
+# spotkeep lists the completions. If it lists none, bash offers files.
 _spotkeep() {
     local line program=${COMP_WORDS[0]/#\~\//$HOME/}
     COMPREPLY=()

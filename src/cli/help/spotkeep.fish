@@ -1,4 +1,4 @@
-# What may come next, spotkeep says itself. Where it says nothing, fish offers files.
+# spotkeep lists the completions. If it lists none, fish offers files.
 function __spotkeep_complete
     set -l words (commandline -opc) (commandline -ct)
     set -l found (command $words[1] complete -- $words[2..] 2>/dev/null)

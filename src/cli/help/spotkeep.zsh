@@ -1,5 +1,5 @@
 #compdef spotkeep
-# What may come next, spotkeep says itself. Where it says nothing, zsh offers files.
+# spotkeep lists the completions. If it lists none, zsh offers files.
 _spotkeep() {
     local line program=${~words[1]}
     local -a found

@@ -1,4 +1,4 @@
-//! What the program says of itself is true: in its help, in its pages, in what is written about it.
+//! Tests that help texts, man pages and docs match the program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ fn here() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-/// The words of a line of shell, up to where the command ends; without variables set before it.
-fn words(line: &str) -> Vec<String> {
+/// Returns the words of a shell command, up to its end; without variables that are set before it.
+fn shell_words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in line.chars() {
         match (c, quote) {
@@ -43,14 +43,15 @@ fn words(line: &str) -> Vec<String> {
     words.split_off(first.unwrap_or(words.len()))
 }
 
-/// What is wrong with a line that is one of ours; `None` as well for a line of somebody else's.
+/// Returns what is wrong with a spotkeep command; `None` also for a line of another program.
 fn wrong(line: &str) -> Option<clap::Error> {
-    let words = words(&line.replace('$', ""));
+    let words = shell_words(&line.replace('$', ""));
     let program = Path::new(words.first()?).file_name()?;
     (program == "spotkeep").then(|| Cli::try_parse_from(&words).err())?
 }
 
-/// What is wrong with a line that may stand in a sentence, or have gaps: a verb or an option that there is not.
+/// Returns what is wrong with a spotkeep command in a sentence, which may have gaps: an unknown
+/// verb or option.
 fn wrong_name(line: &str) -> Option<clap::Error> {
     let error = wrong(line)?;
     let named = |kind| error.get(kind).map(ToString::to_string);
@@ -66,7 +67,7 @@ fn wrong_name(line: &str) -> Option<clap::Error> {
 }
 
 #[test]
-fn every_verb_has_an_example_and_each_is_a_line_that_it_takes() {
+fn every_verb_has_an_example_and_each_example_is_valid() {
     fn walk(command: &Command, failures: &mut Vec<String>) {
         let name = command.get_bin_name().unwrap_or_default().to_owned();
         let (_, examples) = split(&after(command));
@@ -74,8 +75,8 @@ fn every_verb_has_an_example_and_each_is_a_line_that_it_takes() {
             failures.push(format!("{name}: there is no example"));
         }
         for example in examples {
-            if !words(&example).join(" ").contains("spotkeep") {
-                failures.push(format!("{name}: another program's: {example}"));
+            if !shell_words(&example).join(" ").contains("spotkeep") {
+                failures.push(format!("{name}: not a spotkeep command: {example}"));
             }
             if let Some(error) = wrong(&example) {
                 failures.push(format!("{name}: {example}: {error}"));
@@ -91,7 +92,7 @@ fn every_verb_has_an_example_and_each_is_a_line_that_it_takes() {
 }
 
 #[test]
-fn the_page_of_commands_is_as_the_program_is() {
+fn docs_commands_md_is_up_to_date() {
     let path = here().join("docs/commands.md");
     let (now, desired) = (
         fs::read_to_string(&path).unwrap_or_default(),
@@ -103,13 +104,13 @@ fn the_page_of_commands_is_as_the_program_is() {
         let differs = now.lines().zip(desired.lines()).find(|(a, b)| a != b);
         assert!(
             now == desired,
-            "docs/commands.md is old: make docs\n{differs:?}"
+            "docs/commands.md is out of date: make docs\n{differs:?}"
         );
     }
 }
 
 #[test]
-fn every_verb_has_a_page_and_every_page_is_found_from_the_first() {
+fn every_verb_has_a_man_page_that_the_page_above_refers_to() {
     let pages = man::pages().unwrap();
     let tree = tree();
     let names: Vec<String> = Page::all(&tree)
@@ -143,7 +144,7 @@ fn every_verb_has_a_page_and_every_page_is_found_from_the_first() {
     }
 }
 
-/// The code blocks of a page in one of these languages.
+/// Returns the code blocks of a page in one of these languages.
 fn blocks(text: &str, languages: &[&str]) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut is_desired = None;
@@ -161,7 +162,7 @@ fn blocks(text: &str, languages: &[&str]) -> Vec<String> {
     blocks
 }
 
-/// The lines that are typed, continued ones joined.
+/// Returns the shell commands of a page; continued lines are joined.
 fn code(text: &str) -> Vec<String> {
     let shell = blocks(text, &["sh", "console"]).concat();
     let joined = shell.replace("\\\n", "");
@@ -171,7 +172,7 @@ fn code(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Everything that is written for users: name and text.
+/// Returns the name and text of every page for users.
 fn pages() -> Vec<(String, String)> {
     let docs = fs::read_dir(here().join("docs")).unwrap();
     let docs = docs.map(|entry| entry.unwrap().path());
@@ -185,7 +186,7 @@ fn pages() -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_file_of_settings_that_is_shown_is_a_good_one() {
+fn every_spotkeep_toml_in_the_docs_is_valid() {
     let mut seen = 0;
     for (name, text) in pages() {
         for block in blocks(&text, &["toml"]) {
@@ -198,7 +199,7 @@ fn a_file_of_settings_that_is_shown_is_a_good_one() {
 }
 
 #[test]
-fn what_is_written_about_spotkeep_names_what_there_is() {
+fn every_command_in_the_docs_is_valid() {
     let (mut failures, mut seen) = (Vec::new(), 0);
     for (name, text) in pages() {
         for line in code(&text) {
@@ -207,7 +208,7 @@ fn what_is_written_about_spotkeep_names_what_there_is() {
                 failures.push(format!("{name}: {line}: {error}"));
             }
         }
-        // In a sentence a command may be named without all that it takes.
+        // In a sentence a command may be named without its arguments.
         for span in text.split('`').skip(1).step_by(2) {
             if let Some(error) = wrong_name(span) {
                 failures.push(format!("{name}: `{span}`: {error}"));
@@ -217,7 +218,7 @@ fn what_is_written_about_spotkeep_names_what_there_is() {
     assert!(failures.is_empty() && seen > 20, "{}", failures.join("\n"));
 }
 
-/// The sources below a directory.
+/// Collects the Rust sources below a directory.
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -229,7 +230,7 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// String literals of a source file, as far as they are on one line.
+/// Returns the string literals of a source file that are on one line.
 fn literals(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .filter(|line| !line.trim_start().starts_with("//"))
@@ -237,7 +238,7 @@ fn literals(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn a_command_that_an_error_hints_at_is_one_that_there_is() {
+fn every_command_in_a_hint_is_valid() {
     let mut sources = Vec::new();
     for dir in ["src", "crates"] {
         files(&here().join(dir), &mut sources);
@@ -246,13 +247,13 @@ fn a_command_that_an_error_hints_at_is_one_that_there_is() {
     for path in &sources {
         let text = fs::read_to_string(path).unwrap();
         for literal in literals(&text).filter(|text| text.contains("spotkeep ")) {
-            // A hint may begin with words: what is behind the program's name is the command.
+            // A hint may begin with text: the command starts at the name of the program.
             let from = literal.find("spotkeep ").unwrap();
             let is_word = from == 0 || literal[..from].ends_with([' ', '/', '`']);
-            // Behind an escaped newline there is another line.
+            // After an escaped newline there is another line.
             let literal = literal[from..].split("\\n").next().unwrap_or_default();
             let line = literal.split(['`', ',', '(']).next().unwrap_or_default();
-            let second = words(line).into_iter().nth(1).unwrap_or_default();
+            let second = shell_words(line).into_iter().nth(1).unwrap_or_default();
             let is_verb = verbs(&tree()).any(|verb| verb.get_name() == second);
             if !is_word || !(is_verb || second.starts_with("--")) {
                 continue;
@@ -271,12 +272,12 @@ fn a_command_that_an_error_hints_at_is_one_that_there_is() {
 }
 
 #[test]
-fn the_errors_that_are_explained_are_errors_that_there_are() {
+fn every_error_in_docs_errors_md_exists() {
     let mut sources = Vec::new();
     for dir in ["src", "crates"] {
         files(&here().join(dir), &mut sources);
     }
-    // Continued lines of a literal are one, and a placeholder is a gap.
+    // A placeholder in the table is a gap.
     let code: String = sources
         .iter()
         .map(|path| fs::read_to_string(path).unwrap().replace("\\\"", "\""))
@@ -295,9 +296,10 @@ fn the_errors_that_are_explained_are_errors_that_there_are() {
             !pieces.all(|piece| code.contains(piece))
         })
         .collect();
-    // And no cause is left out.
+    // Every cause is explained.
     failures.extend(
-        "finished crashed out-of-memory limit login api dialog disk-full preempted stopped cannot-start unknown"
+        "finished crashed out-of-memory limit login api dialog disk-full preempted stopped \
+         cannot-start unknown"
             .split(' ')
             .filter(|cause| !rows.clone().any(|row| row == *cause)),
     );

@@ -1,6 +1,8 @@
-//! One question to the metadata server. Paths, header and parameters are those of Google's pages
-//! on querying VM metadata; the address is the one that Google's own guest agent uses, a number,
-//! since names may no longer resolve while a machine shuts down.
+//! HTTP client of the Compute Engine metadata server.
+//!
+//! Paths, header and parameters are those of Google's pages on querying VM metadata; the address is
+//! the one that Google's own guest agent uses, a number, since names may no longer resolve while a
+//! machine shuts down.
 
 use std::env;
 use std::net::{IpAddr, SocketAddr};
@@ -17,19 +19,19 @@ use sys::loopback_only;
 use sys::socket::LOOPBACK_VARIABLE;
 use sys::time::parse_duration;
 
-/// Where the metadata server of a Compute Engine VM is.
+/// The address of the metadata server of a Compute Engine VM.
 const DEFAULT_ADDRESS: &str = "169.254.169.254";
 
-/// The variable that Google's own libraries honour.
+/// The environment variable with the address, as in Google's own libraries.
 const ADDRESS_VARIABLE: &str = "GCE_METADATA_HOST";
 
-/// How long one key may take, retries included. Somebody waits for it.
+/// Time limit for one key, retries included. The user or the keeper waits for it.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
-/// Between two tries at a server that is under maintenance (503) or resets.
+/// Pause between two tries at a server that is under maintenance (503) or resets the connection.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 
-/// The longest notice that there is.
+/// The longest notice of Compute Engine.
 const LONGEST_NOTICE: Duration = Duration::from_secs(120);
 
 /// A metadata server.
@@ -40,9 +42,9 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// The server that this machine should listen to: the `configured` one, else
-    /// `GCE_METADATA_HOST`, else, on Compute Engine only, the well-known address. `None` where
-    /// there is none to listen to, or where the user declared that there is no cloud.
+    /// Finds the server of this machine: the `configured` one, else `GCE_METADATA_HOST`, else, on
+    /// Compute Engine only, the well-known address. `None` if there is none, or if the user
+    /// declared that there is no cloud.
     ///
     /// # Errors
     /// As [`Metadata::new`].
@@ -60,8 +62,8 @@ impl Metadata {
     /// The server at `address`: `HOST` or `HOST:PORT`.
     ///
     /// # Errors
-    /// It is no address; or `SPOTKEEP_LOOPBACK_ONLY=1` is set, as it always is in our own tests,
-    /// and it is not this machine's.
+    /// The address is invalid; or `SPOTKEEP_LOOPBACK_ONLY=1` is set, as it always is in spotkeep's
+    /// own tests, and the address is not this machine's.
     pub fn new(address: &str) -> Result<Self> {
         check(address, loopback_only!())?;
         Ok(Self {
@@ -70,7 +72,7 @@ impl Metadata {
         })
     }
 
-    /// The same server, asked through another client.
+    /// The same server, with another client.
     pub(super) fn with_client(&self, client: Client) -> Self {
         let address = self.address.clone();
         Self { address, client }
@@ -82,7 +84,7 @@ impl Metadata {
         &self.address
     }
 
-    /// Asks whether the preemption has begun, as `request` says, and waits for the answer.
+    /// Sends `request`, which asks whether the preemption has begun, and waits for the answer.
     #[must_use]
     pub fn ask(&self, request: &Request) -> Answer {
         Answer::from_reply(self.get(&request.path_and_query(), request.limit()))
@@ -92,7 +94,7 @@ impl Metadata {
     /// Takes at most 5 s.
     ///
     /// # Errors
-    /// No answer, or one that says neither.
+    /// No answer, or one that is neither TRUE nor FALSE.
     pub fn preempted(&self) -> Result<Option<bool>> {
         self.flag("instance/preempted")
     }
@@ -101,16 +103,17 @@ impl Metadata {
     /// most 5 s.
     ///
     /// # Errors
-    /// No answer, or one that says neither.
+    /// No answer, or one that is neither TRUE nor FALSE.
     pub fn preemptible(&self) -> Result<Option<bool>> {
         self.flag("instance/scheduling/preemptible")
     }
 
-    /// How long a notice this VM was made with, if whoever made it wrote that down; `spotkeep gcp` does. Compute
-    /// Engine itself has no key for it, and gives 120 s at most: so much is believed. Takes at most 5 s.
+    /// The length of the notice with which this VM was created, if its metadata has it;
+    /// `spotkeep gcp` writes it. Compute Engine itself has no key for it. A longer one than its
+    /// maximum of 120 s is cut to that. Takes at most 5 s.
     ///
     /// # Errors
-    /// No answer, or one that is no duration.
+    /// No answer, or one that is not a duration.
     pub fn notice_length(&self) -> Result<Option<Duration>> {
         let text = self.value(NOTICE_KEY)?;
         let length = text.map(|text| parse_duration(&text)).transpose()?;
@@ -130,7 +133,7 @@ impl Metadata {
         Ok(Some(flag))
     }
 
-    /// Reads one key; `None` where the server has none of this name.
+    /// Reads one key; `None` if the server does not have it.
     fn value(&self, key: &str) -> Result<Option<String>> {
         let deadline = Deadline::after(READ_LIMIT);
         loop {
@@ -140,7 +143,7 @@ impl Metadata {
                 Err(failure) => matches!(failure, Failure::Reset(_)),
             };
             if passing && deadline.remaining() > RETRY_EVERY {
-                // Nothing is missed meanwhile: this is not the watch, and the limit holds.
+                // No notice is missed meanwhile: the watch is separate, and the limit holds.
                 thread::sleep(RETRY_EVERY);
                 continue;
             }
@@ -169,7 +172,7 @@ impl Metadata {
     }
 }
 
-/// `TRUE` and `FALSE`, in any case and with space around them.
+/// Parses `TRUE` or `FALSE`, in any case and with space around it.
 pub(super) fn parse_flag(text: &str) -> Option<bool> {
     let is = |word: &str| text.trim().eq_ignore_ascii_case(word);
     is("TRUE").then_some(true).or(is("FALSE").then_some(false))
@@ -197,14 +200,14 @@ fn check(address: &str, loopback_only: bool) -> Result<()> {
     Ok(())
 }
 
-/// The host of an address, and whether it is surely this machine's own. Nothing but a host and a
-/// port passes: no user, no path, nothing that a URL parser could read as another host.
+/// Parses an address; returns its host, and whether that is certainly this machine. Accepts only a
+/// host and a port: no user, no path, nothing that a URL parser could read as another host.
 fn parse(address: &str) -> Option<(String, bool)> {
     if let Ok(socket) = address.parse::<SocketAddr>() {
         return Some((socket.ip().to_string(), socket.ip().is_loopback()));
     }
     if let Ok(ip) = address.parse::<IpAddr>() {
-        // A bare IPv6 address would lose its end to the port.
+        // The end of a bare IPv6 address would be read as the port.
         return ip.is_ipv4().then(|| (ip.to_string(), ip.is_loopback()));
     }
     let host = match address.split_once(':') {
@@ -222,7 +225,7 @@ mod tests {
     use testing::http::{Act, FakeServer, unused_address};
 
     #[test]
-    fn the_well_known_address_is_only_taken_on_compute_engine() {
+    fn the_well_known_address_is_used_only_on_compute_engine() {
         let table = [
             (Provider::None, None, None, None),
             (Provider::Gcp, None, None, Some(DEFAULT_ADDRESS)),

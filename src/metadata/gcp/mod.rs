@@ -1,7 +1,7 @@
-//! Watching a Compute Engine VM's metadata server for the word that it is preempted.
+//! Watching the Compute Engine metadata server for a preemption notice.
 //!
-//! [`Metadata`] asks one question at a time; [`Poller`] decides, purely, what to ask next and what
-//! an answer means; [`watch()`] lets the two run in a thread.
+//! [`Metadata`] sends one request at a time; [`Poller`], a pure state machine, decides the next
+//! request and evaluates the answers; [`watch()`] runs both in a thread.
 
 mod metadata;
 mod poller;
@@ -19,27 +19,27 @@ pub use metadata::Metadata;
 pub use poller::{Health, Poller, Step, WatchEvent};
 pub use request::{Answer, Request};
 
-/// A watch in a thread of its own. It ends, and stops delivering, when this is dropped.
+/// A watch in its own thread. It ends, and stops delivering, when this is dropped.
 #[derive(Debug)]
 pub struct Watcher {
     client: Client,
-    /// Nothing is ever sent: that it is gone is the message.
+    /// Nothing is ever sent; the thread ends when it is dropped.
     _alive: Sender<Infallible>,
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // The request in flight may have a minute to go. It fails, the thread finds the sender
-        // gone (fields are dropped right after this) or asks once more in vain, and ends.
+        // The request in flight may have a minute to go. It fails now; the thread finds the sender
+        // dropped (fields are dropped right after this), or fails in one more request, and ends.
         self.client.clone().shutdown();
     }
 }
 
-/// Watches `metadata` from now on and calls `deliver` with what it sees: each time that the
-/// machine is preempted, which may have begun before, and each change of the watch's own health.
+/// Watches `metadata` from now on and calls `deliver` for each preemption of the machine, which may
+/// have begun before, and for each change of the watch's own health.
 ///
-/// It never gives up: whatever the server does, it is asked again, at most ten times a second and
-/// at least every 30 seconds.
+/// Whatever the server does, it is asked again, at most ten times a second and at least every 30
+/// seconds.
 ///
 /// # Errors
 /// No thread can be started.
@@ -47,7 +47,7 @@ pub fn watch(
     metadata: &Metadata,
     deliver: impl FnMut(WatchEvent) + Send + 'static,
 ) -> Result<Watcher> {
-    // A client of its own, so that ending the watch ends nobody else's request.
+    // Its own client, so that ending the watch ends no other request.
     let client = Client::new();
     let metadata = metadata.with_client(client.clone());
     let (alive, ended) = channel();

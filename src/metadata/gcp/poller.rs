@@ -1,36 +1,37 @@
-//! What to ask the metadata server next, and what its answer means. Pure: answers in, steps out.
+//! State machine that decides the next request to the metadata server from its answers. Pure.
 //!
 //! Asked with `wait_for_change` and the ETag of the last answer, the server answers as soon as the
-//! value differs from the one that the ETag names, so nothing can change unseen between two
-//! questions. Google's pages on querying VM metadata say so, and that ETag 0 is never the current
-//! one: asking with it first also finds a preemption that began before the watch did.
+//! value differs from the one that the ETag names, so no change is missed between two requests.
+//! Google's pages on querying VM metadata say so, and that ETag 0 is never the current one: a first
+//! request with it also finds a preemption that began before the watch did.
 //!
-//! * The body decides. An ETag that changes alone says nothing, and may not make us spin.
-//! * After trouble of any kind the value is read plainly once a second, and waiting is tried again
-//!   in between: first for 1 s, then twice as long each time, up to 60 s. A server that
-//!   swallows questions so costs seconds of blindness, not minutes.
-//! * Where nobody listens at all, it is asked less and less often, every 30 s at last.
+//! * Only the body counts. An ETag that changes alone is not a change, and does not cause a busy
+//!   loop.
+//! * After any failure the poller reads the value without waiting once a second, and tries waiting
+//!   again in between: first for 1 s, then twice as long each time, up to 60 s. So a server that
+//!   does not answer requests delays a notice by seconds, not minutes.
+//! * If nothing listens at the address, the poller asks less and less often, finally every 30 s.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::request::{Answer, Request};
 
-/// The longest that the server is asked to wait: what Google's guest agent asks for. The client
-/// waits 10 s more.
+/// The longest wait that the server is asked for, as in Google's guest agent. The client waits 10 s
+/// more.
 const LONGEST_WAIT_SECONDS: u64 = 60;
 
-/// Between the starts of two questions, at least.
+/// Shortest time between the starts of two requests.
 const MIN_BETWEEN: Duration = Duration::from_millis(100);
 
-/// Between two plain reads, and between two waits of which the server makes nothing.
+/// Time between two plain reads, and between two waits that the server answers at once.
 const READ_EVERY: Duration = Duration::from_secs(1);
 
-/// An answer that came sooner than this and says nothing new was not waited for.
+/// An answer without a change that came sooner than this shows that the server does not wait.
 const EARLY: Duration = Duration::from_millis(500);
 
-/// Failures in a row before it is worth saying: one reset is nothing.
-const FAILURES_WORTH_SAYING: u32 = 3;
+/// Failures in a row before they are reported: one reset is normal.
+const FAILURES_UNTIL_REPORTED: u32 = 3;
 
 /// Refusals in a row, one a second, after which there seems to be no server.
 const REFUSALS_UNTIL_ABSENT: u32 = 10;
@@ -41,12 +42,12 @@ const REFUSALS_UNTIL_SLOWEST: u32 = 40;
 const SLOW: Duration = Duration::from_secs(5);
 const SLOWEST: Duration = Duration::from_secs(30);
 
-/// How well the watch itself is.
+/// The health of the watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// The server tells at once.
+    /// The server answers as soon as the value changes.
     Waiting,
-    /// The server does not wait as asked; it is asked about once a second.
+    /// The server does not wait; it is asked about once a second.
     Reading,
     /// No usable answer, and the last reason; asked once a second.
     Failing(String),
@@ -57,44 +58,45 @@ pub enum Health {
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Waiting => f.write_str("it tells at once"),
-            Self::Reading => f.write_str("it does not wait; asked once a second"),
+            Self::Waiting => f.write_str("answers as soon as the value changes"),
+            Self::Reading => f.write_str("does not wait for a change; asked once a second"),
             Self::Failing(why) => write!(f, "no usable answer ({why}); asked once a second"),
-            Self::Absent(why) => write!(f, "there seems to be none ({why}); asked now and then"),
+            Self::Absent(why) => write!(f, "no server found ({why}); asked every 5 to 30 s"),
         }
     }
 }
 
-/// What a watch tells.
+/// An event of the watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchEvent {
-    /// The preemption of this machine has begun. Told again only if it was taken back meanwhile.
+    /// The preemption of this machine has begun. Delivered again only if it was withdrawn
+    /// meanwhile.
     Preempted,
-    /// The watch's own health is another kind than before.
+    /// The kind of the watch's health has changed.
     Health(Health),
 }
 
-/// What follows from an answer.
+/// What to do after an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// To be told now, the preemption first.
+    /// Events to deliver now, the preemption first.
     pub seen: Vec<WatchEvent>,
-    /// How long not to ask.
+    /// How long to wait before the next request.
     pub pause: Duration,
 }
 
-/// The state between two questions.
+/// The state between two requests.
 #[derive(Debug)]
 pub struct Poller {
     etag: Option<String>,
     value: Option<bool>,
     /// Plain reads that have to succeed before waiting is tried (again); 0 = waiting.
     reads_left: u32,
-    /// What the next wait asks for.
+    /// Duration of the next wait.
     wait_seconds: u64,
-    /// Waits in a row that failed although plain reads between them did not.
+    /// Waits in a row that failed while plain reads between them succeeded.
     failed_waits: u32,
-    /// Waits in a row that came back early with nothing new.
+    /// Waits in a row that returned early without a change.
     idle_waits: u32,
     failures: u32,
     refusals: u32,
@@ -118,7 +120,7 @@ impl Default for Poller {
 }
 
 impl Poller {
-    /// The question to ask now.
+    /// The request to send now.
     #[must_use]
     pub fn next(&self) -> Request {
         if self.reads_left > 0 {
@@ -130,7 +132,7 @@ impl Poller {
         }
     }
 
-    /// Takes the answer to [`Poller::next`], which came after `took`.
+    /// Evaluates the answer to [`Poller::next`], which came after `took`.
     pub fn on(&mut self, answer: Answer, took: Duration) -> Step {
         let mut seen = Vec::new();
         let (pause, health) = match answer {
@@ -148,11 +150,11 @@ impl Poller {
                     self.on_wait(is_news || took >= EARLY)
                 }
             }
-            Answer::Nobody(why) => self.on_failure(why, true),
+            Answer::NoServer(why) => self.on_failure(why, true),
             Answer::Trouble(why) => self.on_failure(why, false),
         };
-        seen.extend(health.and_then(|health| self.turn(health)));
-        // Failing may be quick too, and whatever happens, this is the pace at most.
+        seen.extend(health.and_then(|health| self.set_health(health)));
+        // A failure may be quick too; this is the shortest interval in any case.
         let pause = pause.max(MIN_BETWEEN.saturating_sub(took));
         Step { seen, pause }
     }
@@ -163,7 +165,7 @@ impl Poller {
             0 => Duration::ZERO,
             _ => READ_EVERY,
         };
-        // The first wait after an outage has yet to show whether waiting works.
+        // Only the first wait after an outage shows whether waiting works.
         (pause, (self.failed_waits > 1).then_some(Health::Reading))
     }
 
@@ -184,7 +186,7 @@ impl Poller {
 
     fn on_failure(&mut self, why: String, is_refusal: bool) -> (Duration, Option<Health>) {
         if self.reads_left == 0 {
-            // 1, 2, 4 ... reads between two tries: a minute of them at most.
+            // 1, 2, 4 ... reads between two tries, for a minute at most.
             self.reads_left = (1 << self.failed_waits.min(6)).min(60);
             self.failed_waits = self.failed_waits.saturating_add(1);
             self.wait_seconds = 1;
@@ -203,14 +205,14 @@ impl Poller {
         };
         let health = match (self.refusals, self.failures) {
             (REFUSALS_UNTIL_ABSENT.., _) => Some(Health::Absent(why)),
-            (_, FAILURES_WORTH_SAYING..) => Some(Health::Failing(why)),
+            (_, FAILURES_UNTIL_REPORTED..) => Some(Health::Failing(why)),
             _ => None,
         };
         (pause, health)
     }
 
-    /// Takes on a health; it is told when it is another kind. Reasons may alternate each second.
-    fn turn(&mut self, health: Health) -> Option<WatchEvent> {
+    /// Sets the health; returns an event if its kind changes. Reasons may alternate each second.
+    fn set_health(&mut self, health: Health) -> Option<WatchEvent> {
         let kind = std::mem::discriminant::<Health>;
         let is_news = self.health.as_ref().map(kind) != Some(kind(&health));
         self.health = Some(health.clone());

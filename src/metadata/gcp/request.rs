@@ -1,4 +1,4 @@
-//! A question to the metadata server, and how its answer is read. Pure.
+//! Requests to the metadata server, and parsing of its answers. Pure.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use sys::http::{Failure, Reply};
 /// The key that turns TRUE when the preemption begins.
 const KEY: &str = "instance/preempted";
 
-/// How long a plain read may take.
+/// Time limit of a plain read.
 const READ_LIMIT: Duration = Duration::from_secs(2);
 
-/// A question.
+/// A request for the value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Answer when the value is not the one of this ETag, or after these seconds.
+    /// Answer when the value differs from the one of this ETag, or after these seconds.
     Wait {
-        /// Of the last answer; `0` where there was none.
+        /// The ETag of the last answer; `0` if there was none.
         etag: String,
         /// At most 60.
         seconds: u64,
@@ -26,7 +26,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// What comes after `/computeMetadata/v1/`.
+    /// The path and query after `/computeMetadata/v1/`.
     #[must_use]
     pub fn path_and_query(&self) -> String {
         match self {
@@ -38,7 +38,7 @@ impl Request {
         }
     }
 
-    /// How long the answer may take: 70 s where the server waits for 60.
+    /// Time limit of the answer: 70 s if the server waits for 60 s.
     #[must_use]
     pub fn limit(&self) -> Duration {
         match self {
@@ -48,7 +48,7 @@ impl Request {
     }
 }
 
-/// An ETag may be any bytes; in a query it may not end its parameter.
+/// Percent-encodes an ETag, which may be any bytes, for a query.
 fn escape(etag: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     etag.bytes()
@@ -59,24 +59,24 @@ fn escape(etag: &str) -> String {
         .collect()
 }
 
-/// An answer, or the lack of one.
+/// The answer to a request, or its failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The value now.
     Value {
         /// Whether the preemption has begun.
         preempted: bool,
-        /// Names this value; `None` from a server that names none.
+        /// Identifies this value; `None` from a server without ETags.
         etag: Option<String>,
     },
-    /// Nobody listens, or somebody who knows no such key; with the reason.
-    Nobody(String),
+    /// Nothing listens at the address, or a server without this key; with the reason.
+    NoServer(String),
     /// Anything else, with the reason.
     Trouble(String),
 }
 
 impl Answer {
-    /// Reads an HTTP answer.
+    /// Parses an HTTP answer.
     #[must_use]
     pub fn from_reply(answer: Result<Reply, Failure>) -> Self {
         match answer {
@@ -87,9 +87,9 @@ impl Answer {
                 },
                 None => Self::Trouble("it answers neither TRUE nor FALSE".into()),
             },
-            Ok(reply) if reply.status == 404 => Self::Nobody("it answers 404".into()),
+            Ok(reply) if reply.status == 404 => Self::NoServer("it answers 404".into()),
             Ok(reply) => Self::Trouble(format!("it answers {}", reply.status)),
-            Err(failure @ Failure::Connect(_)) => Self::Nobody(failure.to_string()),
+            Err(failure @ Failure::Connect(_)) => Self::NoServer(failure.to_string()),
             Err(failure) => Self::Trouble(failure.to_string()),
         }
     }

@@ -1,4 +1,4 @@
-//! The watch: the poller by table, the loop against a scripted server.
+//! Tests of the poller by tables, and of the watch against a fake server.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Barrier};
@@ -20,8 +20,8 @@ fn trouble() -> Answer {
     Answer::Trouble("503".into())
 }
 
-fn nobody() -> Answer {
-    Answer::Nobody("refused".into())
+fn no_server() -> Answer {
+    Answer::NoServer("refused".into())
 }
 
 fn wait(etag: &str, seconds: u64) -> Request {
@@ -30,14 +30,14 @@ fn wait(etag: &str, seconds: u64) -> Request {
 }
 
 /// A poller that has seen FALSE with ETag `a`.
-fn settled() -> Poller {
+fn waiting() -> Poller {
     let mut poller = Poller::default();
     poller.on(value(false, "a"), AT_ONCE);
     poller
 }
 
 #[test]
-fn a_question_is_asked_as_google_describes_it() {
+fn a_request_has_the_form_that_google_documents() {
     assert_eq!(
         wait("0", 60).path_and_query(),
         "instance/preempted?wait_for_change=true&last_etag=0&timeout_sec=60"
@@ -62,7 +62,7 @@ fn an_answer_is_its_body_and_nothing_else() {
     };
     let kind = |answer| match Answer::from_reply(answer) {
         Answer::Value { preempted, etag } => format!("{preempted} {}", etag.unwrap_or_default()),
-        Answer::Nobody(_) => "nobody".into(),
+        Answer::NoServer(_) => "no server".into(),
         Answer::Trouble(_) => "trouble".into(),
     };
     let table = [
@@ -74,8 +74,8 @@ fn an_answer_is_its_body_and_nothing_else() {
         (reply(200, "<html>"), "trouble"),
         (reply(503, "TRUE"), "trouble"),
         (reply(302, ""), "trouble"),
-        (reply(404, ""), "nobody"),
-        (Err(Failure::Connect("x".into())), "nobody"),
+        (reply(404, ""), "no server"),
+        (Err(Failure::Connect("x".into())), "no server"),
         (Err(Failure::Timeout), "trouble"),
         (Err(Failure::Reset("x".into())), "trouble"),
         (Err(Failure::TooLarge), "trouble"),
@@ -86,20 +86,20 @@ fn an_answer_is_its_body_and_nothing_else() {
 }
 
 #[test]
-fn the_first_question_finds_what_began_before() {
+fn the_first_request_finds_a_preemption_that_began_before() {
     let mut poller = Poller::default();
     assert_eq!(poller.next(), wait("0", 1));
     let step = poller.on(value(true, "a"), AT_ONCE);
     assert_eq!(
         step.seen,
         [WatchEvent::Preempted, WatchEvent::Health(Health::Waiting)],
-        "the preemption is told first"
+        "the preemption is delivered first"
     );
 }
 
 #[test]
 fn waits_grow_to_a_minute_and_follow_each_other_without_a_pause() {
-    let mut poller = settled();
+    let mut poller = waiting();
     let mut seconds = Vec::new();
     for _ in 0..7 {
         let Request::Wait { etag, seconds: s } = poller.next() else {
@@ -114,21 +114,21 @@ fn waits_grow_to_a_minute_and_follow_each_other_without_a_pause() {
 }
 
 #[test]
-fn a_preemption_is_told_once_and_again_only_after_it_was_taken_back() {
-    let mut poller = settled();
-    let mut told = Vec::new();
+fn a_preemption_is_delivered_once_and_again_only_after_it_was_withdrawn() {
+    let mut poller = waiting();
+    let mut events = Vec::new();
     for (number, preempted) in [true, true, false, true].into_iter().enumerate() {
         let step = poller.on(value(preempted, "b"), AT_ONCE);
         if step.seen.contains(&WatchEvent::Preempted) {
-            told.push(number);
+            events.push(number);
         }
     }
-    assert_eq!(told, [0, 3]);
+    assert_eq!(events, [0, 3]);
 }
 
 #[test]
-fn an_etag_that_changes_alone_is_no_news_and_slows_the_pace_to_one_a_second() {
-    let mut poller = settled();
+fn an_etag_that_changes_alone_is_no_event_and_slows_requests_to_one_a_second() {
+    let mut poller = waiting();
     let mut pauses = Vec::new();
     let mut seen = Vec::new();
     for etag in ["b", "c", "d", "e", "f", "g"] {
@@ -144,8 +144,8 @@ fn an_etag_that_changes_alone_is_no_news_and_slows_the_pace_to_one_a_second() {
 }
 
 #[test]
-fn one_failure_costs_a_tenth_of_a_second_and_is_not_worth_saying() {
-    let mut poller = settled();
+fn one_failure_costs_a_tenth_of_a_second_and_is_not_reported() {
+    let mut poller = waiting();
     let step = poller.on(trouble(), AT_ONCE);
     assert_eq!(
         (step.seen.len(), step.pause),
@@ -159,7 +159,7 @@ fn one_failure_costs_a_tenth_of_a_second_and_is_not_worth_saying() {
 
 #[test]
 fn a_preemption_is_found_by_a_plain_read_too() {
-    let mut poller = settled();
+    let mut poller = waiting();
     poller.on(trouble(), AT_ONCE);
     let step = poller.on(value(true, "b"), AT_ONCE);
     assert_eq!(step.seen, [WatchEvent::Preempted]);
@@ -167,7 +167,7 @@ fn a_preemption_is_found_by_a_plain_read_too() {
 
 #[test]
 fn a_server_that_only_ever_fails_is_asked_every_second_for_ever() {
-    let mut poller = settled();
+    let mut poller = waiting();
     let mut seen = Vec::new();
     for number in 0..1_000 {
         let step = poller.on(trouble(), AT_ONCE);
@@ -185,7 +185,7 @@ fn an_absent_server_is_asked_ever_more_slowly_and_found_when_it_comes() {
     let mut pauses = Vec::new();
     let mut seen = Vec::new();
     for _ in 0..60 {
-        let step = poller.on(nobody(), AT_ONCE);
+        let step = poller.on(no_server(), AT_ONCE);
         pauses.push(step.pause.as_secs());
         seen.extend(step.seen);
     }
@@ -208,7 +208,7 @@ fn an_absent_server_is_asked_ever_more_slowly_and_found_when_it_comes() {
 
 #[test]
 fn a_server_that_cannot_wait_is_read_every_second_and_tried_ever_more_rarely() {
-    let mut poller = settled();
+    let mut poller = waiting();
     let mut reads = Vec::new();
     let mut seen = Vec::new();
     for _ in 0..8 {
@@ -226,12 +226,12 @@ fn a_server_that_cannot_wait_is_read_every_second_and_tried_ever_more_rarely() {
 }
 
 #[test]
-fn whatever_comes_the_pace_is_bounded() {
+fn the_rate_of_requests_is_bounded_for_any_answers() {
     use proptest::prelude::*;
     let answer = prop_oneof![
         (any::<bool>(), "[a-c]").prop_map(|(preempted, etag)| value(preempted, &etag)),
         Just(trouble()),
-        Just(nobody()),
+        Just(no_server()),
     ];
     let script = proptest::collection::vec((answer, 0u64..100), 1..200);
     proptest!(|(script in script)| {
@@ -245,28 +245,28 @@ fn whatever_comes_the_pace_is_bounded() {
     });
 }
 
-/// Watches a scripted server.
-fn watched(act: impl Fn(&Asked) -> Act + Send + Sync + 'static) -> (FakeServer, Watcher, Told) {
+/// Watches a fake server.
+fn watched(act: impl Fn(&Asked) -> Act + Send + Sync + 'static) -> (FakeServer, Watcher, Events) {
     let server = FakeServer::start(act);
-    let (watcher, told) = watched_at(&server.address());
-    (server, watcher, told)
+    let (watcher, events) = watched_at(&server.address());
+    (server, watcher, events)
 }
 
-fn watched_at(address: &str) -> (Watcher, Told) {
-    let (tell, told) = channel();
+fn watched_at(address: &str) -> (Watcher, Events) {
+    let (tell, events) = channel();
     let watcher = watch(&Metadata::new(address).unwrap(), move |seen| {
-        // A test that has seen enough no longer listens.
+        // A test may drop the receiver before the watch ends.
         tell.send(seen).ok();
     })
     .unwrap();
-    (watcher, Told(told))
+    (watcher, Events(events))
 }
 
-struct Told(Receiver<WatchEvent>);
+struct Events(Receiver<WatchEvent>);
 
-impl Told {
+impl Events {
     fn next(&self) -> WatchEvent {
-        during("the watch says something", || self.0.recv()).unwrap()
+        during("the watch delivers an event", || self.0.recv()).unwrap()
     }
 
     fn wait_for(&self, desired: &WatchEvent) {
@@ -276,11 +276,11 @@ impl Told {
 
 #[test]
 fn a_preemption_that_began_before_the_watch_is_seen() {
-    let (server, _watcher, told) = watched(|asked| match asked.number {
+    let (server, _watcher, events) = watched(|asked| match asked.number {
         0 => Act::answer(200, "a", "TRUE"),
         _ => Act::Silence,
     });
-    assert_eq!(told.next(), WatchEvent::Preempted);
+    assert_eq!(events.next(), WatchEvent::Preempted);
     assert_eq!(
         server.asked()[0],
         "/computeMetadata/v1/instance/preempted?wait_for_change=true&last_etag=0&timeout_sec=1"
@@ -291,7 +291,7 @@ fn a_preemption_that_began_before_the_watch_is_seen() {
 fn a_preemption_during_a_wait_is_seen_at_once() {
     let flip = Arc::new(Barrier::new(2));
     let server_flip = Arc::clone(&flip);
-    let (server, _watcher, told) = watched(move |asked| match asked.number {
+    let (server, _watcher, events) = watched(move |asked| match asked.number {
         0 => Act::answer(200, "a", "FALSE"),
         1 => {
             server_flip.wait();
@@ -299,53 +299,53 @@ fn a_preemption_during_a_wait_is_seen_at_once() {
         }
         _ => Act::Silence,
     });
-    assert_eq!(told.next(), WatchEvent::Health(Health::Waiting));
+    assert_eq!(events.next(), WatchEvent::Health(Health::Waiting));
     server.wait_for(2);
     assert!(server.asked()[1].contains("last_etag=a&"));
     flip.wait();
-    // No poll is in between: none after this one is answered.
-    assert_eq!(told.next(), WatchEvent::Preempted);
+    // The event comes from this wait: the server answers no later request.
+    assert_eq!(events.next(), WatchEvent::Preempted);
 }
 
 #[test]
 fn a_preemption_behind_503s_resets_and_garbage_is_seen() {
-    let (server, _watcher, told) = watched(|asked| match asked.number {
+    let (server, _watcher, events) = watched(|asked| match asked.number {
         0 => Act::answer(200, "a", "FALSE"),
         1 => Act::answer(503, "a", ""),
         2 => Act::Reset,
         3 => Act::answer(200, "b", &"TRUE ".repeat(100_000)),
         _ => Act::answer(200, "b", "TRUE"),
     });
-    told.wait_for(&WatchEvent::Preempted);
+    events.wait_for(&WatchEvent::Preempted);
     assert_eq!(server.asked()[2], "/computeMetadata/v1/instance/preempted");
 }
 
 #[test]
 fn a_server_that_stops_answering_is_left_for_plain_reads() {
-    let (_server, _watcher, told) = watched(|asked| match asked.number {
+    let (_server, _watcher, events) = watched(|asked| match asked.number {
         0 => Act::answer(200, "a", "FALSE"),
         _ if asked.path.contains("wait_for_change") => Act::Stall(b"HTTP/1.1 200".to_vec()),
         _ => Act::answer(200, "b", "TRUE"),
     });
-    told.wait_for(&WatchEvent::Preempted);
+    events.wait_for(&WatchEvent::Preempted);
 }
 
 #[test]
 fn a_server_that_comes_late_is_found() {
     let address = unused_address();
-    let (_watcher, told) = watched_at(&address);
+    let (_watcher, events) = watched_at(&address);
     assert!(matches!(
-        told.next(),
+        events.next(),
         WatchEvent::Health(Health::Failing(_))
     ));
     let _server = FakeServer::start_at(&address, |_| Act::answer(200, "a", "TRUE"));
-    assert_eq!(told.next(), WatchEvent::Preempted);
+    assert_eq!(events.next(), WatchEvent::Preempted);
 }
 
 #[test]
 fn a_watch_ends_when_it_is_dropped_whatever_it_waits_for() {
-    let (server, watcher, told) = watched(|_| Act::Silence);
+    let (server, watcher, events) = watched(|_| Act::Silence);
     server.wait_for(1);
     drop(watcher);
-    during("the watch ends", || told.0.recv()).unwrap_err();
+    during("the watch ends", || events.0.recv()).unwrap_err();
 }

@@ -1,16 +1,16 @@
-//! The scale of time above the lanes.
+//! Time axis above the lanes of the HTML report.
 
 use std::fmt::{self, Write as _};
 
 use sys::time::Timestamp;
 
-/// Steps between two marks, in seconds, that people count in.
+/// Possible steps between two marks, in seconds.
 const STEPS: [i64; 19] = [
     1, 5, 15, 30, 60, 300, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400, 172_800,
     604_800, 1_209_600, 2_419_200, 7_257_600,
 ];
 
-/// About so many marks.
+/// The approximate number of marks.
 const MOST: i64 = 8;
 
 const DAY: i64 = 86_400;
@@ -18,30 +18,31 @@ const DAY: i64 = 86_400;
 /// A mark.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tick {
-    /// In percent of the width.
+    /// Position, in percent of the width.
     pub(super) x: f64,
     pub(super) label: String,
 }
 
-/// Where a moment is, in percent of the width.
+/// Returns the position of a time, in percent of the width.
 pub(super) fn place(at: Timestamp, from: Timestamp, until: Timestamp) -> f64 {
     let all = to_f64(until.as_millis() - from.as_millis()).max(1.0);
     (to_f64(at.as_millis() - from.as_millis()) / all * 100.0).clamp(0.0, 100.0)
 }
 
-/// Milliseconds of any span that is drawn are far below what a fake counts exactly.
+/// Milliseconds of any span that is drawn are far below the integers that an `f64` represents
+/// exactly.
 #[expect(clippy::cast_precision_loss, reason = "see above")]
 fn to_f64(millis: i64) -> f64 {
     millis as f64
 }
 
-/// At round moments of the clock, about [`MOST`] of them.
+/// Returns about [`MOST`] marks at round times.
 pub(super) fn ticks(from: Timestamp, until: Timestamp) -> Vec<Tick> {
     let (first, last) = (from.as_millis() / 1000, until.as_millis() / 1000);
     let expected = ((last - first).max(1) + MOST - 1) / MOST;
     let longest = STEPS[STEPS.len() - 1];
     let step = STEPS.iter().copied().find(|step| *step >= expected);
-    // Of years, whole multiples of the longest.
+    // For longer spans, multiples of the longest step.
     let step = step.unwrap_or((expected / longest + 1) * longest);
     let mut at = (first / step + i64::from(first % step != 0)) * step;
     let mut ticks = Vec::new();
@@ -60,9 +61,12 @@ pub(super) fn ticks(from: Timestamp, until: Timestamp) -> Vec<Tick> {
     ticks
 }
 
-/// A row of labels. One that would run over the edge stands before its mark.
+/// Writes a row of labels. A label near the right edge is placed left of its mark.
 pub(super) fn labels(out: &mut String, ticks: &[Tick]) -> fmt::Result {
-    out.push_str("<div class=\"lane axis\" aria-hidden=\"true\"><span class=\"name\"></span><div class=\"ticks\">");
+    out.push_str(
+        "<div class=\"lane axis\" aria-hidden=\"true\"><span class=\"name\"></span><div \
+                  class=\"ticks\">",
+    );
     for tick in ticks {
         let late = if tick.x > 92.0 { " class=\"late\"" } else { "" };
         write!(
@@ -71,7 +75,7 @@ pub(super) fn labels(out: &mut String, ticks: &[Tick]) -> fmt::Result {
             tick.x, tick.label
         )?;
     }
-    out.push_str("</div><span class=\"share\">works</span></div>\n");
+    out.push_str("</div><span class=\"share\">working</span></div>\n");
     Ok(())
 }
 
@@ -88,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_at_round_moments_and_few() {
+    fn marks_are_few_and_at_round_times() {
         assert_eq!(
             labels_of("2026-11-21T03:12:07Z", "2026-11-28T03:12:07Z"),
             [

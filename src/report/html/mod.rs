@@ -1,4 +1,4 @@
-//! A report as one HTML file that needs nothing else: no script, no font, no picture from elsewhere. Pure.
+//! HTML report: one file without scripts and without external fonts or images. Pure.
 
 mod axis;
 mod strip;
@@ -10,16 +10,16 @@ use std::time::Duration;
 use super::{Doing, Preemption, Report};
 use sys::time::short;
 
-/// The looks, for light and for dark.
+/// The style sheet, for light and dark mode.
 const STYLE: &str = include_str!("style.css");
 
-/// With more agents than this, lanes are lower ...
+/// With more agents than this, lanes are lower.
 const MANY: usize = 14;
 
-/// ... and lower still.
+/// With more agents than this, lanes are lowest.
 const CROWD: usize = 30;
 
-/// The whole page.
+/// Returns the whole page.
 #[must_use]
 pub fn page(report: &Report) -> String {
     let mut out = String::new();
@@ -35,7 +35,8 @@ fn write_page(out: &mut String, report: &Report) -> fmt::Result {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
+         'unsafe-inline'\">\n\
          <title>spotkeep: {} of {}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n",
         span,
         escape(&report.data_dir)
@@ -57,7 +58,7 @@ fn write_page(out: &mut String, report: &Report) -> fmt::Result {
     Ok(())
 }
 
-/// What somebody wants to know who looks for two seconds.
+/// Writes the tiles with the most important figures.
 fn tiles(out: &mut String, report: &Report) -> fmt::Result {
     let totals = &report.totals;
     let working = share(totals.uptime.time_in(Doing::Working), totals.uptime.total());
@@ -65,7 +66,8 @@ fn tiles(out: &mut String, report: &Report) -> fmt::Result {
     let mut tile = |what: &str, figure: String, more: String, class: &str| {
         writeln!(
             out,
-            "<div class=\"tile{class}\"><dt>{what}</dt><dd>{figure}</dd><dd class=\"quiet\">{more}</dd></div>"
+            "<div class=\"tile{class}\"><dt>{what}</dt><dd>{figure}</dd><dd \
+             class=\"quiet\">{more}</dd></div>"
         )
     };
     let bad = |is_bad: bool| if is_bad { " bad" } else { "" };
@@ -74,7 +76,7 @@ fn tiles(out: &mut String, report: &Report) -> fmt::Result {
         "Preemptions",
         totals.preemptions.to_string(),
         match totals.preemptions {
-            0 => "nothing was cut off".into(),
+            0 => "none in this time".into(),
             all => format!("{} of {all} clean", totals.clean),
         },
         "",
@@ -83,15 +85,15 @@ fn tiles(out: &mut String, report: &Report) -> fmt::Result {
         "Time lost",
         short_or_zero(ms(totals.away_ms)),
         format!(
-            "{} of all agents together",
+            "{} summed over agents",
             short_or_zero(ms(totals.agents_away_ms))
         ),
         "",
     )?;
     let more = match totals.ends_that_cannot_tell {
-        0 => "of what was said".to_owned(),
+        0 => "of transcripts".to_owned(),
         unsure => format!(
-            "{unsure} of {} cannot tell: up to 2 s of the transcript",
+            "unknown for {unsure} of {}: up to 2 s of the transcript",
             totals.preemptions
         ),
     };
@@ -105,7 +107,7 @@ fn tiles(out: &mut String, report: &Report) -> fmt::Result {
         "Turns lost",
         totals.turns_lost.to_string(),
         format!(
-            "{} of {} cut turns went on",
+            "{} of {} interrupted turns continued",
             totals.turns_continued, totals.turns_cut
         ),
         bad(totals.turns_lost > 0),
@@ -126,7 +128,7 @@ fn timeline(out: &mut String, report: &Report) -> fmt::Result {
     out.push_str("<section>\n<h2>Timeline</h2>\n");
     if report.agents.is_empty() {
         out.push_str(
-            "<p class=\"quiet\">The journal tells of no agent in this time.</p>\n</section>\n",
+            "<p class=\"quiet\">The event log has no agents in this time.</p>\n</section>\n",
         );
         return Ok(());
     }
@@ -153,7 +155,7 @@ fn timeline(out: &mut String, report: &Report) -> fmt::Result {
     Ok(())
 }
 
-/// Only what is to be seen.
+/// Writes the legend, with the categories that occur.
 fn legend(out: &mut String, report: &Report) -> fmt::Result {
     out.push_str("<ul class=\"legend\">\n");
     let seen = |doing: &Doing| !report.totals.uptime.time_in(*doing).is_zero();
@@ -166,7 +168,9 @@ fn legend(out: &mut String, report: &Report) -> fmt::Result {
         )?;
     }
     if !report.preemptions.is_empty() {
-        out.push_str("<li><span class=\"notice\">▼</span>preempted, or cut off</li>\n");
+        out.push_str(
+            "<li><span class=\"notice\">▼</span>preempted, or ended without notice</li>\n",
+        );
     }
     if report.agents.iter().any(|agent| !agent.resumed.is_empty()) {
         out.push_str("<li><span class=\"back\">▲</span>resumed</li>\n");
@@ -179,7 +183,7 @@ fn meaning(doing: Doing) -> &'static str {
     match doing {
         Doing::Waiting => "waiting for a human",
         Doing::Stalled => "stalled by the API",
-        Doing::Away => "away: cut off, until it was back",
+        Doing::Away => "away: from a preemption until it is resumed",
         Doing::Unwatched => "unwatched: no keeper ran",
         other => other.as_str(),
     }
@@ -188,31 +192,29 @@ fn meaning(doing: Doing) -> &'static str {
 fn footer(out: &mut String, report: &Report) -> fmt::Result {
     out.push_str("<footer class=\"quiet\">\n");
     match report.journal_from {
-        Some(from) if from > report.from => writeln!(
-            out,
-            "<p>The journal tells of nothing before {}.</p>",
-            minute(from)
-        )?,
+        Some(from) if from > report.from => {
+            writeln!(out, "<p>The event log begins at {}.</p>", minute(from))?
+        }
         _ => {}
     }
     if report.torn > 0 {
         writeln!(
             out,
-            "<p>{} of its lines could not be read.</p>",
+            "<p>{} lines of the event log could not be read.</p>",
             report.torn
         )?;
     }
     writeln!(
         out,
-        "<p>Data directory {}. Where a machine went without a notice, its end is the last line that its keeper wrote. \
-         Times of two machines are set against each other as their clocks had them.</p>\n\
+        "<p>Data directory {}. Without a preemption notice, the time of the last event counts as \
+         the end of a machine. Times of two machines are compared as their clocks show them.</p>\n\
          <p>Made by spotkeep {}.</p>\n</footer>",
         escape(&report.data_dir_id),
         env!("CARGO_PKG_VERSION")
     )
 }
 
-/// What became of one, in a sentence.
+/// Describes a preemption in one sentence.
 fn story(end: &Preemption) -> String {
     let mut parts = vec![format!("{} {}", end.kind.as_str(), end.at.for_people())];
     if let Some(ms) = end.notice_to_safe_ms {
@@ -227,17 +229,20 @@ fn story(end: &Preemption) -> String {
     match (end.back_at, end.away_ms) {
         (None, _) => parts.push("not back yet".into()),
         (Some(_), Some(ms)) => parts.push(format!(
-            "{} of {} back after {}",
+            "{} of {} agents back after {}",
             end.agents_back,
             end.agents_total,
             short(Duration::from_millis(ms))
         )),
-        (Some(_), None) => parts.push(format!("{} of {} back", end.agents_back, end.agents_total)),
+        (Some(_), None) => parts.push(format!(
+            "{} of {} agents back",
+            end.agents_back, end.agents_total
+        )),
     }
     parts.join("; ")
 }
 
-/// As `2026-11-22 03:12`.
+/// Formats a time like `2026-11-22 03:12`.
 fn minute(at: sys::time::Timestamp) -> String {
     format!("{} {}", at.day(), at.minute())
 }
@@ -250,7 +255,7 @@ fn short_or_zero(time: Duration) -> String {
     }
 }
 
-/// A part of a whole, in percent.
+/// Formats a part of a whole, in percent.
 fn share(part: Duration, whole: Duration) -> String {
     if whole.is_zero() {
         return "–".into();
@@ -263,7 +268,8 @@ fn share(part: Duration, whole: Duration) -> String {
     }
 }
 
-/// Text between tags and in attributes. Control characters, which would hide what follows, are shown.
+/// Escapes text for use between tags and in attributes. Control characters are replaced, since they
+/// could hide text.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -280,7 +286,7 @@ fn escape(text: &str) -> String {
     out
 }
 
-/// Turns the direction of what follows.
+/// Returns whether a character changes the direction of the text that follows.
 fn is_direction(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

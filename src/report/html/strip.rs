@@ -1,6 +1,6 @@
-//! A lane: what an agent was doing, drawn from left to right.
+//! Lanes of the HTML report: what each agent was doing, drawn from left to right.
 //!
-//! Colour is not all that tells: each kind has a height or a pattern of its own.
+//! Each category has its own height or pattern, so that it can be recognized without colours.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -11,10 +11,10 @@ use super::axis::{Tick, place};
 use super::{escape, share, short, story};
 use sys::time::Timestamp;
 
-/// The finest that is drawn is one of so many parts of the width: a pixel and a half on a screen.
+/// The narrowest block is this fraction of the width: about 1.5 pixels on a screen.
 const PARTS: u32 = 720;
 
-/// What of a lane is drawn as one.
+/// A block of a lane.
 #[derive(Debug, Clone, PartialEq)]
 struct Piece {
     doing: Doing,
@@ -23,23 +23,23 @@ struct Piece {
     title: String,
 }
 
-/// The patterns that lanes refer to.
+/// Writes the patterns that lanes refer to.
 pub(super) fn patterns(out: &mut String) {
     out.push_str(
         "<svg class=\"defs\" aria-hidden=\"true\"><defs>\
          <pattern id=\"hatch-away\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\" \
-         patternTransform=\"rotate(45)\"><rect width=\"6\" height=\"6\" class=\"away-mount\"/>\
+         patternTransform=\"rotate(45)\"><rect width=\"6\" height=\"6\" class=\"away-ground\"/>\
          <rect width=\"2.5\" height=\"6\" class=\"away-line\"/></pattern>\
          <pattern id=\"hatch-stalled\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\" \
-         patternTransform=\"rotate(-45)\"><rect width=\"5\" height=\"5\" class=\"stalled-mount\"/>\
+         patternTransform=\"rotate(-45)\"><rect width=\"5\" height=\"5\" class=\"stalled-ground\"/>\
          <rect width=\"2.5\" height=\"5\" class=\"stalled-line\"/></pattern>\
          </defs></svg>\n",
     );
 }
 
-/// One block, as wide and where it is told.
+/// Returns one block at this position and of this width.
 pub(super) fn block(doing: Doing, x: &str, width: &str, title: &str) -> String {
-    // From the top, and how high, in percent.
+    // Offset from the top, and height, in percent.
     let (y, height) = match doing {
         Doing::Working | Doing::Failed | Doing::Away | Doing::Stalled => (8, 84),
         Doing::Waiting => (24, 60),
@@ -54,11 +54,12 @@ pub(super) fn block(doing: Doing, x: &str, width: &str, title: &str) -> String {
         title => format!("<title>{title}</title>"),
     };
     format!(
-        "<rect class=\"{class}\" x=\"{x}\" y=\"{y}%\" width=\"{width}\" height=\"{height}%\">{title}</rect>"
+        "<rect class=\"{class}\" x=\"{x}\" y=\"{y}%\" width=\"{width}\" \
+         height=\"{height}%\">{title}</rect>"
     )
 }
 
-/// The lane of the whole fleet: when it was cut off, and when it was back.
+/// Writes the lane of the fleet: when it was preempted, and when it was back.
 pub(super) fn fleet(out: &mut String, report: &Report, ticks: &[Tick]) -> fmt::Result {
     let at = |at| place(at, report.from, report.until);
     out.push_str(
@@ -88,7 +89,7 @@ pub(super) fn fleet(out: &mut String, report: &Report, ticks: &[Tick]) -> fmt::R
     Ok(())
 }
 
-/// The lane of one agent, with the share of its time that it worked.
+/// Writes the lane of one agent, with the share of its time that it worked.
 pub(super) fn agent(
     out: &mut String,
     report: &Report,
@@ -112,7 +113,7 @@ pub(super) fn agent(
             place(piece.until, from, until),
         );
         let width = (end - x).max(100.0 / f64::from(PARTS));
-        // What begins at the very edge is still seen.
+        // A block at the right edge stays visible.
         let x = x.min(100.0 - width);
         let title = format!("{name}: {}", piece.title);
         out.push_str(&block(
@@ -124,9 +125,9 @@ pub(super) fn agent(
     }
     for resumed in &agent.resumed {
         let how = if resumed.continued {
-            "went on with its turn"
+            "resumed, turn continued"
         } else {
-            "was back"
+            "resumed"
         };
         write!(
             out,
@@ -150,7 +151,7 @@ fn grid(out: &mut String, ticks: &[Tick]) -> fmt::Result {
     Ok(())
 }
 
-/// For whoever does not see it.
+/// Returns a summary of a lane as text, for screen readers.
 fn summary(agent: &AgentTime) -> String {
     let total = agent.uptime.total();
     let parts = Doing::ALL
@@ -166,14 +167,15 @@ fn summary(agent: &AgentTime) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-/// Long spans as they are, and on top of them runs of spans that are too short to be seen one by one.
+/// Returns the blocks of a lane: long spans one by one, and runs of short spans as one block on top
+/// of them.
 fn pieces(spans: &[Span], finest: Duration) -> Vec<Piece> {
     let (mut long, mut small, mut run) = (Vec::new(), Vec::new(), Vec::<&Span>::new());
     for span in spans {
         let length = span.until.since(span.from);
         if length >= finest {
             long.push(whole(span));
-            small.extend(gathered(&std::mem::take(&mut run)));
+            small.extend(joined(&std::mem::take(&mut run)));
             continue;
         }
         run.push(span);
@@ -181,10 +183,10 @@ fn pieces(spans: &[Span], finest: Duration) -> Vec<Piece> {
             .first()
             .is_some_and(|first| span.until.since(first.from) >= finest)
         {
-            small.extend(gathered(&std::mem::take(&mut run)));
+            small.extend(joined(&std::mem::take(&mut run)));
         }
     }
-    small.extend(gathered(&run));
+    small.extend(joined(&run));
     long.extend(small);
     long
 }
@@ -207,8 +209,9 @@ fn whole(span: &Span) -> Piece {
     }
 }
 
-/// A run as one: what somebody has to know of, else what it was for most of the time.
-fn gathered(run: &[&Span]) -> Option<Piece> {
+/// Joins a run of short spans into one block: of the most important category in it, otherwise of
+/// the longest.
+fn joined(run: &[&Span]) -> Option<Piece> {
     let (first, last) = (run.first()?, run.last()?);
     if run.len() == 1 {
         return Some(whole(first));
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_short_to_be_seen_is_gathered_and_an_end_is_never_hidden() {
+    fn short_spans_are_joined_and_a_preemption_is_never_hidden() {
         let finest = Duration::from_secs(60);
         let drawn = |list: &[(Doing, i64)]| -> Vec<(Doing, u64)> {
             let all = pieces(&spans(list), finest);

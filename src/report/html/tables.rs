@@ -1,4 +1,4 @@
-//! The figures below the timeline.
+//! Tables of the HTML report: preemptions and agents.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::{Doing, Report};
 use super::{escape, share, short, short_or_zero, strip};
 
-/// What of an agent's time has a column of its own.
+/// The categories that have a column.
 const COLUMNS: [Doing; 7] = [
     Doing::Working,
     Doing::Waiting,
@@ -20,20 +20,22 @@ const COLUMNS: [Doing; 7] = [
 pub(super) fn preemptions(out: &mut String, report: &Report) -> fmt::Result {
     out.push_str("<section>\n<h2>Preemptions</h2>\n");
     if report.preemptions.is_empty() {
-        out.push_str("<p class=\"quiet\">Nothing was cut off in this time.</p>\n</section>\n");
+        out.push_str(
+            "<p class=\"quiet\">There were no preemptions in this time.</p>\n</section>\n",
+        );
         return Ok(());
     }
     head(
         out,
         &["When", "Kind"],
         &[
-            "Words safe",
-            "All safe",
-            "Gone",
+            "Transcripts saved",
+            "All saved",
+            "VM down",
             "Boot to resumed",
             "Back after",
             "Agents",
-            "Turns went on",
+            "Turns continued",
             "Records lost",
         ],
     )?;
@@ -42,9 +44,9 @@ pub(super) fn preemptions(out: &mut String, report: &Report) -> fmt::Result {
             ms.map_or_else(|| "–".to_owned(), |ms| short(Duration::from_millis(ms)))
         };
         let verdict = match (end.clean, end.survived) {
-            (true, true) => "clean; the machine stayed",
+            (true, true) => "clean; the machine kept running",
             (true, false) => "clean",
-            (false, true) => "not clean; the machine stayed",
+            (false, true) => "not clean; the machine kept running",
             (false, false) if end.kind == super::super::BootEnd::CutOff => "without a notice",
             (false, false) => "not clean",
         };
@@ -60,7 +62,8 @@ pub(super) fn preemptions(out: &mut String, report: &Report) -> fmt::Result {
             .map_or_else(|| "–".to_owned(), |lost| lost.to_string());
         writeln!(
             out,
-            "<tr><th scope=\"row\"><time datetime=\"{}\">{}</time></th><td>{}<small>{verdict}</small></td>\
+            "<tr><th scope=\"row\"><time \
+             datetime=\"{}\">{}</time></th><td>{}<small>{verdict}</small></td>\
              <td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td{missing}>{} of {}</td>\
              <td{}>{} of {}</td><td>{records}</td></tr>",
             end.at,
@@ -94,7 +97,7 @@ pub(super) fn agents(out: &mut String, report: &Report) -> fmt::Result {
     let columns: Vec<&str> = COLUMNS.iter().map(|doing| doing.as_str()).collect();
     head(
         out,
-        &["Agent", "Its time"],
+        &["Agent", "Time"],
         &[&columns[..], &["resumed", "restarts"]].concat(),
     )?;
     for agent in &report.agents {

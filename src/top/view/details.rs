@@ -1,19 +1,19 @@
-//! Pure: what is below the table: the chosen agent, the journal, and what keys mean.
+//! Lower part of `spotkeep top`: the chosen agent, the newest events, and the keys. Pure.
 
 use ratatui::text::Span;
 
 use super::Lines;
 use super::style::Theme;
 use super::text::{bytes, count, fit, flow, width};
-use crate::top::model::{Deed, Mode, Model};
+use crate::top::model::{AgentAction, Mode, Model};
 use crate::top::row::Row;
 use state::{AgentState, JournalEntry, JournalEvent};
 use sys::time::brief;
 
-/// The lines about the chosen agent, with the rule above them.
+/// Lines for the chosen agent, with the rule above them.
 pub(super) const DETAIL: usize = 4;
 
-/// What keys mean, most useful first.
+/// The keys, most useful first.
 const KEYS: [(&str, &str); 9] = [
     ("⏎", "attach"),
     ("s", "stop"),
@@ -26,24 +26,24 @@ const KEYS: [(&str, &str); 9] = [
     ("q", "quit"),
 ];
 
-pub(super) fn detail(lines: &mut Lines<'_>, model: &Model, rows: &[Row<'_>], look: Theme) {
+pub(super) fn detail(lines: &mut Lines<'_>, model: &Model, rows: &[Row<'_>], theme: Theme) {
     let mut lines = lines.bottom(DETAIL);
     let Some(row) = rows.get(model.cursor()) else {
         return;
     };
-    lines.rule(row.agent.name.as_str(), look);
+    lines.rule(row.agent.name.as_str(), theme);
     let columns = lines.columns();
-    // What the table has no room for is told in full here.
-    let (words, style) = match (&row.agent.hint, row.calls()) {
+    // The table may cut this text; here it is shown in full.
+    let (text, style) = match (&row.agent.hint, row.needs_attention()) {
         (Some(hint), true) => (
             format!("{} → {hint}", row.doing()),
-            look.state(row.agent.state),
+            theme.state(row.agent.state),
         ),
         _ => (row.doing(), ratatui::style::Style::new()),
     };
-    lines.top(vec![Span::styled(fit(&words, columns), style)]);
+    lines.top(vec![Span::styled(fit(&text, columns), style)]);
     for line in flow(&facts(row), columns, 2) {
-        lines.top(vec![Span::styled(line, look.faint())]);
+        lines.top(vec![Span::styled(line, theme.faint())]);
     }
 }
 
@@ -93,32 +93,32 @@ fn facts(row: &Row<'_>) -> Vec<String> {
     facts
 }
 
-pub(super) fn journal(lines: &mut Lines<'_>, height: usize, model: &Model, look: Theme) {
+pub(super) fn journal(lines: &mut Lines<'_>, height: usize, model: &Model, theme: Theme) {
     let mut lines = lines.bottom(height);
-    lines.rule("journal", look);
+    lines.rule("events", theme);
     let all = &model.fleet.journal;
-    let room = lines.left();
+    let height = lines.left();
     let longest = all
         .iter()
         .filter_map(|line| line.agent.as_deref())
         .map(width)
         .max();
     let name = longest.unwrap_or(0).clamp(5, 18);
-    for line in &all[all.len().saturating_sub(room)..] {
+    for line in &all[all.len().saturating_sub(height)..] {
         let (event, rest) = (fit(&line.name, 16), rest(line));
         let agent = fit(line.agent.as_deref().unwrap_or("-"), name);
         let used = 8 + 2 + name + 2 + 16 + 2;
         let rest = fit(&rest, lines.columns().saturating_sub(used));
         lines.top(vec![
-            Span::styled(line.at.clock(), look.faint()),
+            Span::styled(line.at.clock(), theme.faint()),
             Span::raw(format!("  {agent:name$}  ")),
-            Span::styled(format!("{event:16}"), weight(line, look)),
-            Span::styled(format!("  {rest}"), look.faint()),
+            Span::styled(format!("{event:16}"), event_style(line, theme)),
+            Span::styled(format!("  {rest}"), theme.faint()),
         ]);
     }
 }
 
-fn weight(line: &JournalEntry, look: Theme) -> ratatui::style::Style {
+fn event_style(line: &JournalEntry, theme: Theme) -> ratatui::style::Style {
     use JournalEvent::*;
     match line.event {
         Failed { .. }
@@ -126,12 +126,12 @@ fn weight(line: &JournalEntry, look: Theme) -> ratatui::style::Style {
         | Notice { .. }
         | Damaged { .. }
         | CheckpointFailed { .. }
-        | PushFailed { .. } => look.alarm(),
+        | PushFailed { .. } => theme.alarm(),
         Waiting { .. } | Stalled { .. } | Backoff { .. } | Paused { .. } | Exited { .. } => {
-            look.call()
+            theme.attention()
         }
         Started { .. } | Resumed { .. } | Safe { .. } | Saved { .. } | Survived { .. } => {
-            look.good()
+            theme.good()
         }
         _ => ratatui::style::Style::new(),
     }
@@ -147,58 +147,60 @@ fn rest(line: &JournalEntry) -> String {
     parts.collect::<Vec<_>>().join("  ")
 }
 
-/// A UUID by its beginning, as everywhere else.
+/// Shortens a UUID to its first eight digits.
 fn without_tail(text: &str) -> &str {
     let is_uuid = text.len() == 36 && text.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
     text.get(..8).filter(|_| is_uuid).unwrap_or(text)
 }
 
-pub(super) fn footer(lines: &mut Lines<'_>, model: &Model, look: Theme) {
+pub(super) fn footer(lines: &mut Lines<'_>, model: &Model, theme: Theme) {
     let columns = lines.columns();
     let mut lines = lines.bottom(1);
     let spans = match (&model.mode, &model.answer) {
         (Mode::Filter, _) => vec![
-            Span::styled("filter: ", look.strong()),
+            Span::styled("filter: ", theme.strong()),
             Span::raw(fit(&model.filter, columns.saturating_sub(40))),
             Span::raw("▏"),
-            Span::styled("  enter keeps it, escape shows all", look.faint()),
+            Span::styled("  enter applies, escape shows all", theme.faint()),
         ],
-        (Mode::Asked(deed, name), _) => vec![
-            Span::styled(question(*deed, name.as_str()), look.call()),
+        (Mode::Confirm(action, name), _) => vec![
+            Span::styled(question(*action, name.as_str()), theme.attention()),
             Span::raw("  "),
-            Span::styled(answers(*deed), look.strong()),
+            Span::styled(answers(*action), theme.strong()),
         ],
         (_, Some(answer)) => {
             let style = match answer.worked {
-                None => look.faint(),
-                Some(true) => look.good(),
-                Some(false) => look.alarm(),
+                None => theme.faint(),
+                Some(true) => theme.good(),
+                Some(false) => theme.alarm(),
             };
             vec![Span::styled(fit(&answer.text, columns), style)]
         }
-        _ => keys(model, columns, look),
+        _ => keys(model, columns, theme),
     };
     lines.top(spans);
 }
 
-fn question(deed: Deed, name: &str) -> String {
-    match deed {
-        Deed::Stop => format!("stop {name}? a turn under way is cut"),
-        Deed::Start => format!("start {name}?"),
-        Deed::Restart => format!("restart {name}? a turn under way is cut and goes on"),
+fn question(action: AgentAction, name: &str) -> String {
+    match action {
+        AgentAction::Stop => format!("stop {name}? its current turn is interrupted"),
+        AgentAction::Start => format!("start {name}?"),
+        AgentAction::Restart => {
+            format!("restart {name}? its current turn is interrupted, then continued")
+        }
     }
 }
 
-fn answers(deed: Deed) -> &'static str {
-    match deed {
-        Deed::Stop | Deed::Start => "y yes  n no",
-        Deed::Restart => "y yes  i when idle  n no",
+fn answers(action: AgentAction) -> &'static str {
+    match action {
+        AgentAction::Stop | AgentAction::Start => "y yes  n no",
+        AgentAction::Restart => "y yes  i when idle  n no",
     }
 }
 
-fn keys(model: &Model, columns: usize, look: Theme) -> Vec<Span<'static>> {
+fn keys(model: &Model, columns: usize, theme: Theme) -> Vec<Span<'static>> {
     let chosen = model.chosen();
-    let rests = model.rows().iter().any(|row| {
+    let is_stopped = model.rows().iter().any(|row| {
         Some(&row.agent.name) == chosen.as_ref()
             && matches!(row.agent.state, AgentState::Stopped | AgentState::Failed)
     });
@@ -207,11 +209,11 @@ fn keys(model: &Model, columns: usize, look: Theme) -> Vec<Span<'static>> {
     if !model.filter.is_empty() {
         let shown = format!("/{}", fit(&model.filter, 20));
         used += width(&shown) + 2;
-        spans.push(Span::styled(shown, look.call()));
+        spans.push(Span::styled(shown, theme.attention()));
         spans.push(Span::raw("  "));
     }
     for (key, word) in KEYS {
-        let word = if word == "stop" && rests {
+        let word = if word == "stop" && is_stopped {
             "start"
         } else {
             word
@@ -221,8 +223,8 @@ fn keys(model: &Model, columns: usize, look: Theme) -> Vec<Span<'static>> {
             break;
         }
         used += more + 2;
-        spans.push(Span::styled(key, look.strong()));
-        spans.push(Span::styled(format!(" {word}  "), look.faint()));
+        spans.push(Span::styled(key, theme.strong()));
+        spans.push(Span::styled(format!(" {word}  "), theme.faint()));
     }
     spans
 }

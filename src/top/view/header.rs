@@ -1,4 +1,4 @@
-//! Pure: the machine and the fleet, and whatever a person must know first.
+//! Header of `spotkeep top`: machine, fleet, preemption, and problems. Pure.
 
 use std::time::Duration;
 
@@ -12,37 +12,37 @@ use crate::top::model::Model;
 use state::{AgentState, Fleet, Manifest};
 use sys::time::{Timestamp, brief, short};
 
-/// So many of the things that are wrong are shown; `spotkeep status` tells all.
-const TROUBLES: usize = 2;
+/// How many problems are shown; `spotkeep status` shows all.
+const SHOWN_PROBLEMS: usize = 2;
 
-/// The longest bar of a countdown, in columns.
-const BAR: usize = 30;
+/// Width of the countdown bar, in columns.
+const BAR: usize = 24;
 
-pub(super) fn draw(lines: &mut Lines<'_>, model: &Model, look: Theme) {
-    title(lines, model, look);
+pub(super) fn draw(lines: &mut Lines<'_>, model: &Model, theme: Theme) {
+    title(lines, model, theme);
     let machine = flow(&machine(model), lines.columns(), 1);
     lines.top(vec![Span::raw(
         machine.into_iter().next().unwrap_or_default(),
     )]);
-    fleet(lines, model, look);
+    fleet(lines, model, theme);
     if let Some(notice) = &model.fleet.status.notice {
-        preemption(lines, model, notice, look);
+        preemption(lines, model, notice, theme);
     }
-    alarms(lines, model, look);
+    alarms(lines, model, theme);
     lines.top(Vec::new());
 }
 
-fn title(lines: &mut Lines<'_>, model: &Model, look: Theme) {
+fn title(lines: &mut Lines<'_>, model: &Model, theme: Theme) {
     let clock = format!("{} UTC", model.now.clock());
     let name = "spotkeep  ";
-    let room = lines.columns().saturating_sub(name.len() + clock.len() + 2);
-    let data_dir = fit(&model.fleet.status.data_dir.display().to_string(), room);
-    let gap = " ".repeat(room.saturating_sub(width(&data_dir)) + 2);
+    let space = lines.columns().saturating_sub(name.len() + clock.len() + 2);
+    let data_dir = fit(&model.fleet.status.data_dir.display().to_string(), space);
+    let gap = " ".repeat(space.saturating_sub(width(&data_dir)) + 2);
     lines.top(vec![
-        Span::styled(name, look.strong()),
+        Span::styled(name, theme.strong()),
         Span::raw(data_dir),
         Span::raw(gap),
-        Span::styled(clock, look.faint()),
+        Span::styled(clock, theme.faint()),
     ]);
 }
 
@@ -79,8 +79,8 @@ fn machine(model: &Model) -> Vec<String> {
     vec![machine, notice, keeper, disk, backup.unwrap_or_default()]
 }
 
-/// How many are in which state, in the order of what matters.
-fn fleet(lines: &mut Lines<'_>, model: &Model, look: Theme) {
+/// Draws how many agents are in each state, most important state first.
+fn fleet(lines: &mut Lines<'_>, model: &Model, theme: Theme) {
     const ORDER: [AgentState; 10] = [
         AgentState::Failed,
         AgentState::Waiting,
@@ -109,7 +109,7 @@ fn fleet(lines: &mut Lines<'_>, model: &Model, look: Theme) {
             }
             used += 2 + width(&text);
             spans.push(Span::raw("  "));
-            spans.push(Span::styled(text, look.state(state)));
+            spans.push(Span::styled(text, theme.state(state)));
         }
     }
     let tokens: u64 = model
@@ -129,44 +129,44 @@ fn fleet(lines: &mut Lines<'_>, model: &Model, look: Theme) {
         facts.push(format!("{cpu} % cpu"));
         facts.push(format!("{} memory", bytes(memory)));
     }
-    let room = lines.columns().saturating_sub(used + 2);
-    if let Some(sum) = flow(&facts, room, 1)
+    let space = lines.columns().saturating_sub(used + 2);
+    if let Some(sum) = flow(&facts, space, 1)
         .into_iter()
         .next()
-        .filter(|_| room > 10)
+        .filter(|_| space > 10)
     {
-        let gap = room.saturating_sub(width(&sum)) + 2;
+        let gap = space.saturating_sub(width(&sum)) + 2;
         spans.push(Span::raw(" ".repeat(gap)));
-        spans.push(Span::styled(sum, look.faint()));
+        spans.push(Span::styled(sum, theme.faint()));
     }
     lines.top(spans);
 }
 
-/// The countdown, and how far the save has come.
-fn preemption(lines: &mut Lines<'_>, model: &Model, notice: &NoticeSeen, look: Theme) {
+/// Draws the countdown, and how far the save has come.
+fn preemption(lines: &mut Lines<'_>, model: &Model, notice: &NoticeSeen, theme: Theme) {
     let save = model.fleet.save.as_ref();
     let safe = save.and_then(|save| save.stages.notice_to_safe_ms);
     let at = notice.at.clock();
     let head = format!("PREEMPTION  notice at {at} from {}", notice.source);
     let left = notice.deadline.map(|deadline| deadline.since(model.now));
-    let words = match (safe, left) {
+    let text = match (safe, left) {
         (Some(ms), _) => {
             let clean = save.is_some_and(|save| save.clean);
             let late = if clean { "" } else { ", not in time" };
             format!("all safe after {}{late}", short(Duration::from_millis(ms)))
         }
-        (None, Some(left)) if left.is_zero() => "the time is over".to_owned(),
+        (None, Some(left)) if left.is_zero() => "time is up".to_owned(),
         (None, Some(left)) => format!("{} s left", left.as_secs_f32().ceil()),
         (None, None) => "no deadline".to_owned(),
     };
     lines.top(vec![
-        Span::styled(format!("{head}: "), look.alarm()),
+        Span::styled(format!("{head}: "), theme.alarm()),
         Span::styled(
-            words,
+            text,
             if safe.is_some() {
-                look.good()
+                theme.good()
             } else {
-                look.alarm()
+                theme.alarm()
             },
         ),
     ]);
@@ -174,7 +174,7 @@ fn preemption(lines: &mut Lines<'_>, model: &Model, notice: &NoticeSeen, look: T
     if let (None, Some(deadline)) = (safe, notice.deadline) {
         let all = deadline.since(notice.at).as_secs_f32().max(0.1);
         let left = deadline.since(model.now).as_secs_f32();
-        spans.push(Span::styled(bar(left / all), look.alarm()));
+        spans.push(Span::styled(bar(left / all), theme.alarm()));
         spans.push(Span::raw("  "));
     }
     for (index, (name, is_done)) in stages(model, save).into_iter().enumerate() {
@@ -182,8 +182,8 @@ fn preemption(lines: &mut Lines<'_>, model: &Model, notice: &NoticeSeen, look: T
             spans.push(Span::raw("  "));
         }
         let (sign, style) = match is_done {
-            true => ("✓", look.good()),
-            false => ("·", look.faint()),
+            true => ("✓", theme.good()),
+            false => ("·", theme.faint()),
         };
         spans.push(Span::styled(format!("{sign} {name}"), style));
     }
@@ -207,43 +207,44 @@ fn stages(model: &Model, save: Option<&Manifest>) -> [(String, bool); 4] {
         (true, _) | (_, 0) => "agents ended".to_owned(),
         (false, up) => format!("{up} still running"),
     };
-    let of = |take: fn(&state::Stages) -> Option<u64>| stages.is_some_and(|all| reached(take(all)));
+    let of =
+        |stage: fn(&state::Stages) -> Option<u64>| stages.is_some_and(|all| reached(stage(all)));
     [
         (ending, ended || up == 0),
-        ("words".to_owned(), of(|all| all.transcripts_safe_ms)),
+        ("transcripts".to_owned(), of(|all| all.transcripts_safe_ms)),
         ("disk".to_owned(), of(|all| all.notice_to_safe_ms)),
         ("work".to_owned(), of(|all| all.workspaces_ms)),
     ]
 }
 
-fn alarms(lines: &mut Lines<'_>, model: &Model, look: Theme) {
+fn alarms(lines: &mut Lines<'_>, model: &Model, theme: Theme) {
     let status = &model.fleet.status;
     let columns = lines.columns();
-    let mut calls: Vec<String> = Vec::new();
+    let mut problems: Vec<String> = Vec::new();
     if let Some(stale) = &model.fleet.stale {
-        calls.push(format!("what is shown is old: {stale}"));
+        problems.push(format!("the display is out of date: {stale}"));
     }
     if !status.keeper.runs() && status.notice.is_none() {
-        calls.push("no keeper runs: spotkeep up".to_owned());
+        problems.push("no keeper runs: spotkeep up".to_owned());
     } else if status.fleet == Fleet::Down {
-        calls.push("the fleet is down: spotkeep up".to_owned());
+        problems.push("the fleet is down: spotkeep up".to_owned());
     }
     if status.paused.as_deref() == Some("login") {
-        calls.push("all wait for a login: enter, then /login; they go on by themselves".to_owned());
+        problems.push("all agents wait for a login: press enter, then type /login".to_owned());
     }
-    calls.extend(status.trouble.iter().take(TROUBLES).cloned());
+    problems.extend(status.trouble.iter().take(SHOWN_PROBLEMS).cloned());
     if let Some(more) = status
         .trouble
         .len()
-        .checked_sub(TROUBLES)
+        .checked_sub(SHOWN_PROBLEMS)
         .filter(|more| *more > 0)
     {
-        calls.push(format!("and {more} more: spotkeep status"));
+        problems.push(format!("and {more} more: spotkeep status"));
     }
-    for call in calls {
+    for problem in problems {
         lines.top(vec![
-            Span::styled("! ", look.alarm()),
-            Span::styled(fit(&call, columns.saturating_sub(2)), look.call()),
+            Span::styled("! ", theme.alarm()),
+            Span::styled(fit(&problem, columns.saturating_sub(2)), theme.attention()),
         ]);
     }
 }

@@ -1,5 +1,7 @@
-//! Pure: the model as cells. Where the room is small the table gives way to nothing; what is about the
-//! chosen agent, and then the journal, gives way to it.
+//! View of `spotkeep top`: draws the model as cells. Pure.
+//!
+//! On a small screen the table has priority; first the journal and then the details of the chosen
+//! agent are left out.
 
 mod details;
 mod header;
@@ -16,68 +18,68 @@ use ratatui::text::{Line, Span};
 use super::model::{Mode, Model};
 pub use style::Theme;
 
-/// Below this nothing can be made out.
+/// The smallest screen that is drawn: columns, lines.
 const LEAST: (u16, u16) = (40, 8);
 
-/// The lines of a screen, handed out from both ends.
+/// The lines of a screen that are still free, used from the top and from the bottom.
 struct Lines<'a> {
     buffer: &'a mut Buffer,
     area: Rect,
 }
 
-/// Draws all of it.
-pub fn draw(buffer: &mut Buffer, model: &Model, look: Theme) {
+/// Draws the whole screen.
+pub fn draw(buffer: &mut Buffer, model: &Model, theme: Theme) {
     let area = buffer.area;
     let mut lines = Lines { buffer, area };
     if area.width < LEAST.0 || area.height < LEAST.1 {
-        lines.top(vec![Span::raw("too small a window")]);
+        lines.top(vec![Span::raw("the window is too small")]);
         return;
     }
     match &model.mode {
-        Mode::Help => overlay::help(&mut lines, look),
-        Mode::Reading(pager) => overlay::pager(&mut lines, pager, look),
-        Mode::Table | Mode::Filter | Mode::Asked(..) => main(&mut lines, model, look),
+        Mode::Help => overlay::help(&mut lines, theme),
+        Mode::Reading(pager) => overlay::pager(&mut lines, pager, theme),
+        Mode::Table | Mode::Filter | Mode::Confirm(..) => main(&mut lines, model, theme),
     }
 }
 
-/// How many lines of something long are seen on a screen so high.
+/// Returns the number of lines that the pager shows on a screen of this height.
 #[must_use]
 pub fn pager_height(height: u16) -> usize {
     usize::from(height.saturating_sub(overlay::FRAME))
 }
 
-fn main(lines: &mut Lines<'_>, model: &Model, look: Theme) {
-    details::footer(lines, model, look);
-    header::draw(lines, model, look);
+fn main(lines: &mut Lines<'_>, model: &Model, theme: Theme) {
+    details::footer(lines, model, theme);
+    header::draw(lines, model, theme);
     let rows = model.rows();
     let left = lines.left();
-    // The table has all that it needs, as long as something of the rest is seen too.
+    // The table gets all the lines that it needs, except a minimum for the rest.
     let desired = rows.len().max(1) + 1;
     let detail = if left >= 12 { details::DETAIL } else { 0 };
     let journal_least = if left >= 16 { 4 } else { 0 };
     let table = desired.min(left - detail - journal_least);
     let journal = left - detail - table;
     if journal >= 2 {
-        details::journal(lines, journal, model, look);
+        details::journal(lines, journal, model, theme);
     }
     if detail > 0 {
-        details::detail(lines, model, &rows, look);
+        details::detail(lines, model, &rows, theme);
     }
-    table::draw(lines, model, &rows, look);
+    table::draw(lines, model, &rows, theme);
 }
 
 impl Lines<'_> {
-    /// How many are left.
+    /// Returns the number of free lines.
     fn left(&self) -> usize {
         usize::from(self.area.height)
     }
 
-    /// How many columns there are.
+    /// Returns the number of columns.
     fn columns(&self) -> usize {
         usize::from(self.area.width)
     }
 
-    /// The next one from above.
+    /// Draws the next line at the top.
     fn top(&mut self, spans: Vec<Span<'_>>) {
         if self.area.height > 0 {
             let line = Line::from(spans);
@@ -88,7 +90,7 @@ impl Lines<'_> {
         }
     }
 
-    /// The next one from above, all of it in one style.
+    /// Draws the next line at the top in one style.
     fn styled(&mut self, spans: Vec<Span<'_>>, style: Style) {
         let row = Rect {
             height: 1,
@@ -100,7 +102,7 @@ impl Lines<'_> {
         }
     }
 
-    /// So many from below, to be filled from above.
+    /// Takes `height` lines at the bottom.
     fn bottom(&mut self, height: usize) -> Lines<'_> {
         let height = u16::try_from(height)
             .unwrap_or(u16::MAX)
@@ -117,15 +119,15 @@ impl Lines<'_> {
         }
     }
 
-    /// A rule across, with a title.
-    fn rule(&mut self, title: &str, look: Theme) {
+    /// Draws a horizontal rule with a title.
+    fn rule(&mut self, title: &str, theme: Theme) {
         let columns = self.columns();
         let title = text::fit(title, columns.saturating_sub(6));
         let rest = columns.saturating_sub(text::width(&title) + 4);
         self.top(vec![
-            Span::styled("── ", look.faint()),
-            Span::styled(title, look.strong()),
-            Span::styled(format!(" {}", "─".repeat(rest)), look.faint()),
+            Span::styled("── ", theme.faint()),
+            Span::styled(title, theme.strong()),
+            Span::styled(format!(" {}", "─".repeat(rest)), theme.faint()),
         ]);
     }
 }

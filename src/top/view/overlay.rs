@@ -1,4 +1,4 @@
-//! Pure: what takes the whole screen: the help, and something long.
+//! Full-screen views: the help, and the pager. Pure.
 
 use ratatui::text::Span;
 
@@ -7,34 +7,31 @@ use super::style::Theme;
 use super::text::fit;
 use crate::top::pager::Pager;
 
-/// The lines around something long.
+/// Lines of the pager's frame: title and key hints.
 pub(super) const FRAME: u16 = 2;
 
 const HELP: &[(&str, &str)] = &[
     (
         "↑ ↓ j k",
-        "choose an agent; page up and down, home and end too",
+        "choose an agent (also page up, page down, home, end)",
     ),
-    ("enter", "go to its terminal; ctrl-b d comes back here"),
-    ("", "(inside a tmux of yours: ctrl-b ctrl-b d)"),
-    ("s", "stop it, or start it where it is stopped; asks first"),
-    ("r", "restart it; asks first, and can wait until it is idle"),
-    ("l", "what it says and does, live"),
+    ("enter", "open its terminal; ctrl-b d returns here"),
+    ("", "(inside your own tmux: ctrl-b ctrl-b d)"),
+    ("s", "stop it, or start it if it is stopped; asks first"),
+    ("r", "restart it, now or when it is idle; asks first"),
+    ("l", "show what it says and does, updated live"),
     ("c", "make a checkpoint of its uncommitted work"),
-    ("d", "what has changed since its newest checkpoint"),
+    ("d", "show what has changed since its newest checkpoint"),
     (
         "/",
-        "show only agents whose name, state, branch or doing holds a text",
+        "show only agents whose name, state, branch or activity matches",
     ),
-    ("q", "leave; the agents go on"),
+    ("q", "quit; the agents keep running"),
     ("", ""),
-    (
-        "FOR",
-        "for how long it is in its state, as the keeper has seen it",
-    ),
+    ("FOR", "how long it has been in its state"),
     (
         "DOING",
-        "the tool that runs, its last words, or why it stands still",
+        "the running tool, the last message, or why it does not work",
     ),
     ("DIRTY", "files with uncommitted changes"),
     (
@@ -43,52 +40,50 @@ const HELP: &[(&str, &str)] = &[
     ),
     (
         "TOKENS",
-        "new to the model or said by it, over the session; + where more may be",
+        "new input and output tokens of the session; + if not all are counted",
     ),
-    ("CONTEXT", "tokens that the model has before its eyes"),
-    (
-        "CPU MEM",
-        "of the agent and all that it started; 100% is one core",
-    ),
+    ("CONTEXT", "tokens in the model's context"),
+    ("CPU MEM", "of all processes of the agent; 100% is one core"),
 ];
 
-pub(super) fn help(lines: &mut Lines<'_>, look: Theme) {
+pub(super) fn help(lines: &mut Lines<'_>, theme: Theme) {
     let columns = lines.columns();
-    lines.rule("spotkeep top", look);
-    let room = lines.left().saturating_sub(1);
-    for (key, words) in HELP.iter().take(room) {
+    lines.rule("spotkeep top", theme);
+    let height = lines.left().saturating_sub(1);
+    for (key, text) in HELP.iter().take(height) {
         lines.top(vec![
-            Span::styled(format!("{key:9}"), look.strong()),
-            Span::raw(fit(words, columns.saturating_sub(9))),
+            Span::styled(format!("{key:9}"), theme.strong()),
+            Span::raw(fit(text, columns.saturating_sub(9))),
         ]);
     }
-    lines
-        .bottom(1)
-        .top(vec![Span::styled("any key goes back", look.faint())]);
+    lines.bottom(1).top(vec![Span::styled(
+        "press any key to go back",
+        theme.faint(),
+    )]);
 }
 
-pub(super) fn pager(lines: &mut Lines<'_>, pager: &Pager, look: Theme) {
+pub(super) fn pager(lines: &mut Lines<'_>, pager: &Pager, theme: Theme) {
     let columns = lines.columns();
-    lines.rule(&pager.title, look);
+    lines.rule(&pager.title, theme);
     let height = lines.left().saturating_sub(1);
     let seen = pager.visible(height);
     let end = seen.end;
     for (tone, line) in &pager.lines[seen] {
-        lines.top(vec![Span::styled(fit(line, columns), look.tone(*tone))]);
+        lines.top(vec![Span::styled(fit(line, columns), theme.tone(*tone))]);
     }
-    let where_at = match (pager.lines.len(), pager.is_there) {
+    let position = match (pager.lines.len(), pager.is_loaded) {
         (0, false) => "…".to_owned(),
-        (0, true) => "nothing was said yet".to_owned(),
+        (0, true) => "no messages yet".to_owned(),
         (all, _) if end == all => "the end".to_owned(),
         (all, _) => format!("{} more", all - end),
     };
     lines.bottom(1).top(vec![
-        Span::styled("↑ ↓", look.strong()),
-        Span::styled(" scroll  ", look.faint()),
-        Span::styled("g G", look.strong()),
-        Span::styled(" beginning, end  ", look.faint()),
-        Span::styled("q", look.strong()),
-        Span::styled(" back  ", look.faint()),
-        Span::raw(where_at),
+        Span::styled("↑ ↓", theme.strong()),
+        Span::styled(" scroll  ", theme.faint()),
+        Span::styled("g G", theme.strong()),
+        Span::styled(" beginning, end  ", theme.faint()),
+        Span::styled("q", theme.strong()),
+        Span::styled(" back  ", theme.faint()),
+        Span::raw(position),
     ]);
 }

@@ -1,14 +1,15 @@
-//! Pure: how things look, with colour and without. Without, weight and signs carry it all.
+//! Styles of `spotkeep top`, with and without colours. Without colours, bold text and symbols show
+//! the same. Pure.
 
 use ratatui::style::{Color, Modifier, Style};
 
 use crate::top::pager::Tone;
 use state::AgentState;
 
-/// Whether colours are wanted.
+/// The styles; whether to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Theme {
-    /// They are.
+    /// Whether to use colours.
     pub colour: bool,
 }
 
@@ -20,7 +21,7 @@ impl Theme {
         }
     }
 
-    /// A state, as `ls` shows it.
+    /// Returns the style of a state; the colours are those of `ls`.
     #[must_use]
     pub fn state(self, state: AgentState) -> Style {
         match state {
@@ -34,7 +35,7 @@ impl Theme {
         }
     }
 
-    /// A line of something that is read.
+    /// Returns the style of a line of the pager.
     #[must_use]
     pub fn tone(self, tone: Tone) -> Style {
         match tone {
@@ -47,13 +48,13 @@ impl Theme {
         }
     }
 
-    /// What matters most.
+    /// Returns the style of important text.
     #[must_use]
     pub fn strong(self) -> Style {
         Style::new().add_modifier(Modifier::BOLD)
     }
 
-    /// What is there to be found, and not to be seen.
+    /// Returns the style of less important text.
     #[must_use]
     pub fn faint(self) -> Style {
         match self.colour {
@@ -62,25 +63,25 @@ impl Theme {
         }
     }
 
-    /// What is wrong.
+    /// Returns the style of errors.
     #[must_use]
     pub fn alarm(self) -> Style {
         self.in_colour(Color::Red).add_modifier(Modifier::BOLD)
     }
 
-    /// What asks for a person.
+    /// Returns the style of text that needs a person.
     #[must_use]
-    pub fn call(self) -> Style {
+    pub fn attention(self) -> Style {
         self.in_colour(Color::Yellow).add_modifier(Modifier::BOLD)
     }
 
-    /// What went well.
+    /// Returns the style of success.
     #[must_use]
     pub fn good(self) -> Style {
         self.in_colour(Color::Green)
     }
 
-    /// The chosen row.
+    /// Returns the style of the chosen row.
     #[must_use]
     pub fn chosen(self) -> Style {
         Style::new().add_modifier(Modifier::REVERSED)

@@ -1,4 +1,4 @@
-//! Pure: a row for each agent, in as many columns as fit.
+//! Table of `spotkeep top`: one row per agent, with as many columns as fit. Pure.
 
 use ratatui::text::Span;
 
@@ -9,13 +9,14 @@ use crate::top::model::{Mode, Model};
 use crate::top::row::Row;
 use sys::time::brief;
 
-/// What an agent does is worth this much, before another column is; in a wide window a third of it.
+/// The least width of the column DOING before other columns are shown; in a wide window it is a
+/// third of the width.
 const DOING_LEAST: usize = 26;
 
-/// Between two columns.
+/// Spaces between two columns.
 const GAP: usize = 2;
 
-/// A column beside those that are always there.
+/// An optional column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
     Branch,
@@ -30,7 +31,7 @@ enum Column {
 }
 
 impl Column {
-    /// As they stand, from left to right.
+    /// All columns, from left to right.
     const IN_ORDER: [Self; 9] = [
         Self::Branch,
         Self::Dirty,
@@ -43,8 +44,8 @@ impl Column {
         Self::Restarts,
     ];
 
-    /// The one that is given up last comes first.
-    const BY_WORTH: [Self; 9] = [
+    /// All columns, most important first.
+    const BY_PRIORITY: [Self; 9] = [
         Self::Tokens,
         Self::Dirty,
         Self::Saved,
@@ -96,13 +97,14 @@ impl Column {
         }
     }
 
-    /// Numbers stand at the right of their columns, names at the left.
+    /// Returns whether the column is aligned to the left, like names; numbers are aligned to the
+    /// right.
     fn is_name(self) -> bool {
         self == Self::Branch
     }
 }
 
-/// Widths of what is shown.
+/// The shown columns and their widths.
 struct Layout {
     name: usize,
     doing: usize,
@@ -114,14 +116,14 @@ impl Layout {
         let longest = |cell: &dyn Fn(&Row<'_>) -> usize| rows.iter().map(cell).max().unwrap_or(0);
         let name_most = if columns < 100 { 18 } else { 28 };
         let name = longest(&|row| row.agent.name.as_str().len()).clamp(5, name_most);
-        // The state with its sign takes ten, for how long it is that four.
+        // The state with its symbol takes 10 columns, its duration 4.
         let fixed = 10 + GAP + name + GAP + 4 + GAP;
         let mut doing = columns.saturating_sub(fixed);
         let mut chosen = Vec::new();
         let doing_least = DOING_LEAST.max(columns / 3);
-        // While a save is under way, how far each has come is all that counts.
-        let worth = Column::BY_WORTH.into_iter().filter(|_| !is_saving);
-        for column in worth {
+        // During a save the table shows only how far each agent is saved.
+        let optional = Column::BY_PRIORITY.into_iter().filter(|_| !is_saving);
+        for column in optional {
             let least = width(column.head());
             let wide = longest(&|row| width(&column.cell(row))).clamp(least, 20);
             if doing < doing_least + GAP + wide {
@@ -140,32 +142,32 @@ impl Layout {
     }
 }
 
-pub(super) fn draw(lines: &mut Lines<'_>, model: &Model, rows: &[Row<'_>], look: Theme) {
+pub(super) fn draw(lines: &mut Lines<'_>, model: &Model, rows: &[Row<'_>], theme: Theme) {
     let layout = Layout::fit(rows, lines.columns(), model.fleet.status.notice.is_some());
-    head(lines, &layout, look);
+    head(lines, &layout, theme);
     if rows.is_empty() {
-        nobody(lines, model, look);
+        empty(lines, model, theme);
         return;
     }
     let height = lines.left().max(1);
     let cursor = model.cursor();
-    // The chosen one is always seen, and nothing moves before it has to.
+    // The chosen row is always visible; the table scrolls only if it has to.
     let first = (cursor + 1).saturating_sub(height);
     for (index, row) in rows.iter().enumerate().skip(first).take(height) {
-        let spans = cells(row, &layout, look);
+        let spans = cells(row, &layout, theme);
         if index == cursor && model.mode != Mode::Filter {
             let plain = spans
                 .into_iter()
                 .map(|span| Span::raw(span.content))
                 .collect();
-            lines.styled(plain, look.chosen());
+            lines.styled(plain, theme.chosen());
         } else {
             lines.top(spans);
         }
     }
 }
 
-fn head(lines: &mut Lines<'_>, layout: &Layout, look: Theme) {
+fn head(lines: &mut Lines<'_>, layout: &Layout, theme: Theme) {
     let mut text = format!(
         "{:10}  {:name$}  {:>4}  {:doing$}",
         "STATE",
@@ -183,23 +185,23 @@ fn head(lines: &mut Lines<'_>, layout: &Layout, look: Theme) {
             false => format!("{head:>wide$}"),
         });
     }
-    lines.top(vec![Span::styled(text, look.faint())]);
+    lines.top(vec![Span::styled(text, theme.faint())]);
 }
 
-fn cells(row: &Row<'_>, layout: &Layout, look: Theme) -> Vec<Span<'static>> {
+fn cells(row: &Row<'_>, layout: &Layout, theme: Theme) -> Vec<Span<'static>> {
     let state = row.agent.state;
     let sign = format!("{} {}", state.glyph(), state.as_str());
     let since = row.since().map_or_else(|| "-".to_owned(), brief);
-    let doing_style = match row.calls() {
-        true => look.state(state),
+    let doing_style = match row.needs_attention() {
+        true => theme.state(state),
         false => ratatui::style::Style::new(),
     };
     let mut spans = vec![
-        Span::styled(left(&sign, 10), look.state(state)),
+        Span::styled(left(&sign, 10), theme.state(state)),
         Span::raw("  "),
-        Span::styled(left(row.agent.name.as_str(), layout.name), look.strong()),
+        Span::styled(left(row.agent.name.as_str(), layout.name), theme.strong()),
         Span::raw("  "),
-        Span::styled(right(&since, 4), look.faint()),
+        Span::styled(right(&since, 4), theme.faint()),
         Span::raw("  "),
         Span::styled(left(&row.doing(), layout.doing), doing_style),
     ];
@@ -227,11 +229,11 @@ fn right(text: &str, wide: usize) -> String {
     format!("{}{text}", " ".repeat(gap))
 }
 
-fn nobody(lines: &mut Lines<'_>, model: &Model, look: Theme) {
-    let words = match model.filter.is_empty() {
+fn empty(lines: &mut Lines<'_>, model: &Model, theme: Theme) {
+    let text = match model.filter.is_empty() {
         true => "no agents yet: spotkeep add NAME --prompt 'What to do.'".to_owned(),
         false => format!("no agent matches {:?}; escape shows all", model.filter),
     };
-    let words = fit(&words, lines.columns());
-    lines.top(vec![Span::styled(words, look.faint())]);
+    let text = fit(&text, lines.columns());
+    lines.top(vec![Span::styled(text, theme.faint())]);
 }

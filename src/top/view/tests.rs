@@ -1,4 +1,4 @@
-//! Whole screens, as a person would see them.
+//! Snapshot tests of whole screens.
 
 use std::time::Duration;
 
@@ -57,7 +57,8 @@ fn glance(doing: &str, tokens: u64) -> Glance {
 
 fn fleet_of(agents: Vec<AgentStatus>) -> FleetSnapshot {
     let line = |seconds: u64, agent: Option<&str>, event: &str, rest: serde_json::Value| {
-        let mut line = json!({"version": 1, "seq": 1, "at": ago(seconds), "data_dir_id": "r", "epoch": 7,
+        let mut line = json!({"version": 1, "seq": 1, "at": ago(seconds), "data_dir_id": "r",
+        "epoch": 7,
             "boot_id": "l", "event": event, "agent": agent});
         let more = rest.as_object().unwrap().clone();
         line.as_object_mut().unwrap().extend(more);
@@ -149,7 +150,7 @@ fn fleet_of(agents: Vec<AgentStatus>) -> FleetSnapshot {
             cloud: Some("gcp".into()),
             preemptible: Some(true),
         },
-        words: None,
+        transcript: None,
     }
 }
 
@@ -209,7 +210,7 @@ fn saved() -> FleetSnapshot {
     fleet.status.agents[0].state = AgentState::Stopped;
     fleet.status.agents[0].pid = None;
     let row = |agent: &str, checkpoint: Option<&str>| {
-        json!({"name": agent, "agent_id": agent, "session_id": "s", "end": "ended by itself",
+        json!({"name": agent, "agent_id": agent, "session_id": "s", "end": "exited in time",
             "exit_ms": 166, "open": "idle", "transcript_bytes": 812, "transcript_safe": true,
             "workspace": {"checkpoint": checkpoint, "note": ""}})
     };
@@ -237,10 +238,10 @@ fn pressed(fleet: FleetSnapshot, keys: &[Key]) -> Model {
     model
 }
 
-fn cells(model: &Model, columns: u16, lines: u16, look: Theme) -> Buffer {
+fn cells(model: &Model, columns: u16, lines: u16, theme: Theme) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(columns, lines)).unwrap();
     terminal
-        .draw(|frame| draw(frame.buffer_mut(), model, look))
+        .draw(|frame| draw(frame.buffer_mut(), model, theme))
         .unwrap();
     terminal.backend().buffer().clone()
 }
@@ -284,7 +285,7 @@ fn a_save_under_way_counts_down() {
 }
 
 #[test]
-fn a_save_that_has_become_safe_says_what_of_each_agent_is() {
+fn a_finished_save_shows_what_is_saved_of_each_agent() {
     assert_snapshot!(screen(&model(saved()), 100, 24));
 }
 
@@ -315,21 +316,24 @@ fn the_help() {
 }
 
 #[test]
-fn a_stop_is_asked_about() {
+fn a_stop_asks_for_confirmation() {
     let text = screen(&pressed(fleet(), &[Key::Char('s')]), 80, 24);
     let last = text.lines().last().unwrap();
-    assert_eq!(last, "stop api-123? a turn under way is cut  y yes  n no");
+    assert_eq!(
+        last,
+        "stop api-123? its current turn is interrupted  y yes  n no"
+    );
 }
 
 #[test]
-fn what_an_agent_says_is_read() {
+fn the_transcript_of_an_agent_is_shown() {
     let mut model = pressed(fleet(), &[Key::Char('l')]);
     let said = |seconds, who, text: &str| TranscriptLine {
         at: Some(ago(seconds)),
         who,
         text: text.into(),
     };
-    let words = vec![
+    let messages = vec![
         said(
             90,
             LineSpeaker::User,
@@ -346,15 +350,15 @@ fn what_an_agent_says_is_read() {
         said(49, LineSpeaker::Result { is_error: false }, ""),
     ];
     let mut fleet = fleet();
-    fleet.words = Some((name("api-123"), words));
+    fleet.transcript = Some((name("api-123"), messages));
     model.apply(News::FleetSnapshot(Box::new(fleet)));
     assert_snapshot!(screen(&model, 80, 24));
 }
 
 #[test]
-fn a_difference_is_read_from_its_beginning() {
+fn a_diff_starts_at_its_beginning() {
     let mut model = pressed(fleet(), &[Key::Char('d')]);
-    model.apply(News::Said {
+    model.apply(News::CommandDone {
         command: "spotkeep checkpoint diff api-123".into(),
         text: " a.rs | 2 +-\n\ndiff --git a/a.rs b/a.rs\n@@ -1 +1 @@\n-old\n+\tnew\n".into(),
         worked: true,
@@ -364,7 +368,7 @@ fn a_difference_is_read_from_its_beginning() {
 }
 
 #[test]
-fn trouble_is_told_above_the_table() {
+fn problems_are_shown_above_the_table() {
     let mut fleet = fleet();
     fleet.status.paused = Some("login".into());
     fleet.status.trouble = ["the disk is full", "two", "three"]
@@ -406,7 +410,7 @@ fn every_size_is_drawn() {
 }
 
 #[test]
-fn the_chosen_agent_is_seen_among_many() {
+fn the_chosen_agent_is_visible_among_many() {
     let many =
         (0..50).map(|number| agent(&format!("agent-{number:02}"), AgentState::Idle, 5, None));
     let model = pressed(fleet_of(many.collect()), &[Key::End]);

@@ -1,8 +1,8 @@
-//! Pure: texts and numbers that fit.
+//! Text formatting: cuts texts and numbers to a width. Pure.
 
 use ratatui::text::Span;
 
-/// Cuts a text to so many columns, with a sign that it was cut; what moves the cursor is taken out.
+/// Cuts a text to `columns`; a cut text ends with `…`. Control characters become spaces.
 #[must_use]
 pub fn fit(text: &str, columns: usize) -> String {
     let clean: String = text
@@ -13,10 +13,10 @@ pub fn fit(text: &str, columns: usize) -> String {
         return clean;
     }
     let mut cut = String::new();
-    let room = columns.saturating_sub(1);
+    let limit = columns.saturating_sub(1);
     for c in clean.chars() {
         cut.push(c);
-        if width(&cut) > room {
+        if width(&cut) > limit {
             cut.pop();
             break;
         }
@@ -28,19 +28,19 @@ pub fn fit(text: &str, columns: usize) -> String {
     cut
 }
 
-/// The columns that a text takes.
+/// Returns the width of a text in columns.
 #[must_use]
 pub fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// A number in five characters at most: `950`, `12k`, `1.2M`.
+/// Formats a number in at most five characters: `950`, `12k`, `1.2M`.
 #[must_use]
 pub fn count(number: u64) -> String {
     scaled(number, 1_000, ["", "k", "M", "G", "T"])
 }
 
-/// Bytes in five characters at most: `340M`, `1.2G`.
+/// Formats bytes in at most five characters: `340M`, `1.2G`.
 #[must_use]
 pub fn bytes(number: u64) -> String {
     scaled(number, 1_024, ["B", "K", "M", "G", "T"])
@@ -49,7 +49,7 @@ pub fn bytes(number: u64) -> String {
 fn scaled(number: u64, base: u64, units: [&str; 5]) -> String {
     let mut unit = 0;
     let mut scale = 1;
-    // Rounded up at the third digit: 999.6k is 1.0M.
+    // Rounded at the third digit: 999.6k becomes 1.0M.
     while unit + 1 < units.len() && number.saturating_add(scale / 2) / scale >= 1_000 {
         scale *= base;
         unit += 1;
@@ -62,7 +62,8 @@ fn scaled(number: u64, base: u64, units: [&str; 5]) -> String {
     format!("{}{name}", number.saturating_add(scale / 2) / scale)
 }
 
-/// As many of the facts as fit, in lines of so many columns, the first ones first.
+/// Joins facts into at most `lines` lines of `columns`; the last facts are left out if they do not
+/// fit.
 #[must_use]
 pub fn flow(facts: &[String], columns: usize, lines: usize) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
@@ -75,7 +76,7 @@ pub fn flow(facts: &[String], columns: usize, lines: usize) -> Vec<String> {
         } else if all.len() < lines {
             all.push(fit(fact, columns));
         } else {
-            // A later one that is short would take the place of one that matters more.
+            // A later, shorter fact is less important, so it is left out too.
             break;
         }
     }
@@ -87,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_cut_by_the_columns_it_takes() {
+    fn a_text_is_cut_to_its_width_in_columns() {
         assert_eq!(fit("abcdef", 6), "abcdef");
         assert_eq!(fit("abcdef", 4), "abc…");
         assert_eq!(fit("日本語", 4), "日…");
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_flow_into_lines_and_the_last_ones_give_way() {
+    fn facts_fill_lines_and_the_last_ones_are_left_out() {
         let facts = ["one", "", "two", "three", "four"].map(str::to_owned);
         assert_eq!(flow(&facts, 11, 2), ["one · two", "three"]);
         assert_eq!(flow(&facts, 80, 1), ["one · two · three · four"]);

@@ -1,15 +1,15 @@
-//! A data disk: an image behind a loop device.
+//! The data disk of a machine: an image file behind a loop device.
 
 use std::fs::File;
 use std::path::Path;
 
 use crate::loop_device::LoopDevice;
 
-/// The persistent disk of a machine; it outlives the machine's boots.
+/// The persistent data disk of a machine, which is kept across boots and machines.
 pub struct Disk(LoopDevice);
 
 impl Disk {
-    /// A blank disk in the room at `dir`.
+    /// Creates a blank disk in `dir`.
     pub fn blank(dir: &Path, megabytes: u64) -> Self {
         let image = dir.join(format!("disk-{}.img", &sys::uuid::new_uuid()[..8]));
         let file = File::create(&image).unwrap();

@@ -1,4 +1,4 @@
-//! What systemd wrote down of a boot.
+//! Reads the systemd journal of one boot.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use crate::support::said;
 
-/// A journal, oldest first.
+/// The journal of one boot, oldest entry first.
 #[derive(Debug)]
 pub struct Journal(Vec<Value>);
 
 impl Journal {
-    /// The newest boot in a directory of journals.
-    pub fn of(dir: &Path) -> Self {
+    /// Reads the newest boot in a directory of journals.
+    pub fn newest(dir: &Path) -> Self {
         let mut read = Command::new("journalctl");
         read.args(["--output=json", "--no-pager", "--quiet", "-D"])
             .arg(dir);
@@ -31,47 +31,47 @@ impl Journal {
         )
     }
 
-    /// When a unit began to stop, as systemd says it.
+    /// Returns when systemd began to stop a unit.
     pub fn stopping(&self, unit: &str) -> Duration {
         self.of_job(unit, &["Stopping ", "Unmounting "])
     }
 
-    /// When a unit had stopped.
+    /// Returns when a unit had stopped.
     pub fn stopped(&self, unit: &str) -> Duration {
         self.of_job(unit, &["Stopped ", "Unmounted "])
     }
 
-    /// When the shutdown began: the first unit that was told to stop.
+    /// Returns when the shutdown began: when the first unit was stopped.
     pub fn shutdown_began(&self) -> Duration {
         let first = self
             .0
             .iter()
             .rev()
             .filter(|line| line["JOB_TYPE"] == "stop");
-        let times = first.map(at);
+        let times = first.map(time_of);
         times
             .min()
             .unwrap_or_else(|| panic!("nothing was stopped:\n{}", self.text()))
     }
 
-    /// The last moment at which a unit was said to do this.
+    /// Returns the time of the last entry with these words about a unit.
     fn of_job(&self, unit: &str, words: &[&str]) -> Duration {
         let says = |line: &&Value| {
             let message = line["MESSAGE"].as_str().unwrap_or_default();
             line["UNIT"] == unit && words.iter().any(|word| message.starts_with(word))
         };
         match self.0.iter().rev().find(says) {
-            Some(line) => at(line),
+            Some(line) => time_of(line),
             None => panic!("{unit} was never {words:?}:\n{}", self.text()),
         }
     }
 
-    /// Every line, for a person.
+    /// Returns every entry as text, for failure messages.
     pub fn text(&self) -> String {
         let line = |line: &Value| {
             format!(
                 "{:>10.6} {}: {}\n",
-                at(line).as_secs_f64(),
+                time_of(line).as_secs_f64(),
                 line["SYSLOG_IDENTIFIER"].as_str().unwrap_or("-"),
                 line["MESSAGE"].as_str().unwrap_or("-"),
             )
@@ -80,7 +80,7 @@ impl Journal {
     }
 }
 
-fn at(line: &Value) -> Duration {
+fn time_of(line: &Value) -> Duration {
     let micros = line["__MONOTONIC_TIMESTAMP"].as_str().unwrap_or_default();
     Duration::from_micros(micros.parse().unwrap())
 }

@@ -1,4 +1,4 @@
-//! A machine: a boot disk, and what it is while it runs.
+//! A simulated machine: a boot disk that systemd-nspawn boots as a container.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,23 +12,23 @@ use sys::process::{ProcessId, Signal};
 
 use super::journal::Journal;
 use super::{Disk, Site};
-use crate::support::{SPOTKEEP, Said, prompt_of, said};
+use crate::support::{CommandOutput, SPOTKEEP, prompt_of, said};
 use crate::terminal::until_model;
 use testing::wait::{during, until_with};
 
-/// Where the data disk is, by the name that Compute Engine gives it.
+/// The device of the data disk, with the name that Compute Engine gives it.
 pub const DEVICE: &str = "/dev/disk/by-id/google-claude-persist";
 /// The data directory.
 pub const DATA_DIR: &str = "/mnt/persist";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// As systemd takes them for a poweroff.
+/// The signal to PID 1 on which systemd powers off.
 const POWER_OFF: i32 = 34 + 4;
-/// And for a reboot.
+/// The signal to PID 1 on which systemd reboots.
 const REBOOT: i32 = 34 + 5;
-/// How nspawn ends whose machine wants to be booted again.
+/// The exit code of nspawn when its machine asks for a reboot.
 const WANTS_REBOOT: i32 = 133;
 
-/// A boot disk. It outlives its boots; a second one is a new machine.
+/// A machine with its boot disk, which is kept across boots; a second `Machine` is a new boot disk.
 pub struct Machine<'r> {
     pub site: &'r Site,
     boot_disk: PathBuf,
@@ -39,7 +39,7 @@ pub struct Machine<'r> {
 }
 
 impl<'r> Machine<'r> {
-    /// A machine with a fresh boot disk, switched off.
+    /// Creates a machine with a blank boot disk, switched off.
     pub fn new(site: &'r Site) -> Self {
         let boot_disk = site
             .dir
@@ -64,7 +64,7 @@ impl<'r> Machine<'r> {
             leader: None,
         };
         fs::create_dir_all(machine.file("/var/log/journal")).unwrap();
-        // Everything that an agent may be: the fake, until a test puts the real one there.
+        // The fake Claude, until a test replaces it with the real one.
         machine.script(
             "/usr/local/bin/claude",
             "exec /usr/local/bin/spotkeep-under-test fake-claude \"$@\"",
@@ -72,14 +72,14 @@ impl<'r> Machine<'r> {
         machine.share(Path::new(SPOTKEEP), "/usr/local/bin/spotkeep-under-test")
     }
 
-    /// Shows a file of ours to the machine, from its next boot on.
+    /// Mounts a file of this machine into the simulated one, from its next boot on.
     pub fn share(mut self, from: &Path, to: &str) -> Self {
         self.extra
             .push(format!("--bind-ro={}:{to}", from.display()));
         self
     }
 
-    /// Agents are the real thing.
+    /// Makes the agents run the real Claude Code.
     pub fn with_claude(mut self, claude: &Path) -> Self {
         self.defaults = "args = [\"--dangerously-skip-permissions\"]\n\
             env.ANTHROPIC_API_KEY = \"lab-key-that-opens-nothing\"\n\
@@ -88,7 +88,7 @@ impl<'r> Machine<'r> {
         self.share(claude, "/usr/local/bin/claude")
     }
 
-    /// A file on the boot disk, while the machine runs and while it does not.
+    /// Returns the path of a file on the boot disk, also while the machine is off.
     pub fn file(&self, path: &str) -> PathBuf {
         self.boot_disk
             .join("root")
@@ -101,7 +101,7 @@ impl<'r> Machine<'r> {
         fs::write(path, text).unwrap();
     }
 
-    /// A link on the boot disk.
+    /// Creates a symbolic link on the boot disk.
     pub fn link(&self, to: &str, path: &str) {
         let path = self.file(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -113,7 +113,8 @@ impl<'r> Machine<'r> {
         fs::set_permissions(self.file(path), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Switches it on, with this disk or without one, and waits until systemd says that it is up.
+    /// Boots the machine, with this data disk or without one, and waits until systemd reports that
+    /// it is up.
     pub fn boot(&mut self, disk: Option<&Disk>) {
         let id = self.boot_disk.file_name().unwrap().to_str().unwrap();
         let mut nspawn = Command::new("systemd-nspawn");
@@ -136,8 +137,8 @@ impl<'r> Machine<'r> {
             .args(&self.extra)
             .env_clear()
             .env("PATH", PATH)
-            // Version 2 in the container, whatever there is outside: delegation and cgroup.kill are
-            // real, controllers are there as far as the machine below does not use them itself.
+            // Cgroup version 2 in the container, whatever the host has: delegation and cgroup.kill
+            // work, and the controllers that the host does not use itself are available.
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .stdin(Stdio::null())
             .stdout(fs::File::create(self.boot_disk.join("console")).unwrap())
@@ -166,10 +167,10 @@ impl<'r> Machine<'r> {
         let mut kill = Command::new("kill");
         said(kill.args([format!("-{POWER_OFF}"), leader.pid.to_string()])).ok();
         self.wait_off(leader);
-        Journal::of(&self.file("/var/log/journal"))
+        Journal::newest(&self.file("/var/log/journal"))
     }
 
-    /// Has systemd shut everything down for a reboot, and boots.
+    /// Reboots the machine by way of systemd.
     pub fn reboot(&mut self, disk: &Disk) {
         let leader = self.leader.take().unwrap();
         let mut kill = Command::new("kill");
@@ -178,7 +179,7 @@ impl<'r> Machine<'r> {
         self.boot(Some(disk));
     }
 
-    /// Takes the power away: every process ends at once.
+    /// Simulates a power cut: every process is killed at once.
     pub fn cut(&mut self) {
         let leader = self.leader.take().unwrap();
         leader.open().unwrap().signal(Signal::Kill);
@@ -197,14 +198,14 @@ impl<'r> Machine<'r> {
         fs::read_to_string(self.boot_disk.join("console")).unwrap_or_default()
     }
 
-    /// The journal so far.
+    /// Returns the journal of this boot so far.
     pub fn journal(&self) -> Journal {
         self.run("journalctl --sync");
-        Journal::of(&self.file("/var/log/journal"))
+        Journal::newest(&self.file("/var/log/journal"))
     }
 
-    /// A command line of root's, on the machine.
-    pub fn run(&self, line: &str) -> Said {
+    /// Runs a command line on the machine as root.
+    pub fn run(&self, line: &str) -> CommandOutput {
         let mut enter = Command::new("nsenter");
         enter
             .args(["-a", "-t", &self.leader.unwrap().pid.to_string(), "--"])
@@ -221,18 +222,18 @@ impl<'r> Machine<'r> {
         said(&mut enter)
     }
 
-    /// spotkeep, as the agents' user calls it.
-    pub fn spotkeep(&self, line: &str) -> Said {
+    /// Runs `spotkeep` on the machine as the agents' user.
+    pub fn spotkeep(&self, line: &str) -> CommandOutput {
         self.run(&format!(
-            "exec runuser -u ann -- env HOME=/home/ann {DATA_DIR}/bin/spotkeep --data-dir {DATA_DIR} {line}"
+            "exec runuser -u ann -- env HOME=/home/ann {DATA_DIR}/bin/spotkeep --data-dir \
+             {DATA_DIR} {line}"
         ))
     }
 
-    /// Makes it a machine with a fleet, by `setup` as a person types it, and declares these agents.
-    /// Nothing is started yet.
+    /// Runs `setup --no-start` as a user would, and writes `config` to `spotkeep.toml`.
     pub fn set_up(&self, config: &str) {
         let said = self.setup("--no-start");
-        // The fake is no claude that could be kept on the disk, and that is said.
+        // Setup may report that the fake cannot be installed on the disk as a claude.
         assert!(
             matches!(said.code, 0 | 3) && !said.err.contains("error: "),
             "{said:?}"
@@ -242,19 +243,21 @@ impl<'r> Machine<'r> {
         }
     }
 
-    /// `setup`, with the program that is under test.
-    pub fn setup(&self, more: &str) -> Said {
+    /// Runs `spotkeep setup` with the program under test.
+    pub fn setup(&self, more: &str) -> CommandOutput {
         let disk = Path::new(DEVICE).file_name().unwrap().to_str().unwrap();
         let disk = disk.trim_start_matches("google-");
         self.run(&format!(
-            "/usr/local/bin/spotkeep-under-test setup --disk {disk} --user ann --yes --no-packages {more}"
+            "/usr/local/bin/spotkeep-under-test setup --disk {disk} --user ann --yes --no-packages \
+             {more}"
         ))
     }
 
-    /// Writes `spotkeep.toml`: settings that lead to the fakes, then `more`.
+    /// Writes `spotkeep.toml` with the addresses of the fakes, followed by `more`.
     pub fn configure(&self, more: &str) {
         let text = format!(
-            "[cloud]\nprovider = \"gcp\"\n\n[defaults]\n{}\nenv.ANTHROPIC_BASE_URL = \"{}\"\n{more}\n",
+            "[cloud]\nprovider = \"gcp\"\n\n[defaults]\n{}\nenv.ANTHROPIC_BASE_URL \
+             = \"{}\"\n{more}\n",
             self.defaults,
             self.site.model.url()
         );
@@ -272,13 +275,13 @@ impl<'r> Machine<'r> {
         said(&mut enter).ok();
     }
 
-    /// Starts the units, as a boot would.
+    /// Starts the units as a boot does.
     pub fn start(&self) {
         self.run("systemctl start spotkeep-tmux spotkeep spotkeep-save")
             .ok();
     }
 
-    /// A file below `/run/systemd/system`, which the next boot does not have.
+    /// Writes a file below `/run/systemd/system`, which is gone after the next boot.
     pub fn write_runtime(&self, path: &str, text: &str) {
         let to = format!("/run/systemd/system/{path}");
         self.run(&format!(
@@ -291,7 +294,7 @@ impl<'r> Machine<'r> {
         self.spotkeep("status --json").sound().json()
     }
 
-    /// One agent of `status --json`.
+    /// Returns one agent of `status --json`.
     pub fn agent(&self, name: &str) -> Value {
         let status = self.status();
         let agents = status["agents"].as_array().unwrap();
@@ -299,7 +302,7 @@ impl<'r> Machine<'r> {
         agent.cloned().unwrap_or(Value::Null)
     }
 
-    /// The process of an agent, by the machine's own numbers.
+    /// Returns the pid of an agent in the machine's pid namespace.
     pub fn pid(&self, name: &str) -> i64 {
         self.until(&format!("{name} runs"), || self.agent(name)["pid"].as_i64())
     }
@@ -311,18 +314,19 @@ impl<'r> Machine<'r> {
         })
     }
 
-    /// Waits until an agent that was told to leave its turn open has come there.
+    /// Waits until an agent is in the tool call that its plan leaves open.
     pub fn wait_open(&self, name: &str) {
-        self.until_model(&format!("{name} is at its open call"), |request_log| {
+        self.until_model(&format!("{name} is in its open call"), |request_log| {
             let account = request_log.agents.get(name);
             account.is_some_and(|account| account.open.is_some())
         });
-        // An agent writes its words down a moment after it has heard them. One that is cut before has
-        // never been asked anything, and begins anew.
+        // An agent writes its prompt to the transcript a moment after it received it. One that is
+        // killed before has an empty session, and starts a new one.
         let request_log = self.site.model.request_log();
         let open = request_log.agents[name].open.as_ref().unwrap();
         let look = format!(
-            "test -e {DATA_DIR}/workspaces/{name}/open.txt && grep -qF '{}' {DATA_DIR}/.claude/projects/*/*.jsonl",
+            "test -e {DATA_DIR}/workspaces/{name}/open.txt && grep -qF '{}' \
+             {DATA_DIR}/.claude/projects/*/*.jsonl",
             open.marker
         );
         self.until(&format!("the open tool of {name} runs"), || {
@@ -330,7 +334,7 @@ impl<'r> Machine<'r> {
         });
     }
 
-    /// What `systemctl show` says of one property.
+    /// Returns one property of a unit, from `systemctl show`.
     pub fn property(&self, unit: &str, name: &str) -> String {
         let said = self
             .run(&format!("systemctl show --value --property={name} {unit}"))
@@ -338,26 +342,26 @@ impl<'r> Machine<'r> {
         said.out.trim().to_owned()
     }
 
-    /// Waits for something.
+    /// Waits until `look` returns a value.
     pub fn until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
-        // systemd and what it runs tell nobody outside of the machine.
+        // systemd and its services send no events out of the machine, so this polls.
         let pause = || std::thread::sleep(Duration::from_millis(20));
         until_with(what, || self.account(), pause, look)
     }
 
-    /// Waits until the model has heard or said something.
+    /// Waits until the request log of the model meets a condition.
     pub fn until_model(&self, what: &str, so: impl Fn(&RequestLog) -> bool) {
         until_model(&self.site.model, what, || self.account(), so);
     }
 
-    /// All that may explain a failure.
+    /// Returns the console, the status and the journal, to explain a failure.
     pub fn account(&self) -> String {
         let mut account = self.console();
         if self.leader.is_some() {
             let status = self.spotkeep("status");
             account += &format!("{}{}", status.out, status.err);
         }
-        account + &Journal::of(&self.file("/var/log/journal")).text()
+        account + &Journal::newest(&self.file("/var/log/journal")).text()
     }
 }
 
@@ -367,13 +371,13 @@ impl Drop for Machine<'_> {
             leader.signal(Signal::Kill);
         }
         if let Some(mut nspawn) = self.nspawn.take() {
-            // Without its first process nspawn ends by itself, and otherwise with us.
+            // nspawn ends after its first process, and otherwise with the test.
             during("its nspawn ends", || nspawn.wait()).ok();
         }
     }
 }
 
-/// Whether a process is number 1 where it lives; nspawn has other children for a moment.
+/// Whether a process is PID 1 of its pid namespace; nspawn has other children for a moment.
 fn is_first_of_its_namespace(pid: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
@@ -383,7 +387,8 @@ fn is_first_of_its_namespace(pid: i32) -> bool {
     })
 }
 
-/// The table of an agent whose model plays `plan`, with a workspace that is made when it is needed.
+/// Returns the table of an agent whose fake model follows `plan`; its workspace is created when
+/// needed.
 pub fn agent(name: &str, plan: &str) -> String {
     let prompt = match plan {
         "" => String::new(),

@@ -1,8 +1,9 @@
-//! Real systemd in a container: real units, real ordering, real timeouts. In place of the cloud its
-//! metadata server's fake answers at the true address, in a network that holds nothing else.
+//! Boots containers with real systemd for tests: real units, real ordering, real timeouts.
 //!
-//! A test runs itself once more in namespaces of its own: network (nothing but loopback) and mounts.
-//! Without these namespaces nothing is started. All of it goes with the test (`scripts/contain`).
+//! A fake metadata server answers at the real address, in a network that contains nothing else. The
+//! test runs itself again in its own network namespace (loopback only) and mount namespace. Without
+//! these namespaces nothing is started. Everything is removed when the test ends
+//! (`scripts/contain`).
 
 mod disk;
 mod journal;
@@ -23,11 +24,11 @@ use crate::support::{is_root, said, skip};
 pub use disk::Disk;
 pub use machine::{Machine, agent};
 
-/// Set where a test runs once more, in namespaces of its own; holds the room's directory.
+/// Environment variable of the second run in namespaces: the directory of the site.
 const INSIDE: &str = "SPOTKEEP_TEST_BOOTS_IN";
 /// The address of the metadata server on Compute Engine.
 const METADATA: &str = "169.254.169.254";
-/// The hierarchies in which the containers have a place of their own.
+/// The cgroup hierarchies in which each test has its own group.
 const HIERARCHIES: [&str; 4] = [
     "/sys/fs/cgroup",
     "/sys/fs/cgroup/unified",
@@ -35,27 +36,29 @@ const HIERARCHIES: [&str; 4] = [
     "/sys/fs/cgroup/name=systemd",
 ];
 
-/// How our cgroups' names begin.
+/// The prefix of the cgroups' names.
 const GROUP: &str = "sk-boot-";
 
-/// Where machines are: their common root file system, and the fakes that they can reach.
+/// What the machines of a test share: the root file system, and the fakes that they can reach.
 pub struct Site {
     pub dir: PathBuf,
     pub model: Model,
     pub metadata: Metadata,
 }
 
-/// Plays where machines can be booted. `play` is a closure of the test itself, whose name it tells.
-pub fn with_a_site<Play: Fn(&Site)>(play: Play) {
-    let test = name_of::<Play>();
+/// Runs `body` where machines can be booted. The name of the test is taken from the type of `body`,
+/// which must be a closure of the test function itself.
+pub fn with_a_site<Body: Fn(&Site)>(body: Body) {
+    let test = name_of::<Body>();
     if let Some(dir) = namespaces::inside(INSIDE) {
-        play(&Site::new(&dir));
+        body(&Site::new(&dir));
     } else if let Some(image) = image(&test) {
         again_apart(&test, &image);
     }
 }
 
-/// The image of the root file system; `None`, and said by name, where a thing is missing.
+/// Returns the image of the root file system; where something is missing, skips the test and
+/// returns `None`.
 fn image(test: &str) -> Option<PathBuf> {
     if !is_root() {
         skip(test, "booting a container needs root");
@@ -91,7 +94,7 @@ fn image(test: &str) -> Option<PathBuf> {
     Some(image)
 }
 
-/// Runs a test once more in namespaces of its own.
+/// Runs a test again in its own namespaces.
 fn again_apart(test: &str, image: &Path) {
     let groups = Groups::new();
     namespaces::again(test, INSIDE, |dir| {
@@ -101,13 +104,15 @@ fn again_apart(test: &str, image: &Path) {
             .arg(include_str!("room.sh"))
             .arg(dir)
             .arg(image)
-            .arg(groups.words());
+            .arg(groups.paths());
         enter
     });
 }
 
-/// A cgroup of our own in each hierarchy that there is: two containers in one would be mixed up. Nothing
-/// removes one by itself, so each is locked by its test, and one without a lock by the next test.
+/// One cgroup of the test in each hierarchy: systemd confuses two containers in one group.
+///
+/// The kernel never removes a cgroup, so each is locked by its test, and the next test removes
+/// unlocked ones.
 struct Groups(Vec<(PathBuf, File)>);
 
 impl Groups {
@@ -124,13 +129,13 @@ impl Groups {
         Self(made.collect())
     }
 
-    fn words(&self) -> String {
-        let words = self.0.iter().map(|(path, _)| path.display().to_string());
-        words.collect::<Vec<_>>().join(" ")
+    fn paths(&self) -> String {
+        let paths = self.0.iter().map(|(path, _)| path.display().to_string());
+        paths.collect::<Vec<_>>().join(" ")
     }
 }
 
-/// Makes a group and locks it; another test may have taken it for a forsaken one in between.
+/// Creates a group and locks it; retries if another test removed it as abandoned in between.
 fn group(path: &Path) -> (PathBuf, File) {
     loop {
         fs::create_dir(path).unwrap();
@@ -183,7 +188,8 @@ impl Site {
     }
 }
 
-/// Hands what reaches the metadata server's own address to its fake, which listens on loopback only.
+/// Redirects connections to the metadata server's address to the fake, which listens on loopback
+/// only.
 fn answer_at_the_true_address(fake: &str) {
     let listener = TcpListener::bind((METADATA, 80)).unwrap();
     let fake = fake.to_owned();

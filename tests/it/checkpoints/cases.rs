@@ -1,4 +1,4 @@
-//! Every state that a workspace can be in.
+//! The states of a workspace that checkpoints are tested with.
 
 use std::fs;
 use std::io::Write as _;
@@ -7,11 +7,12 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::repositories::Bench;
 
-/// A state, and how it comes about.
+/// A state of a workspace, and how to create it.
 pub struct Case {
     pub name: &'static str,
     pub make: fn() -> Bench,
-    /// Whether it can be made anew from the repository alone: what is inside of other repositories cannot.
+    /// Whether the workspace can be recreated from its repository alone: nested repositories
+    /// cannot.
     pub rebuilds: bool,
 }
 
@@ -23,7 +24,7 @@ const fn case(name: &'static str, make: fn() -> Bench) -> Case {
     }
 }
 
-/// What is inside of it has its checkpoints in its own repository.
+/// A state with nested repositories, whose checkpoints are in their own repositories.
 const fn nested(name: &'static str, make: fn() -> Bench) -> Case {
     Case {
         name,
@@ -236,9 +237,9 @@ pub const CASES: &[Case] = &[
             w.write("d", "being edited\n");
         }),
     ),
-    case("a rebase with its changes put aside", || {
+    case("a rebase with an autostash", || {
         let w = diverged();
-        w.write("d", "put aside\n");
+        w.write("d", "stashed\n");
         w.git_says(&w.workspace, &["rebase", "--autostash", "other"]);
         w
     }),
@@ -353,7 +354,7 @@ pub const CASES: &[Case] = &[
     }),
     case("a reftable, with a merge in it", || {
         let w = Bench::bare();
-        // Older gits have none.
+        // Older versions of git do not support it.
         if !w
             .git_says(
                 &w.workspace,
@@ -393,7 +394,11 @@ pub const CASES: &[Case] = &[
     case(
         "line ends",
         on_new!(w, {
-            w.write(".gitattributes", "*.txt text=auto\n*.bat text eol=crlf\n*.id ident\n*.u16 text working-tree-encoding=UTF-16LE\n");
+            w.write(
+                ".gitattributes",
+                "*.txt text=auto\n*.bat text eol=crlf\n*.id ident\n*.u16 \
+                                       text working-tree-encoding=UTF-16LE\n",
+            );
             w.write("clean.txt", "windows\r\nlines\r\n");
             w.write("mixed.txt", "mixed\r\nlines\n");
             w.write("clean.bat", "echo\r\n");
@@ -444,7 +449,7 @@ pub const CASES: &[Case] = &[
         }),
     ),
     case(
-        "an index that is gone",
+        "a missing index",
         on_new!(w, {
             w.write("a", "x\n");
             fs::remove_file(w.path(".git/index")).unwrap();
@@ -458,10 +463,10 @@ pub const CASES: &[Case] = &[
         }),
     ),
     case(
-        "times that lie",
+        "a change of equal size and time",
         on_new!(w, {
             w.git(&["update-index", "--refresh"]);
-            // Same size, same second: git has to look inside.
+            // Same size, same second: git has to read the file.
             w.write("a", "A of two\n");
         }),
     ),
@@ -570,7 +575,7 @@ fn inner(w: &Bench, name: &str) -> std::path::PathBuf {
     path
 }
 
-/// Two branches that changed the same lines in several ways.
+/// Creates two branches that changed the same lines in several ways.
 fn diverge(w: &Bench) {
     w.git(&["checkout", "-q", "-b", "other"]);
     for (name, text) in [("a", "other\n"), ("b", "other\n")] {

@@ -1,5 +1,6 @@
-//! What an agent can write into a repository to have it executed: none of it is. Each trap is first shown to
-//! work, with plain git.
+//! Tests that checkpoints execute no command that an agent has put into a repository.
+//!
+//! Each trap is first shown to work with plain git.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,14 +17,14 @@ use sys::time::Timestamp;
 use super::repositories::{Bench, each};
 use testing::wait::FOREVER;
 
-/// A trap: settings or files, and a plain git command that falls into it.
+/// A trap: settings or files that make git run a command, and a plain git command that does so.
 struct Trap {
     name: &'static str,
     set: fn(&Bench, &str),
     springs: &'static [&'static str],
 }
 
-/// `git config KEY VALUE`, with the program's path for `%`.
+/// Runs `git config KEY VALUE`, with the program's path in place of `%`.
 fn config(bench: &Bench, program: &str, pairs: &[(&str, &str)]) {
     for (key, value) in pairs {
         bench.git(&["config", key, &value.replace('%', program)]);
@@ -358,7 +359,7 @@ fn inner(w: &Bench, name: &str) {
     fs::write(path.join("y"), "y\n").unwrap();
 }
 
-/// A program that leaves a footprint.
+/// Writes a program that leaves a footprint file when it is run.
 fn program(bench: &Bench) -> (String, PathBuf) {
     let footprint = bench.dir.join("footprint");
     let path = bench.dir.join("trap");
@@ -383,7 +384,7 @@ fn set(trap: &Trap) -> (Bench, PathBuf) {
 }
 
 #[test]
-fn nothing_that_a_repository_says_is_executed() {
+fn no_command_that_a_repository_configures_is_executed() {
     each(
         TRAPS,
         |trap| trap.name,
@@ -410,21 +411,21 @@ fn nothing_that_a_repository_says_is_executed() {
             );
             let place = bench.place_at(&bench.dir.join("again"), "private-again");
             rebuild(&place, &bench.workspace, &checkpoint.id).unwrap();
-            look_after(&bench, trap.name);
+            run_other_operations(&bench, trap.name);
             let said = fs::read_to_string(&footprint).unwrap_or_default();
             assert!(!footprint.exists(), "{}: {said}", trap.name);
         },
     );
 }
 
-/// Everything else that is done to a repository: it is counted, compared, pruned and repaired.
-fn look_after(bench: &Bench, name: &str) {
+/// Runs all other operations on a repository: status, sizes, diff, prune and repair.
+fn run_other_operations(bench: &Bench, name: &str) {
     let (place, deadline) = (bench.place(), Deadline::after(FOREVER));
-    let (data_dir, _) = DataDir::init(&bench.dir.join("root")).unwrap();
-    // As if an editor had written it again: git has to look inside of it.
+    let (data_dir, _) = DataDir::init(&bench.dir.join("data-dir")).unwrap();
+    // As if an editor had saved the file unchanged: git has to read it.
     bench.write("b", "b as committed\n");
-    let aside = bench.dir.join("private-survey");
-    let said = checkpoint::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
+    let private = bench.dir.join("private-status");
+    let said = checkpoint::workspace::status(&bench.workspace, &private, &["--porcelain"]);
     assert!(said.is_some(), "{name}");
     let all = list(&place).unwrap();
     sizes(&bench.workspace, &all, deadline).unwrap();
@@ -443,10 +444,10 @@ fn look_after(bench: &Bench, name: &str) {
     }
     let gone = prune_at(&place, &nothing, Timestamp::now(), true, deadline).unwrap();
     assert!(!gone.is_empty(), "{name}");
-    fs::write(bench.path(".git/index"), "torn").unwrap();
+    fs::write(bench.path(".git/index"), "damaged").unwrap();
     repair(&data_dir, &place, deadline).unwrap();
-    let said = checkpoint::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
-    assert!(said.is_some(), "{name}: the index was not made again");
+    let said = checkpoint::workspace::status(&bench.workspace, &private, &["--porcelain"]);
+    assert!(said.is_some(), "{name}: the index was not repaired");
 }
 
 #[test]
@@ -495,7 +496,7 @@ fn count(dir: &Path) -> usize {
 }
 
 #[test]
-fn links_in_the_git_directory_lead_a_rollback_nowhere() {
+fn a_rollback_follows_no_link_in_the_git_directory() {
     let bench = Bench::new();
     let outside = bench.dir.join("outside");
     fs::write(&outside, "precious\n").unwrap();

@@ -1,4 +1,4 @@
-//! Checkpoints, with the real git, of every state that a workspace can be in.
+//! Tests of checkpoints with the real git, in every state that a workspace can have.
 
 mod cases;
 mod hostile;

@@ -1,4 +1,4 @@
-//! Repositories to take checkpoints of, and eyes that see every byte of them.
+//! Creates repositories for checkpoint tests, and compares workspaces byte by byte.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,14 +10,14 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use checkpoint::{Checkpoint, CheckpointOutcome, CheckpointTarget, take};
+use checkpoint::{Checkpoint, CheckpointOutcome, CheckpointTarget, create};
 use state::Trigger;
 use sys::deadline::Deadline;
 use sys::error::Result;
 
 use testing::wait::FOREVER;
 
-/// A directory with a workspace in it.
+/// A temporary directory with a workspace and a home in it.
 pub struct Bench {
     pub dir: PathBuf,
     pub workspace: PathBuf,
@@ -25,7 +25,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// No repository yet.
+    /// Creates a workspace without a repository.
     pub fn bare() -> Self {
         let kept = tempfile::tempdir().unwrap();
         let dir = fs::canonicalize(kept.path()).unwrap();
@@ -39,14 +39,14 @@ impl Bench {
         }
     }
 
-    /// Without a commit.
+    /// Creates a repository without a commit.
     pub fn empty() -> Self {
         let bench = Self::bare();
         bench.git(&["init", "-q", "-b", "main"]);
         bench
     }
 
-    /// With two commits, and files of each kind.
+    /// Creates a repository with two commits, and files of each kind.
     pub fn new() -> Self {
         let bench = Self::empty();
         bench.fill();
@@ -98,7 +98,7 @@ impl Bench {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// As the agent's own git: with the repository's configuration and everything in it.
+    /// Runs git as the agent does: with the configuration and the hooks of the repository.
     pub fn git_says(&self, dir: &Path, arguments: &[&str]) -> Output {
         plain_git(dir, &self.dir.join("home"))
             .args(arguments)
@@ -107,7 +107,7 @@ impl Bench {
     }
 
     pub fn try_take(&self) -> Result<CheckpointOutcome> {
-        take(&self.place(), Trigger::Command, Deadline::after(FOREVER))
+        create(&self.place(), Trigger::Command, Deadline::after(FOREVER))
     }
 
     pub fn taken(&self) -> Checkpoint {
@@ -118,7 +118,7 @@ impl Bench {
     }
 }
 
-/// All of them, a few at a time; every one that fails is told.
+/// Checks all items in four threads, and reports every one that fails.
 pub fn each<T: Sync>(all: &[T], name: impl Fn(&T) -> &str + Sync, check: impl Fn(&T) + Sync) {
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
@@ -137,7 +137,7 @@ pub fn each<T: Sync>(all: &[T], name: impl Fn(&T) -> &str + Sync, check: impl Fn
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
-/// git as a person has it, but with a home of its own.
+/// Returns git as a user runs it, but with its own home directory.
 pub fn plain_git(dir: &Path, home: &Path) -> Command {
     let mut command = Command::new("git");
     for (name, _) in std::env::vars_os() {
@@ -169,7 +169,7 @@ pub fn plain_git(dir: &Path, home: &Path) -> Command {
     command
 }
 
-/// What a checkpoint gives back: what git says of it, and every file.
+/// What a checkpoint has to restore: the output of git, and every file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct View {
     status: String,
@@ -177,7 +177,7 @@ pub struct View {
     files: BTreeMap<PathBuf, (u32, Vec<u8>)>,
 }
 
-/// Looks at a workspace, and at those inside of it.
+/// Captures the state of a workspace and of the nested ones.
 pub fn view(bench: &Bench, workspace: &Path) -> Vec<View> {
     let mut views = Vec::new();
     let mut inner = Vec::new();
@@ -196,14 +196,15 @@ pub fn view(bench: &Bench, workspace: &Path) -> Vec<View> {
         true
     });
     let text = |arguments: &[&str]| {
-        // Whether git has to look into a file is a matter of its time; without the filter it could not.
-        let eyes = [
+        // Depending on a file's time git has to read it, which fails if its filter program is
+        // missing.
+        let settings = [
             "-c",
             "filter.lfs.clean=cat",
             "-c",
             "advice.sparseIndexExpanded=false",
         ];
-        let output = bench.git_says(workspace, &[&eyes, arguments].concat());
+        let output = bench.git_says(workspace, &[&settings, arguments].concat());
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).replace('\0', "\n")
     };
     views.push(View {
@@ -218,7 +219,7 @@ pub fn view(bench: &Bench, workspace: &Path) -> Vec<View> {
     views
 }
 
-/// Asserts that two are the same, and says in which lines they are not.
+/// Asserts that two states are equal, and prints the lines that differ.
 pub fn assert_same(found: &[View], expected: &[View], what: &str) {
     let lines = |views: &[View]| -> BTreeSet<String> {
         let of = |view: &View| {
@@ -247,10 +248,11 @@ pub fn assert_same(found: &[View], expected: &[View], what: &str) {
     );
 }
 
-/// Everything that a checkpoint must not touch, with its inode and its time.
+/// Every file that a checkpoint must not touch, with its mode, inode, time and contents.
 pub type Fingerprint = BTreeMap<PathBuf, (u32, u64, i64, i64, Vec<u8>)>;
 
-/// Looks at every file below `dir` but objects, our own refs and our own place.
+/// Captures every file below `dir` but objects, spotkeep's refs and spotkeep's private directory,
+/// and the refs.
 pub fn fingerprint(bench: &Bench) -> (Fingerprint, String) {
     let mut fingerprints = Fingerprint::new();
     walk(&bench.dir, &mut |path, found| {
@@ -263,7 +265,7 @@ pub fn fingerprint(bench: &Bench) -> (Fingerprint, String) {
         if is_ours {
             return false;
         }
-        // A directory of git's changes when a ref of ours comes; what is in it does not.
+        // A directory in `.git` changes when spotkeep adds a ref; the other files in it do not.
         if !(inside && found.is_dir()) {
             let fingerprint = (
                 found.mode(),
@@ -295,7 +297,7 @@ fn content(path: &Path, found: &fs::Metadata) -> Vec<u8> {
     }
 }
 
-/// Calls `each` for everything below a directory; it answers whether to go on below.
+/// Calls `each` for everything below a directory; `each` returns whether to descend.
 fn walk(dir: &Path, each: &mut impl FnMut(&Path, &fs::Metadata) -> bool) {
     let mut names: Vec<_> = fs::read_dir(dir)
         .unwrap()

@@ -1,4 +1,4 @@
-//! What goes wrong while a checkpoint is taken, or given back.
+//! Tests of errors and concurrent changes while a checkpoint is made or restored.
 
 use std::fs;
 use std::io::Write as _;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use checkpoint::{CheckpointOutcome, list, rollback, take};
+use checkpoint::{CheckpointOutcome, create, list, rollback};
 use state::Trigger;
 use sys::deadline::Deadline;
 use sys::error::hint_of;
@@ -16,8 +16,8 @@ use super::repositories::Bench;
 use crate::support::{is_root, said, skip};
 use testing::wait::FOREVER;
 
-/// A shell that does something over and over, and ends a round that it has begun when it is dropped: its git
-/// would outlive it otherwise.
+/// A shell that runs a script in a loop. On drop it completes the current round: its git would
+/// outlive it otherwise.
 struct Busy(Child, PathBuf);
 
 impl Busy {
@@ -62,7 +62,8 @@ fn files_that_are_rewritten_all_the_time_are_kept_in_sound_checkpoints() {
     let _busy = Busy::start(
         &bench,
         "i=$((i + 1)); n=0; while [ $n -lt 300 ]; do n=$((n + 1)); rm -f churn/$n; mkdir -p churn
-         head -c $(((i * n * 997) % 60000)) /dev/zero > churn/$n; : > churn/$(((n * 7) % 300)); done",
+         head -c $(((i * n * 997) % 60000)) /dev/zero > churn/$n; : > churn/$(((n * 7) % 300)); \
+         done",
     );
     for _ in 0..6 {
         assert!(matches!(
@@ -92,12 +93,12 @@ fn an_agent_that_commits_and_rebases_meanwhile_gets_sound_checkpoints_and_is_nev
     drop(busy);
     fsck(&bench);
     let said = fs::read_to_string(&log).unwrap();
-    // Locks that we would have taken, refs that we would have moved.
+    // Errors of git that would show a lock or a moved ref of spotkeep's.
     assert!(!said.contains("lock") && !said.contains("cannot"), "{said}");
 }
 
 #[test]
-fn an_agent_that_deletes_its_git_directory_meanwhile_costs_an_error_at_most() {
+fn a_git_directory_that_is_deleted_during_a_checkpoint_causes_an_error_at_most() {
     let bench = Bench::new();
     let spare = bench.dir.join("spare");
     bench.git(&["clone", "-q", "--bare", ".", spare.to_str().unwrap()]);
@@ -106,7 +107,7 @@ fn an_agent_that_deletes_its_git_directory_meanwhile_costs_an_error_at_most() {
         "rm -rf .git; git init -q; echo x > n; git add n; git commit -qm x",
     );
     for _ in 0..12 {
-        // Whatever it says, it says it, and it ends.
+        // It may fail, but it has to end.
         bench.try_take().ok();
     }
     assert_eq!(
@@ -129,7 +130,7 @@ fn a_damaged_index_costs_what_was_staged_and_nothing_else() {
         let checkpoint = bench.taken();
         assert_eq!(
             checkpoint.left_out,
-            ["what was staged: the index is damaged"]
+            ["staged content: the index is damaged"]
         );
         assert_eq!(fs::read(bench.path(".git/index")).unwrap(), damage);
         let of =
@@ -175,7 +176,7 @@ fn objects_that_were_collected_as_garbage_are_written_again() {
 }
 
 #[test]
-fn a_branch_that_a_power_cut_has_emptied_is_told() {
+fn a_branch_that_a_power_cut_has_emptied_is_reported() {
     let bench = Bench::new();
     fs::write(bench.path(".git/refs/heads/main"), "").unwrap();
     let checkpoint = bench.taken();
@@ -184,8 +185,8 @@ fn a_branch_that_a_power_cut_has_emptied_is_told() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_costs_no_earlier_checkpoint() {
-    let test = "a_full_disk_is_told_and_costs_no_earlier_checkpoint";
+fn a_full_disk_is_reported_and_costs_no_earlier_checkpoint() {
+    let test = "a_full_disk_is_reported_and_costs_no_earlier_checkpoint";
     if !is_root() {
         return skip(test, "mounting needs root");
     }
@@ -206,7 +207,7 @@ fn a_full_disk_is_told_and_costs_no_earlier_checkpoint() {
     for size in [1 << 16, 1 << 12, 1] {
         while ballast.write_all(&vec![7; size]).is_ok() {}
     }
-    // As large as it was, so that it can be written at all.
+    // Of the same size as before, so that it fits on the full disk.
     fs::write(bench.path("a"), "after.\n").unwrap();
     let error = bench.try_take().unwrap_err();
     assert!(format!("{error:#}").contains("No space left"), "{error:#}");
@@ -219,8 +220,8 @@ fn a_full_disk_is_told_and_costs_no_earlier_checkpoint() {
 }
 
 #[test]
-fn a_checkpoint_that_was_taken_survives_a_power_cut() {
-    let test = "a_checkpoint_that_was_taken_survives_a_power_cut";
+fn a_checkpoint_survives_a_power_cut() {
+    let test = "a_checkpoint_survives_a_power_cut";
     if !is_root() {
         return skip(test, "mounting needs root");
     }
@@ -247,14 +248,14 @@ fn a_checkpoint_that_was_taken_survives_a_power_cut() {
     bench.git(&["init", "-q", "-b", "main"]);
     bench.fill();
     sys::files::sync_filesystem(&bench.workspace).unwrap();
-    // From here on nothing but the checkpoint's own care makes it durable.
+    // From here on only the syncs of the checkpoint make data durable.
     for number in 0..200 {
         bench.write(
             &format!("new/{number}"),
             &format!("{number}\n").repeat(number),
         );
     }
-    // A commit of the agent's own, which git does not sync.
+    // A commit by the agent, which git does not sync.
     bench.write("committed", "just now\n");
     bench.git(&["add", "committed"]);
     bench.git(&["commit", "-qm", "Just now"]);
@@ -286,28 +287,31 @@ fn a_repository_of_another_user_is_left_alone() {
     if !is_root() {
         return skip(test, "giving files away needs root");
     }
+    let owner = sys::user::name(65534);
     for part in ["", ".git", ".git/objects", ".git/refs"] {
         let bench = Bench::new();
         bench.write("a", "x\n");
         chown(bench.path(part), Some(65534), None).unwrap();
         let error = bench.try_take().unwrap_err();
         assert!(
-            error.to_string().contains("belongs to the user nobody"),
+            error
+                .to_string()
+                .contains(&format!("belongs to the user {owner}")),
             "{error:#}"
         );
-        assert!(hint_of(&error).unwrap().contains("nobody"));
+        assert!(hint_of(&error).unwrap().contains(&owner));
         assert!(!bench.path(".git/refs/spotkeep").exists());
     }
 }
 
 #[test]
-fn variables_that_lead_git_elsewhere_are_not_inherited() {
+fn variables_that_redirect_git_are_not_inherited() {
     const INNER: &str = "SPOTKEEP_TEST_WORKSPACE";
-    let test = "checkpoints::resilience::variables_that_lead_git_elsewhere_are_not_inherited";
+    let test = "checkpoints::resilience::variables_that_redirect_git_are_not_inherited";
     if let Some(workspace) = std::env::var_os(INNER) {
         let bench = Bench::bare();
         let place = bench.place_at(workspace.as_ref(), "private");
-        let taken = take(&place, Trigger::Command, Deadline::after(FOREVER)).unwrap();
+        let taken = create(&place, Trigger::Command, Deadline::after(FOREVER)).unwrap();
         assert!(matches!(taken, CheckpointOutcome::Taken(_)));
         return;
     }
@@ -336,16 +340,16 @@ fn variables_that_lead_git_elsewhere_are_not_inherited() {
 fn a_checkpoint_ends_by_its_deadline_and_leaves_no_lock() {
     let bench = Bench::new();
     bench.write("a", "x\n");
-    let late = take(
+    let late = create(
         &bench.place(),
         Trigger::Save,
         Deadline::after(Duration::ZERO),
     );
     assert!(late.is_err());
-    // git waits for somebody to write into it.
+    // A pipe without a writer, on which git hangs.
     let pipe = bench.path(".gitignore");
     assert_eq!(said(Command::new("mkfifo").arg(&pipe)).code, 0);
-    let late = take(
+    let late = create(
         &bench.place(),
         Trigger::Save,
         Deadline::after(Duration::from_secs(2)),
@@ -375,7 +379,7 @@ fn a_rollback_respects_a_lock_on_the_index() {
 }
 
 #[test]
-fn a_rollback_leaves_head_alone_unless_asked_and_moves_no_branch_under_somebody_else() {
+fn a_rollback_leaves_head_alone_unless_asked_and_moves_no_branch_of_another_worktree() {
     let bench = Bench::new();
     bench.write("a", "uncommitted\n");
     let checkpoint = bench.taken();
@@ -402,7 +406,7 @@ fn a_rollback_leaves_head_alone_unless_asked_and_moves_no_branch_under_somebody_
         bench.git(&["rev-parse", "HEAD", "main"]),
         format!("{0}\n{0}\n", checkpoint.head.commit.unwrap())
     );
-    // Where it was before is in its reflog, as after a reset.
+    // The previous commit of the branch is in its reflog, as after a reset.
     assert!(
         bench
             .git(&["reflog", "main"])
@@ -411,7 +415,7 @@ fn a_rollback_leaves_head_alone_unless_asked_and_moves_no_branch_under_somebody_
 }
 
 #[test]
-fn a_rollback_writes_over_nothing_that_no_checkpoint_holds() {
+fn a_rollback_overwrites_no_file_that_is_in_no_checkpoint() {
     let bench = Bench::new();
     bench.write("notes", "untracked\n");
     bench.write("tree/leaf", "untracked\n");
@@ -452,7 +456,7 @@ fn a_rollback_writes_over_nothing_that_no_checkpoint_holds() {
 }
 
 #[test]
-fn a_rollback_says_when_there_is_no_such_checkpoint() {
+fn a_rollback_to_an_unknown_checkpoint_is_refused() {
     let bench = Bench::new();
     for id in ["20260101T000000000-aaaa", "../heads/main", ""] {
         assert!(rollback(&bench.place(), id, false).is_err());

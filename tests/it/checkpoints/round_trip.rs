@@ -1,4 +1,4 @@
-//! Nothing is touched, and everything is given back: for each case.
+//! Tests, for each state of a workspace, that a checkpoint changes nothing and restores everything.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -13,7 +13,7 @@ fn each_case(check: impl Fn(&Case) + Sync) {
 }
 
 #[test]
-fn a_checkpoint_touches_nothing_and_after_a_wreck_everything_is_given_back() {
+fn a_checkpoint_changes_nothing_and_restores_everything_after_damage() {
     each_case(|case| {
         let bench = (case.make)();
         let before = fingerprint(&bench);
@@ -59,13 +59,13 @@ fn a_checkpoint_touches_nothing_and_after_a_wreck_everything_is_given_back() {
 }
 
 #[test]
-fn a_workspace_that_is_gone_is_made_anew_from_the_shared_refs() {
+fn a_missing_workspace_is_recreated_from_the_shared_refs() {
     each_case(|case| {
         if !case.rebuilds {
             return;
         }
         let bench = (case.make)();
-        // What is ignored is in no checkpoint.
+        // Checkpoints contain no ignored files.
         bench.git(&["clean", "-q", "-f", "-d", "-X"]);
         fs::remove_file(bench.path(".git/index.lock")).ok();
         let before = view(&bench, &bench.workspace);
@@ -93,7 +93,7 @@ fn a_workspace_that_is_gone_is_made_anew_from_the_shared_refs() {
     });
 }
 
-/// The repository's own settings are in no checkpoint; the agent's are set again, so that git says the same.
+/// Copies the repository's settings, which no checkpoint contains, so that git prints the same.
 fn configure_as(bench: &Bench, workspace: &std::path::Path, is_linked: bool) {
     if is_linked {
         return;
@@ -121,7 +121,8 @@ fn stash(bench: &Bench, dir: &std::path::Path) -> String {
     bench.git_in(dir, &["stash", "list"])
 }
 
-/// What an agent can do to a workspace: everything but ignored files is deleted; another branch, a commit.
+/// Damages a workspace as an agent can: deletes all files that are not ignored, and commits on
+/// another branch.
 fn wreck(bench: &Bench) {
     fs::remove_file(bench.path(".git/index.lock")).ok();
     let list = bench.git_says(
@@ -134,13 +135,13 @@ fn wreck(bench: &Bench) {
         .filter(|name| !name.is_empty())
     {
         let path = bench.workspace.join(std::ffi::OsStr::from_bytes(name));
-        // Other repositories end in a slash, or are directories: submodules.
+        // Skips nested repositories, which end in a slash, and submodules, which are directories.
         if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir()) {
             fs::remove_file(&path).unwrap();
         }
     }
     for name in ["dir", "a", "b"] {
-        // Empty by now, where they are directories.
+        // Directories of these names are empty now.
         fs::remove_dir(bench.path(name)).ok();
     }
     bench.write("wreck/age", "by the agent\n");

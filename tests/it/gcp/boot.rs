@@ -1,4 +1,6 @@
-//! The start-up script of the VM, run by a real shell on a real block device, in a mount namespace of its own.
+//! Tests of the VM's start-up script with a real shell and block device.
+//!
+//! The script runs in its own mount namespace.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
@@ -11,7 +13,7 @@ use sys::command::Output;
 use crate::loop_device::LoopDevice;
 use crate::support::{is_root, run, skip};
 
-/// A machine's corner: a disk, and the directories that the script writes to.
+/// A simulated VM: a disk, and the directories that the script writes to.
 struct Vm {
     dir: PathBuf,
     disk: LoopDevice,
@@ -44,7 +46,7 @@ impl Vm {
         symlink(self.device(), self.dir.join("by-id/google-data")).unwrap();
     }
 
-    /// Changes what is on the disk.
+    /// Mounts the disk, changes its files, and unmounts it.
     fn with_disk(&self, change: impl FnOnce(&Path)) {
         let at = self.dir.join("mnt");
         sh(&format!("mount {} '{}'", self.device(), at.display()));
@@ -52,7 +54,8 @@ impl Vm {
         sh(&format!("umount '{}'", at.display()));
     }
 
-    /// Boots: `before` is done first, as root, in the same mount namespace. Returns what the script said last.
+    /// Runs the start-up script, after the shell command `before` in the same mount namespace.
+    /// Returns the last status of the script.
     fn boot(&self, before: &str) -> String {
         let place = |name: &str| format!("{}/{name}", self.dir.display());
         let script = startup("data")
@@ -100,7 +103,7 @@ impl Vm {
         });
     }
 
-    /// What the fake was asked, and whether the disk was still mounted then.
+    /// Returns the arguments of the fake, and whether the disk was mounted when it ran.
     fn log(&self) -> String {
         let path = self.dir.join("log");
         let text = fs::read_to_string(&path).unwrap_or_default();
@@ -132,19 +135,19 @@ fn gcp_at_boot_the_spotkeep_on_the_disk_is_run_and_nothing_else_is() {
     assert_eq!(vm.boot(""), "new: there is no spotkeep on the disk yet");
     vm.put_spotkeep("exit 0");
     assert_eq!(vm.boot(""), "ready");
-    // The disk was free again before anything was run.
+    // The disk was unmounted before the program ran.
     assert_eq!(vm.log(), "setup --disk data --yes\n");
-    // A plain reboot: systemd has mounted the disk by then.
+    // A reboot: systemd has mounted the disk before the script runs.
     let mounted = format!("mount {} '{}'", vm.device(), vm.dir.join("mnt").display());
     assert_eq!(vm.boot(&mounted), "ready");
     assert!(vm.log().starts_with("setup --disk data --yes\n/"));
-    // What is not as it should be is told, and keeps nobody from using the rest.
+    // A problem is reported, and does not prevent the use of the VM.
     vm.put_spotkeep("echo 'problem: no claude\nproblem: no more' >&2; exit 3");
     assert_eq!(vm.boot(""), "ready, but no claude");
     vm.put_spotkeep("echo 'error: no disk' >&2; exit 1");
     assert_eq!(vm.boot(""), "failed: spotkeep setup ended with 1: no disk");
     vm.log();
-    // What anybody but root may have written is not run.
+    // A program that a user other than root may have written is not run.
     let unsafe_ones: [&dyn Fn(&Path); 4] = [
         &|data_dir| {
             fs::set_permissions(

@@ -1,5 +1,7 @@
-//! A fake of the Compute Engine API on loopback, as far as `gcloud` needs it here: disks, templates, a managed
-//! group that makes its VM anew, operations that take their time, and faults to order.
+//! A fake of the Compute Engine API on loopback, with the parts that `gcloud` needs in these tests.
+//!
+//! It has disks, templates, a managed instance group that recreates its VM, operations that take
+//! time, and faults that a test can inject.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 
 use testing::wait::FOREVER;
 
-/// What was asked to be changed.
+/// A request that changes something.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     pub method: String,
@@ -18,45 +20,45 @@ pub struct Change {
     pub body: Value,
 }
 
-/// An answer to order.
+/// An injected fault.
 #[derive(Debug, Clone)]
 pub struct Fault {
     pub method: &'static str,
-    /// The end of the path.
+    /// The end of the paths that fail.
     pub path: &'static str,
     pub answer: Answer,
-    /// So many times.
+    /// How many requests fail.
     pub times: u32,
 }
 
-/// How it goes wrong.
+/// How a request fails.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// At once: status, reason, message.
+    /// An HTTP error: status, reason, message.
     Status(u16, &'static str, &'static str),
-    /// The operation begins, and then fails: code and message.
+    /// An operation that starts and then fails: code and message.
     Operation(&'static str, &'static str),
-    /// The line stays open, and nothing comes.
+    /// No response; the connection stays open.
     Silence,
 }
 
-/// The project.
+/// The state of the fake project.
 #[derive(Default)]
 struct Project {
     base: String,
-    /// By path below the project, such as `zones/Z/disks/D`.
+    /// The resources, by path below the project, for example `zones/Z/disks/D`.
     things: BTreeMap<String, Value>,
     changes: Vec<Change>,
     faults: Vec<Fault>,
-    /// Operations that fail when they are waited for.
+    /// How many operations were started; numbers their names.
     operations: u64,
-    /// The zone has no machines to give.
+    /// Whether the zone has no capacity.
     dry: bool,
     clock: u32,
     when_preempted: Option<Box<dyn FnOnce() + Send>>,
 }
 
-/// The fake.
+/// The fake API server.
 pub struct Compute {
     server: Server,
     project: Arc<Mutex<Project>>,
@@ -81,12 +83,12 @@ impl Compute {
         self.project.lock().unwrap().base.clone()
     }
 
-    /// What was asked to be changed since the last time.
+    /// Returns the changing requests since the last call.
     pub fn changes(&self) -> Vec<Change> {
         std::mem::take(&mut self.project.lock().unwrap().changes)
     }
 
-    /// The same, a line each.
+    /// Returns the same requests, one line each.
     pub fn changed(&self) -> Vec<String> {
         let line = |change: Change| format!("{} {}", change.method, change.path);
         self.changes().into_iter().map(line).collect()
@@ -102,12 +104,12 @@ impl Compute {
         project.repair();
     }
 
-    /// Done when a VM is preempted.
+    /// Sets a function that is called when a VM is preempted.
     pub fn when_preempted(&self, then: impl FnOnce() + Send + 'static) {
         self.project.lock().unwrap().when_preempted = Some(Box::new(then));
     }
 
-    /// The thing at this path below the project.
+    /// Returns the resource at this path below the project.
     pub fn thing(&self, path: &str) -> Option<Value> {
         self.project.lock().unwrap().things.get(path).cloned()
     }
@@ -116,7 +118,7 @@ impl Compute {
         self.project.lock().unwrap().put(path, value);
     }
 
-    /// Everything there is, but for operations.
+    /// Returns the paths of all resources but operations.
     pub fn paths(&self) -> Vec<String> {
         let project = self.project.lock().unwrap();
         let kept = project
@@ -133,7 +135,7 @@ impl Handler for Api {
     fn answer(&self, request: &Request, reply: Reply<'_>) -> io::Result<()> {
         let answered = self.0.lock().unwrap().answer(request);
         let Some((status, body)) = answered else {
-            // Who asks has given up long before.
+            // The client gives up long before.
             std::thread::park_timeout(FOREVER);
             return Ok(());
         };
@@ -157,7 +159,7 @@ fn last(path: &str) -> &str {
 }
 
 impl Project {
-    /// `None`: nothing is answered.
+    /// Returns the response, or `None` for no response.
     fn answer(&mut self, request: &Request) -> Option<Answered> {
         let own = format!("/compute/v1/projects/{PROJECT}");
         let Some(path) = request.path.strip_prefix(&own) else {
@@ -205,11 +207,12 @@ impl Project {
         Some(fault.answer.clone())
     }
 
-    /// Images of other projects, and everything else that is not ours.
+    /// Answers for other projects: images, and OS Login.
     fn elsewhere(&self, path: &str) -> Answered {
-        // OS Login: who logs in, and with which key.
+        // OS Login: the user and the SSH key.
         if path.starts_with("/v1/users/") {
-            let account = json!({"primary": true, "username": "lab_example_com", "uid": "1001", "gid": "1001"});
+            let account = json!({"primary": true, "username": "lab_example_com", "uid": "1001",
+            "gid": "1001"});
             let profile =
                 json!({"name": "lab@example.com", "posixAccounts": [account], "sshPublicKeys": {}});
             let imports = path.ends_with(":importSshPublicKey");
@@ -271,7 +274,7 @@ impl Project {
         self.things.insert(path.to_owned(), value);
     }
 
-    /// An operation in the scope of `path`, which is over after the first wait.
+    /// Starts an operation in the scope of `path`, which ends at the first wait.
     fn operation(&mut self, path: &str, kind: &str, error: Option<Value>) -> Answered {
         self.operations += 1;
         let scope: Vec<&str> = path.split('/').collect();
@@ -283,7 +286,8 @@ impl Project {
         let time = self.now();
         let mut operation = json!({
             "kind": "compute#operation", "operationType": kind, "status": "RUNNING", "progress": 0,
-            "targetLink": self.link(path), "insertTime": time, "startTime": time, "user": "lab@example.com",
+            "targetLink": self.link(path), "insertTime": time, "startTime": time,
+            "user": "lab@example.com",
         });
         if let Some(error) = error {
             operation["later"] = error;
@@ -356,7 +360,7 @@ impl Project {
             .map(|(_, value)| value)
     }
 
-    /// A map by zone or region, as the API has it.
+    /// Returns the resources of a kind grouped by zone or region, as in the API's aggregated lists.
     fn aggregated(&self, kind: &str) -> Value {
         let mut items = serde_json::Map::new();
         for (path, value) in &self.things {
@@ -531,7 +535,7 @@ impl Project {
         });
     }
 
-    /// What goes with a VM that is deleted: each disk of which that was said.
+    /// Deletes the disks of a VM that have `autoDelete`.
     fn remove_boot_disk(&mut self, path: &str) {
         let disks = self.things[path]["disks"].as_array().cloned();
         for disk in disks.unwrap_or_default() {
@@ -545,7 +549,7 @@ impl Project {
         }
     }
 
-    /// The VM goes, what is attached beside is free.
+    /// Deletes a VM and detaches its disks.
     fn remove_instance(&mut self, path: &str) {
         let link = self.link(path);
         self.things.remove(path);
@@ -579,7 +583,7 @@ impl Project {
         }
     }
 
-    /// The groups do what groups do: whoever should run, runs, if there are machines.
+    /// Brings the VMs of every managed group to their target state, if the zone has capacity.
     fn repair(&mut self) {
         let groups: Vec<String> = self
             .things
@@ -647,7 +651,8 @@ impl Project {
             vm["machineType"].as_str().unwrap_or_default()
         )));
         vm["networkInterfaces"] = json!([{
-            "name": "nic0", "networkIP": "10.0.0.2", "accessConfigs": [{"natIP": "127.0.0.1", "type": "ONE_TO_ONE_NAT"}],
+            "name": "nic0", "networkIP": "10.0.0.2", "accessConfigs": [{"natIP": "127.0.0.1",
+            "type": "ONE_TO_ONE_NAT"}],
         }]);
         self.put(path, vm);
         let link = self.link(path);

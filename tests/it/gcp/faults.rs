@@ -1,4 +1,4 @@
-//! What the real gcloud says when it cannot, and what a person is told then.
+//! Tests of failures of the real gcloud, and of the errors and hints that spotkeep prints for them.
 
 use std::fs;
 use std::path::Path;
@@ -7,10 +7,11 @@ use gcp::Fault;
 use gcp::gcloud_error::is_partial;
 
 use super::compute::{Answer, Fault as Ordered, ZONE};
-use super::{Laptop, agent, look, on_a_laptop};
+use super::{Laptop, agent, on_a_laptop, vm_reply};
 use crate::support::run;
 
-/// One call that goes wrong: what it means, its words, and what is changed in its environment.
+/// A call that fails: the expected kind of error, the arguments, the changes of the environment,
+/// and the injected answer.
 struct Case {
     fault: Fault,
     words: &'static str,
@@ -46,7 +47,8 @@ fn cases() -> Vec<Case> {
             Fault::ApiDisabled,
             403,
             "accessNotConfigured",
-            "Compute Engine API has not been used in project 1234 before or it is disabled. Enable it, then retry.",
+            "Compute Engine API has not been used in project 1234 before or it is disabled. Enable \
+             it, then retry.",
         ),
         listed(
             Fault::RateLimit,
@@ -119,8 +121,8 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Each on a laptop of its own, for they are played together.
-fn play(case: &Case) -> String {
+/// Runs a case on its own laptop, since the cases run in parallel.
+fn run_case(case: &Case) -> String {
     let laptop = Laptop::new();
     laptop.make();
     if let Some((method, path, answer)) = &case.answer {
@@ -164,20 +166,20 @@ fn gcp_the_refusals_of_the_real_gcloud_are_understood() {
         let said: Vec<String> = std::thread::scope(|scope| {
             let threads: Vec<_> = cases
                 .iter()
-                .map(|case| scope.spawn(move || play(case)))
+                .map(|case| scope.spawn(move || run_case(case)))
                 .collect();
             threads
                 .into_iter()
                 .map(|thread| thread.join().unwrap())
                 .collect()
         });
-        // The record that the unit tests use, where there is no gcloud: made anew by this, on request.
+        // On request, records the messages for the unit tests, which run without gcloud.
         if let Some(file) = std::env::var_os("SPOTKEEP_RECORD_REFUSALS") {
             let mut text =
                 "# What gcloud 528.0.0 wrote to its standard error: what it means, then the words."
                     .to_owned();
             for (case, said) in cases.iter().zip(&said) {
-                // A port is another one each time.
+                // The port differs between runs.
                 let said = match said.split_once("port=") {
                     Some((head, tail)) => {
                         format!("{head}port=1{}", tail.trim_start_matches(char::is_numeric))
@@ -192,7 +194,7 @@ fn gcp_the_refusals_of_the_real_gcloud_are_understood() {
 }
 
 #[test]
-fn gcp_a_create_that_fails_half_way_says_why_and_what_to_do() {
+fn gcp_a_create_that_fails_half_way_reports_the_cause_and_a_hint() {
     on_a_laptop(|laptop| {
         laptop.compute.order(Ordered {
             method: "POST",
@@ -208,7 +210,7 @@ fn gcp_a_create_that_fails_half_way_says_why_and_what_to_do() {
             .refused_somewhere(
                 1,
                 "Quota 'SSD_TOTAL_GB' exceeded",
-                "ask for more of SSD_TOTAL_GB",
+                "request more of SSD_TOTAL_GB",
             );
         assert_eq!(
             laptop.compute.changed(),
@@ -217,8 +219,8 @@ fn gcp_a_create_that_fails_half_way_says_why_and_what_to_do() {
                 format!("POST zones/{ZONE}/disks"),
             ]
         );
-        // And goes on from there.
-        laptop.will_answer(&look("ready", "l1", &agent("a", "running")));
+        // The next create continues from there.
+        laptop.will_answer(&vm_reply("ready", "l1", &agent("a", "running")));
         let said = laptop
             .gcp(&["create", "--zone", ZONE, "--notice", "0s"])
             .ok();
@@ -246,7 +248,7 @@ fn gcp_a_notice_that_this_gcloud_cannot_ask_for_is_refused_before_anything_is_ma
         if number < gcp::vm_spec::NOTICE_SINCE {
             laptop.gcp(&create).refused_somewhere(
                 2,
-                "cannot ask for a notice",
+                "does not support a notice",
                 "gcloud components update",
             );
             assert!(laptop.compute.changes().is_empty());
@@ -294,7 +296,7 @@ fn gcp_without_gcloud_says_where_to_get_it() {
 }
 
 #[test]
-fn gcp_pairs_that_do_not_exist_are_refused_before_any_call() {
+fn gcp_combinations_that_do_not_exist_are_refused_before_any_call() {
     let laptop = Laptop::new();
     let no_gcloud = laptop.path("bin");
     for (words, error, hint) in [

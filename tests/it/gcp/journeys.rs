@@ -1,11 +1,11 @@
-//! From nothing to agents, and to nothing again, with the real gcloud.
+//! Tests of `spotkeep gcp` with the real gcloud: create, adopt, stop, start, preempt and delete.
 
 use serde_json::{Value, json};
 
 use super::compute::{Change, ZONE};
-use super::{Laptop, agent, assert_golden, assert_is_shell, look, on_a_laptop};
+use super::{Laptop, agent, assert_golden, assert_is_shell, on_a_laptop, vm_reply};
 
-/// The requests that arrived, with what differs from run to run taken out.
+/// Returns the requests as text, without the parts that differ between runs.
 fn golden(laptop: &Laptop, changes: &[Change]) -> String {
     let lines = changes.iter().map(|change| {
         let mut body = change.body.clone();
@@ -36,7 +36,7 @@ fn plain(laptop: &Laptop, value: &mut Value) {
 }
 
 #[test]
-fn gcp_create_asks_for_these_things_and_ends_with_the_agents() {
+fn gcp_create_sends_the_recorded_requests_and_reports_the_agents() {
     on_a_laptop(|laptop| {
         let all = [
             agent("a", "running"),
@@ -44,7 +44,7 @@ fn gcp_create_asks_for_these_things_and_ends_with_the_agents() {
             agent("c", "waiting"),
         ]
         .join(",");
-        laptop.will_answer(&look("ready", "l1", &all));
+        laptop.will_answer(&vm_reply("ready", "l1", &all));
         let said = laptop
             .gcp(&["create", "--zone", ZONE, "--notice", "0s"])
             .ok();
@@ -68,11 +68,11 @@ fn gcp_create_asks_for_these_things_and_ends_with_the_agents() {
 }
 
 #[test]
-fn gcp_a_second_create_changes_nothing_and_status_tells_how_it_is() {
+fn gcp_a_second_create_changes_nothing_and_status_shows_the_vm() {
     on_a_laptop(|laptop| {
         laptop.make();
-        laptop.answers(&look("ready", "l1", &agent("a", "running")));
-        // gcloud leaves it to the API to sort these out, so we look at each.
+        laptop.answers(&vm_reply("ready", "l1", &agent("a", "running")));
+        // gcloud leaves the filtering of operations to the API, so spotkeep checks each.
         for (number, kind) in [(1, "compute.instances.preempted"), (2, "stop")] {
             let target = format!("{}x/instances/claude-sandbox", laptop.compute.endpoint());
             laptop.compute.put(
@@ -93,7 +93,7 @@ fn gcp_a_second_create_changes_nothing_and_status_tells_how_it_is() {
         assert_eq!(report["disk"]["users"][0], "claude-sandbox");
         assert_eq!(report["disk"]["schedules"][0], "claude-sandbox-daily");
         assert!(laptop.compute.changes().is_empty());
-        // Word for word, what a shell on the VM is given.
+        // The exact command for the shell on the VM.
         laptop.log();
         laptop.gcp(&["ssh", "agent-1"]).ok();
         assert_eq!(
@@ -105,10 +105,10 @@ fn gcp_a_second_create_changes_nothing_and_status_tells_how_it_is() {
 }
 
 #[test]
-fn gcp_adopt_takes_a_vm_made_by_hand_over_and_keeps_all_its_disks() {
+fn gcp_adopt_takes_over_a_vm_made_by_hand_and_keeps_all_its_disks() {
     on_a_laptop(|laptop| {
         laptop.make_by_hand();
-        laptop.answers(&look("ready", "l1", &agent("a", "running")));
+        laptop.answers(&vm_reply("ready", "l1", &agent("a", "running")));
         let said = laptop
             .gcp(&["adopt", "old", "--notice", "0s", "--yes"])
             .ok();
@@ -141,7 +141,7 @@ fn gcp_adopt_takes_a_vm_made_by_hand_over_and_keeps_all_its_disks() {
 fn gcp_a_vm_is_stopped_started_preempted_and_deleted_and_its_disk_stays() {
     on_a_laptop(|laptop| {
         laptop.make();
-        laptop.answers(&look("ready", "l2", &agent("a", "running")));
+        laptop.answers(&vm_reply("ready", "l2", &agent("a", "running")));
         let group = format!("zones/{ZONE}/instanceGroupManagers/claude-sandbox");
         laptop.gcp(&["stop"]).ok();
         assert_eq!(
@@ -170,11 +170,11 @@ fn gcp_a_vm_is_stopped_started_preempted_and_deleted_and_its_disk_stays() {
 }
 
 #[test]
-fn gcp_preempt_has_the_vm_taken_away_and_counts_what_comes_back() {
+fn gcp_preempt_preempts_the_vm_and_counts_the_resumed_sessions() {
     on_a_laptop(|laptop| {
         laptop.make();
-        laptop.answers(&look("ready", "l1", &agent("a", "running")));
-        laptop.preempted_answers(&look("ready", "l2", &agent("a", "running")));
+        laptop.answers(&vm_reply("ready", "l1", &agent("a", "running")));
+        laptop.preempted_answers(&vm_reply("ready", "l2", &agent("a", "running")));
         let report = laptop.gcp(&["preempt", "--yes", "--json"]).ok().json();
         assert_eq!(report["verdict"], "pass");
         assert_eq!(report["sessions_resumed"], 1);
@@ -187,7 +187,7 @@ fn gcp_preempt_has_the_vm_taken_away_and_counts_what_comes_back() {
                 "POST zones/{ZONE}/instances/claude-sandbox/simulateMaintenanceEvent"
             )]
         );
-        // The group has made it anew.
+        // The group has recreated the VM.
         let vm = laptop
             .compute
             .thing(&format!("zones/{ZONE}/instances/claude-sandbox"));

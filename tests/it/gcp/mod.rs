@@ -1,6 +1,8 @@
-//! `spotkeep gcp` with the real gcloud, against a fake of the Compute API on loopback. Nothing here can reach
-//! Google: gcloud has an empty configuration, no credentials and an endpoint on loopback, and, as root, the whole
-//! test runs where there is no network but loopback. `ssh` and `scp` are fakes: no VM answers here.
+//! Tests of `spotkeep gcp` with the real gcloud against a fake of the Compute API on loopback.
+//!
+//! Nothing here can connect to Google: gcloud has an empty configuration, no credentials and an
+//! endpoint on loopback. As root, the whole test runs in a network namespace with only loopback.
+//! `ssh` and `scp` are fakes.
 
 mod boot;
 mod compute;
@@ -17,23 +19,25 @@ use serde_json::json;
 
 use compute::{Compute, PROJECT, ZONE};
 
-use crate::command_output::Said;
+use crate::command_output::CommandOutput;
 use crate::loopback::{again_on_loopback, ensure_only_loopback, is_on_loopback, name_of};
 use crate::support::{SPOTKEEP, is_root, run, skip};
 
-/// A laptop with gcloud, and a project without anything in it.
+/// A simulated laptop with gcloud, and an empty project.
 pub struct Laptop {
     pub dir: PathBuf,
     pub compute: Compute,
 }
 
-/// Plays on a laptop, where nothing can leave the machine. `play` is a closure of the test itself.
-pub fn on_a_laptop<Play: Fn(&Laptop)>(play: Play) {
-    let test = name_of::<Play>();
+/// Runs `body` on a laptop that cannot connect to other machines. The name of the test is taken
+/// from the type of `body`, which must be a closure of the test function itself.
+pub fn on_a_laptop<Body: Fn(&Laptop)>(body: Body) {
+    let test = name_of::<Body>();
     let gcloud = run(Command::new("gcloud").arg("--version"));
     if !gcloud.is_ok_and(|output| output.status.success()) {
-        // Said aloud by .ci/run, which has tried to install it. The fake of `src/gcp/fake.rs`, which checks
-        // every call against the recorded flags of the real one, plays in any case.
+        // Set by .ci/run, which has tried to install gcloud. Tests with the fake gcloud
+        // (`crates/gcp/src/fake_gcloud.rs`), which checks each call against the recorded flags of
+        // the real one, run in any case.
         if std::env::var("SPOTKEEP_WITHOUT_GCLOUD").is_ok_and(|so| so == "1") {
             eprintln!("skipped: {test}: gcloud could not be installed");
             return;
@@ -46,7 +50,7 @@ pub fn on_a_laptop<Play: Fn(&Laptop)>(play: Play) {
         }
         ensure_only_loopback();
     }
-    play(&Laptop::new());
+    body(&Laptop::new());
 }
 
 impl Laptop {
@@ -67,27 +71,33 @@ impl Laptop {
             );
         }
         laptop.fakes();
-        laptop.answers(&look("new: the disk holds no filesystem yet", "l1", ""));
+        laptop.answers(&vm_reply("new: the disk holds no filesystem yet", "l1", ""));
         laptop
     }
 
-    /// Stand-ins for ssh and scp: they write down what they were asked. To a look they say what the file `look` says;
-    /// after a setup they say what the file `look.ready` says.
+    /// Installs fakes for ssh and scp, which log their arguments. A status query over ssh prints
+    /// the file `reply`; after a setup it prints the file `reply.ready`.
     fn fakes(&self) {
         let dir = self.dir.display();
         let ssh = format!(
-            "#!/bin/sh\n# A fake for ssh. gcloud splits the command at its spaces.\nall=$*\nlast=${{all#* -- }}\ncase $last in\n\
-             *'== startup'*) cat '{dir}/look'; exit \"$(cat '{dir}/rc' 2>/dev/null || echo 0)\" ;;\n\
-             *' setup --disk '*) printf 'ssh %s\\n' \"$last\" >>'{dir}/ssh.log'; mv '{dir}/look.ready' '{dir}/look' ;;\n\
+            "#!/bin/sh\n# A fake for ssh. gcloud splits the command at its \
+             spaces.\nall=$*\nlast=${{all#* -- }}\ncase $last in\n\
+             *'== startup'*) cat '{dir}/reply'; exit \"$(cat '{dir}/rc' 2>/dev/null || echo 0)\" \
+             ;;\n\
+             *' setup --disk '*) printf 'ssh %s\\n' \"$last\" >>'{dir}/ssh.log'; mv \
+             '{dir}/reply.ready' '{dir}/reply' ;;\n\
              *) printf 'ssh %s\\n' \"$last\" >>'{dir}/ssh.log' ;;\nesac\n"
         );
         let scp = format!(
-            "#!/bin/sh\n# A fake for scp.\nprev=\nlast=\nfor word; do prev=$last; last=$word; done\n\
+            "#!/bin/sh\n# A fake for scp.\nprev=\nlast=\nfor word; do prev=$last; last=$word; \
+             done\n\
              printf 'scp %s %s\\n' \"${{prev##*/}}\" \"${{last##*:}}\" >>'{dir}/ssh.log'\n"
         );
-        let keygen = "#!/bin/sh\n# A fake for ssh-keygen.\nwhile [ $# -gt 1 ]; do [ \"$1\" = -f ] && file=$2; shift; done\n\
+        let keygen = "#!/bin/sh\n# A fake for ssh-keygen.\nwhile [ $# -gt 1 ]; do [ \"$1\" = -f ] \
+                      && file=$2; shift; done\n\
                       [ -n \"${file:-}\" ] || exit 1\n\
-                      echo key >\"$file\"; echo 'ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7 lab@lab' >\"$file.pub\"\n";
+                      echo key >\"$file\"; echo 'ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7 lab@lab' \
+                      >\"$file.pub\"\n";
         for (name, text) in [("ssh", ssh.as_str()), ("scp", &scp), ("ssh-keygen", keygen)] {
             let path = self.dir.join("bin").join(name);
             fs::write(&path, text).unwrap();
@@ -95,7 +105,7 @@ impl Laptop {
         }
     }
 
-    /// The project as `create` leaves it: a VM with its disk.
+    /// Puts the project into the state that `create` leaves: a VM with its disk.
     pub fn make(&self) {
         let put = |path: &str, value| self.compute.put(path, value);
         let shape = Shape::resolve(
@@ -114,7 +124,8 @@ impl Laptop {
             &format!("global/instanceTemplates/{template}"),
             json!({"properties": {
                 "machineType": "e2-standard-4", "labels": {"spotkeep": "claude-sandbox"},
-                "metadata": {"items": [{"key": "spotkeep", "value": own}, {"key": "spotkeep-notice", "value": "0s"},
+                "metadata": {"items": [{"key": "spotkeep", "value": own}, {"key": "spotkeep-notice",
+                "value": "0s"},
                                        {"key": "enable-oslogin", "value": "TRUE"}]},
             }}),
         );
@@ -123,18 +134,21 @@ impl Laptop {
         let link = |path: &str| format!("{}projects/{PROJECT}/{path}", self.compute.endpoint());
         put(
             &format!("zones/{ZONE}/disks/claude-persist"),
-            json!({"sizeGb": "50", "type": link("zones/z/diskTypes/pd-ssd"), "status": "READY", "users": [],
+            json!({"sizeGb": "50", "type": link("zones/z/diskTypes/pd-ssd"), "status": "READY",
+            "users": [],
                    "resourcePolicies": [link(&policy)]}),
         );
         let group = format!("zones/{ZONE}/instanceGroupManagers/claude-sandbox");
         let source = link(&format!("zones/{ZONE}/disks/claude-persist"));
         put(
             &group,
-            json!({"instanceTemplate": link(&format!("global/instanceTemplates/{template}")), "targetSize": 1,
+            json!({"instanceTemplate": link(&format!("global/instanceTemplates/{template}")),
+            "targetSize": 1,
             "instanceGroup": link(&group.replace("Managers", "s")), "status": {"isStable": true},
             "baseInstanceName": "claude-sandbox", "lab_errors": [],
             "lab_members": [{
-                "instance": link(&format!("zones/{ZONE}/instances/claude-sandbox")), "currentAction": "CREATING",
+                "instance": link(&format!("zones/{ZONE}/instances/claude-sandbox")),
+                "currentAction": "CREATING",
                 "preservedStateFromConfig": {"disks": {"claude-persist": {
                     "source": source, "autoDelete": "NEVER", "mode": "READ_WRITE"}}},
             }]}),
@@ -142,48 +156,51 @@ impl Laptop {
         self.compute.dry(false);
     }
 
-    /// A project as the original guide leaves it: a plain VM, with a data disk attached to it.
+    /// Puts the project into the state of a set-up by hand: a plain VM with a data disk attached.
     pub fn make_by_hand(&self) {
         let link = |path: &str| format!("{}projects/{PROJECT}/{path}", self.compute.endpoint());
         let vm = link(&format!("zones/{ZONE}/instances/old"));
         for name in ["old", "claude-persist"] {
             self.compute.put(
                 &format!("zones/{ZONE}/disks/{name}"),
-                json!({"sizeGb": "50", "type": link("zones/z/diskTypes/pd-ssd"), "status": "READY", "users": [vm],
+                json!({"sizeGb": "50", "type": link("zones/z/diskTypes/pd-ssd"), "status": "READY",
+                "users": [vm],
                        "resourcePolicies": []}),
             );
         }
         let disk = |boot: bool, name: &str| {
-            json!({"boot": boot, "autoDelete": boot, "deviceName": name, "mode": "READ_WRITE", "type": "PERSISTENT",
+            json!({"boot": boot, "autoDelete": boot, "deviceName": name, "mode": "READ_WRITE",
+            "type": "PERSISTENT",
                    "source": link(&format!("zones/{ZONE}/disks/{name}"))})
         };
         self.compute.put(
             &format!("zones/{ZONE}/instances/old"),
-            json!({"status": "RUNNING", "machineType": link(&format!("zones/{ZONE}/machineTypes/e2-standard-4")),
+            json!({"status": "RUNNING",
+            "machineType": link(&format!("zones/{ZONE}/machineTypes/e2-standard-4")),
                    "disks": [disk(true, "old"), disk(false, "claude-persist")],
                    "networkInterfaces": [{"name": "nic0", "networkIP": "10.0.0.2"}]}),
         );
     }
 
-    /// What the VM says once it has been preempted.
-    pub fn preempted_answers(&self, look: &str) {
-        let file = self.dir.join("look");
-        let look = look.to_owned();
+    /// Sets the reply of the VM after a preemption.
+    pub fn preempted_answers(&self, reply: &str) {
+        let file = self.dir.join("reply");
+        let reply = reply.to_owned();
         self.compute
-            .when_preempted(move || fs::write(&file, &look).unwrap());
+            .when_preempted(move || fs::write(&file, &reply).unwrap());
     }
 
-    /// What the VM says from now on.
-    pub fn answers(&self, look: &str) {
-        fs::write(self.dir.join("look"), look).unwrap();
+    /// Sets the reply of the VM from now on.
+    pub fn answers(&self, reply: &str) {
+        fs::write(self.dir.join("reply"), reply).unwrap();
     }
 
-    /// What the VM says after its first setup.
-    pub fn will_answer(&self, look: &str) {
-        fs::write(self.dir.join("look.ready"), look).unwrap();
+    /// Sets the reply of the VM after its first setup.
+    pub fn will_answer(&self, reply: &str) {
+        fs::write(self.dir.join("reply.ready"), reply).unwrap();
     }
 
-    /// What went through ssh and scp, but for looks.
+    /// Returns and clears the log of ssh and scp, which has all calls but status queries.
     pub fn log(&self) -> String {
         let path = self.dir.join("ssh.log");
         let text = fs::read_to_string(&path).unwrap_or_default();
@@ -191,7 +208,7 @@ impl Laptop {
         text.replace(&*self.dir.to_string_lossy(), "DIR")
     }
 
-    /// A program with gcloud's environment, and nothing of this machine's own.
+    /// Returns a program with gcloud's environment, and no other variables of this machine.
     pub fn program(&self, program: &str) -> Command {
         let mut path = vec![self.dir.join("bin")];
         path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
@@ -222,30 +239,30 @@ impl Laptop {
     }
 
     /// Runs `spotkeep gcp ...` to its end.
-    pub fn gcp(&self, words: &[&str]) -> Said {
+    pub fn gcp(&self, words: &[&str]) -> CommandOutput {
         self.gcp_with(words, |_| ())
     }
 
-    pub fn gcp_with(&self, words: &[&str], edit: impl FnOnce(&mut Command)) -> Said {
+    pub fn gcp_with(&self, words: &[&str], edit: impl FnOnce(&mut Command)) -> CommandOutput {
         let mut command = self.program(SPOTKEEP);
         command.arg("gcp").args(words);
         edit(&mut command);
         let output = run(&mut command).unwrap();
-        Said {
+        CommandOutput {
             code: output.status.code().unwrap_or(-1),
             out: self.plain(&output.stdout),
             err: self.plain(&output.stderr),
         }
     }
 
-    /// Without what differs from run to run.
+    /// Replaces the parts that differ between runs.
     fn plain(&self, text: &str) -> String {
         text.replace(&*self.dir.to_string_lossy(), "DIR")
             .replace(SPOTKEEP, "SPOTKEEP")
             .replace(&self.compute.address(), "LOOPBACK")
     }
 
-    /// A file of the laptop.
+    /// Returns the path of a file of the laptop.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -257,8 +274,8 @@ impl Drop for Laptop {
     }
 }
 
-/// What a VM says of itself.
-pub fn look(startup: &str, boot_id: &str, agents: &str) -> String {
+/// Returns the reply of a VM to a status query.
+pub fn vm_reply(startup: &str, boot_id: &str, agents: &str) -> String {
     let fleet = if agents.is_empty() && startup.starts_with("new") {
         String::new()
     } else {
@@ -276,12 +293,12 @@ pub fn look(startup: &str, boot_id: &str, agents: &str) -> String {
     )
 }
 
-/// An agent as `status --json` has it.
+/// Returns an agent as in `status --json`.
 pub fn agent(name: &str, state: &str) -> String {
     format!(r#"{{"name":"{name}","state":"{state}","desired":"running","session_id":"of-{name}"}}"#)
 }
 
-/// Whether a shell could read this.
+/// Asserts that bash and sh can parse a script.
 pub fn assert_is_shell(script: &str, at: &Path) {
     fs::write(at, script).unwrap();
     for shell in ["bash", "sh"] {
@@ -290,8 +307,8 @@ pub fn assert_is_shell(script: &str, at: &Path) {
     }
 }
 
-/// Compares with `golden/NAME.txt`; what came instead is left beside it, as `NAME.txt.new`, for a look. (insta asks
-/// cargo where it is, and there is no cargo where there is only loopback.)
+/// Asserts that a text is the same as `golden/NAME.txt`, and otherwise writes it to `NAME.txt.new`
+/// for review. (insta runs cargo to find its files, which fails where there is only loopback.)
 pub fn assert_golden(name: &str, text: &str) {
     let file =
         Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/gcp/golden/{name}.txt"));
@@ -307,7 +324,7 @@ pub fn assert_golden(name: &str, text: &str) {
         .zip(text.lines())
         .find(|(desired, came)| desired != came);
     panic!(
-        "{} is not as {} any more; first: {first:?}",
+        "{} differs from {}; first difference: {first:?}",
         new.display(),
         file.display()
     );

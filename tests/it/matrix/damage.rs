@@ -1,4 +1,4 @@
-//! What can happen to a file.
+//! The kinds of damage that the matrix does to a file.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use crate::support::is_root;
 
-/// A way to damage a file.
+/// A kind of damage to a file.
 pub struct Damage {
     pub name: &'static str,
     pub inflict: fn(&Path),
 }
 
-/// All of them. `of another` and `read-only` need a lab that runs as an ordinary user.
+/// All kinds. `of another` and `read-only` need a lab that runs as an ordinary user.
 pub const ALL: [Damage; 7] = [
     Damage {
         name: "missing",
@@ -26,7 +26,7 @@ pub const ALL: [Damage; 7] = [
         inflict: |path| overwrite(path, b""),
     },
     Damage {
-        name: "torn",
+        name: "truncated",
         inflict: |path| {
             let bytes = fs::read(path).unwrap();
             overwrite(path, &bytes[..bytes.len() / 2]);
@@ -34,7 +34,7 @@ pub const ALL: [Damage; 7] = [
     },
     Damage {
         name: "nul",
-        // What a power cut leaves where the length was written and the bytes were not.
+        // As after a power cut, when the length was written and the data was not.
         inflict: |path| {
             let mut bytes = fs::read(path).unwrap();
             let from = bytes.len() / 2;
@@ -64,7 +64,8 @@ pub const ALL: [Damage; 7] = [
 
 pub const NEWER: &str = "of a newer version";
 
-/// As a later version would have written it: another number, and a field that nobody knows yet.
+/// Changes a file as a later version would write it: another version number, and a field unknown to
+/// this version.
 fn newer(path: &Path) {
     let bytes = fs::read(path).unwrap();
     if path.extension().is_some_and(|kind| kind == "jsonl") {
@@ -85,7 +86,7 @@ fn newer(path: &Path) {
     overwrite(path, all.to_string().as_bytes());
 }
 
-/// Git's objects are read-only; owner and mode stay.
+/// Overwrites a file, also a read-only one like git's objects; owner and mode stay.
 fn overwrite(path: &Path, bytes: &[u8]) {
     let mode = fs::metadata(path).unwrap().permissions();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();

@@ -1,4 +1,4 @@
-//! The files.
+//! The files that the matrix damages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,18 @@ use serde_json::Value;
 
 use crate::support::{Lab, git};
 
-/// A file that is kept.
+/// A file in the data directory.
 pub struct File {
     pub name: &'static str,
     pub find: fn(&Lab) -> PathBuf,
-    /// Any of these words in a message names it.
+    /// A message that contains any of these words names the file.
     pub words: &'static [&'static str],
-    /// What is done before the data directory is kept.
+    /// Runs before the data directory is copied.
     pub before: fn(&Lab),
     pub is_whole: fn(&[u8]) -> bool,
-    /// It says which version wrote it.
+    /// Whether the file has the version that wrote it.
     pub versioned: bool,
-    /// What a newer version wrote in it is there afterwards.
+    /// Whether a field of a newer version is kept when the file is rewritten.
     pub survives: bool,
     pub needs_restic: bool,
 }
@@ -44,7 +44,7 @@ pub const ALL: [File; 18] = [
     File {
         name: "root.json",
         find: |lab| lab.file("session-state/root.json"),
-        // Somebody else's makes it somebody else's root.
+        // If it belongs to another user, the data directory belongs to that user.
         words: &["root.json", "belongs to the user"],
         ..PLAIN
     },
@@ -102,19 +102,20 @@ pub const ALL: [File; 18] = [
     },
     File {
         name: "a session file",
-        // As a claude that was killed leaves it.
+        // The file that a killed claude leaves.
         find: |lab| lab.file(".claude/sessions/4194000.json"),
         words: &[],
         before: |lab| {
             let session = lab.session_of("a");
             let cwd = lab.workspace("a").display().to_string();
             let text = serde_json::json!({
-                "pid": 4_194_000, "sessionId": session, "cwd": cwd, "procStart": "1", "version": "0",
+                "pid": 4_194_000, "sessionId": session, "cwd": cwd, "procStart": "1",
+                "version": "0",
                 "kind": "interactive", "name": "a", "status": "busy",
             });
             fs::write(lab.file(".claude/sessions/4194000.json"), text.to_string()).unwrap();
         },
-        // It is nobody's, and may be gone.
+        // Its process is gone, so it may be removed.
         is_whole: |_| true,
         versioned: false,
         ..PLAIN
@@ -171,7 +172,7 @@ pub const ALL: [File; 18] = [
         find: |lab| lab.file("backups/spotkeep.json"),
         words: &["backups/spotkeep.json"],
         before: backed_up,
-        // Without it, the next backup writes it anew.
+        // If it is missing, the next backup writes it again.
         is_whole: |bytes| bytes.is_empty() || is_json(bytes),
         needs_restic: true,
         ..PLAIN
@@ -182,7 +183,7 @@ pub const ALL: [File; 18] = [
         words: &["backup.json"],
         before: backed_up,
         survives: false,
-        // Without it, the next backup writes it anew.
+        // If it is missing, the next backup writes it again.
         is_whole: |bytes| bytes.is_empty() || is_json(bytes),
         needs_restic: true,
         ..PLAIN
@@ -211,7 +212,7 @@ pub const ALL: [File; 18] = [
         name: "the lock",
         find: |lab| lab.file("session-state/lock"),
         words: &["session-state/lock"],
-        // What is in it is for others to read, and written anew by each keeper.
+        // Its contents are only informative, and each keeper writes them again.
         is_whole: |_| true,
         versioned: false,
         ..PLAIN
@@ -226,14 +227,15 @@ fn is_json(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Value>(bytes).is_ok()
 }
 
-/// An agent that goes on appends, so a torn line may be in the midst of it.
+/// Whether all lines can be parsed. An agent that continues appends, so a truncated line may be in
+/// the middle.
 fn is_whole_transcript(bytes: &[u8]) -> bool {
     let lines = bytes.split(|byte| *byte == b'\n');
     let mut lines = lines.filter(|line| !line.is_empty()).peekable();
     lines.peek().is_some() && lines.all(is_json)
 }
 
-/// The first file of a directory by name that ends like this.
+/// Returns the first file by name in a directory that has this ending.
 fn only(dir: &Path, end: &str) -> PathBuf {
     let entries = fs::read_dir(dir).unwrap().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();

@@ -1,6 +1,7 @@
-//! Every file that spotkeep, Claude or git keeps × everything that can happen to a file × every verb: nothing panics, no
-//! session is begun anew in the place of one that had words, what was there comes back or a message names the file, and once
-//! the file is repaired the fleet goes on.
+//! Tests of each kind of damage to each file of spotkeep, Claude and git, with each command.
+//!
+//! No command panics. No new session replaces one that has a transcript. The file is restored
+//! automatically, or a message names it. Once the file is repaired, the fleet continues.
 
 mod damage;
 mod files;
@@ -18,7 +19,8 @@ use crate::support::{Lab, is_root, said, skip};
 use damage::{Damage, NEWER};
 use files::File;
 
-/// Asked of every cell, before a keeper runs and while it does.
+/// The commands that are run for every file and kind of damage, before a keeper runs and while it
+/// does.
 const VERBS: [&[&str]; 11] = [
     &["status"],
     &["status", "--json"],
@@ -33,10 +35,10 @@ const VERBS: [&[&str]; 11] = [
     &["events"],
 ];
 
-/// A fleet that has lived, and its data directory as it was then.
+/// A fleet that was saved, and a copy of its data directory.
 struct Matrix {
     lab: Lab,
-    /// Every transcript with its words.
+    /// Every transcript with its contents.
     words: BTreeMap<PathBuf, Vec<u8>>,
     sessions: BTreeMap<&'static str, String>,
 }
@@ -44,7 +46,7 @@ struct Matrix {
 const AGENTS: [&str; 2] = ["a", "b"];
 
 impl Matrix {
-    /// Two agents that were saved; one had ended its turn, the other one was cut.
+    /// Saves two agents; one has ended its turn, the other is interrupted in a tool.
     fn new(file: &File) -> Self {
         let lab = Lab::of_a_user();
         lab.declare("a", "idle", "");
@@ -73,7 +75,7 @@ impl Matrix {
         }
     }
 
-    /// The data directory as it was kept, in the next boot.
+    /// Restores the data directory from the copy, in the next boot.
     fn reset(&self) {
         self.lab.next_boot();
         fs::remove_dir_all(self.lab.data_dir()).unwrap();
@@ -82,7 +84,8 @@ impl Matrix {
         fs::write(self.lab.log(), "").unwrap();
     }
 
-    fn play(&self, file: &File, damage: &Damage) {
+    /// Damages a file and checks the result before and after its repair.
+    fn check_cell(&self, file: &File, damage: &Damage) {
         let cell = format!("{} {}", file.name, damage.name);
         let lab = &self.lab;
         self.reset();
@@ -97,12 +100,12 @@ impl Matrix {
         told += &fs::read_to_string(lab.file("session-state/journal.jsonl")).unwrap_or_default();
         assert!(!told.contains("panicked"), "{cell}: {told}");
 
-        self.no_session_was_begun_anew(&cell, &path);
+        self.assert_no_new_session(&cell, &path);
         let is_back = self.all_are_back() && is_whole(&path, file);
         let is_named = file.words.iter().any(|word| told.contains(word));
         assert!(
             is_back || is_named,
-            "{cell} was lost without a word: {told}"
+            "{cell}: the file was neither restored nor named: {told}"
         );
         if damage.name == NEWER && file.survives {
             let text = fs::read_to_string(&path).unwrap();
@@ -114,7 +117,7 @@ impl Matrix {
         let keeper = Run::start(lab);
         for name in AGENTS {
             lab.until(
-                &format!("{cell}: {name} goes on after it was repaired"),
+                &format!("{cell}: {name} continues after the repair"),
                 || {
                     let agent = lab.agent(name);
                     (!agent["pid"].is_null() && agent["state"] == "idle").then_some(())
@@ -122,7 +125,7 @@ impl Matrix {
             );
         }
         keeper.end();
-        self.no_session_was_begun_anew(&cell, Path::new(""));
+        self.assert_no_new_session(&cell, Path::new(""));
         for (name, session) in &self.sessions {
             assert_eq!(lab.session_of(name), *session, "{cell}");
         }
@@ -130,7 +133,7 @@ impl Matrix {
         assert_eq!(work.unwrap(), "untracked\n", "{cell}");
     }
 
-    /// Every verb, each of which has to end well.
+    /// Runs every command, asserts that none panics, and returns their output.
     fn ask(&self, cell: &str) -> String {
         let mut told = String::new();
         for verb in VERBS {
@@ -143,8 +146,9 @@ impl Matrix {
         told
     }
 
-    /// Each transcript is there with all its words, and there is no other one. `but` is one that was damaged by us.
-    fn no_session_was_begun_anew(&self, cell: &str, but: &Path) {
+    /// Asserts that each transcript but the damaged one (`but`) has its old contents, and that no
+    /// session was added.
+    fn assert_no_new_session(&self, cell: &str, but: &Path) {
         let begun: Vec<_> = AGENTS
             .iter()
             .flat_map(|name| self.lab.events(name, "starting"))
@@ -157,12 +161,12 @@ impl Matrix {
             if path != but {
                 let now = fs::read(&path).unwrap();
                 let kept = known.is_some_and(|words| now.starts_with(words));
-                assert!(kept, "{cell}: words of {} are gone", path.display());
+                assert!(kept, "{cell}: a part of {} is lost", path.display());
             }
         }
     }
 
-    /// Both have been resumed in this boot, in their sessions.
+    /// Whether both agents have been resumed in this boot, in their sessions.
     fn all_are_back(&self) -> bool {
         let boot_id = self.lab.boot_id();
         AGENTS.iter().all(|name| {
@@ -173,7 +177,8 @@ impl Matrix {
         })
     }
 
-    /// What a person would do: a copy from elsewhere where it is damaged, and owner and mode as they were.
+    /// Repairs a file as a user would: restores it from the copy if it is damaged, and its owner
+    /// and mode.
     fn repair(&self, path: &Path, file: &File) {
         let lab = &self.lab;
         let relative = path.strip_prefix(lab.data_dir()).unwrap();
@@ -202,12 +207,12 @@ fn kept(lab: &Lab) -> PathBuf {
     lab.dir.join("kept")
 }
 
-/// It is what it should be, which for most includes that it is there.
+/// Whether a file is complete; for most files, a missing one is not.
 fn is_whole(path: &Path, file: &File) -> bool {
     (file.is_whole)(&fs::read(path).unwrap_or_default())
 }
 
-/// A keeper that may refuse to begin.
+/// A keeper process that may refuse to start.
 pub struct Run<'a> {
     lab: &'a Lab,
     child: Child,
@@ -226,25 +231,25 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Waits until it has ended, or answers.
+    /// Waits until the keeper has ended or answers.
     pub fn begun(&self, cell: &str) {
         let pid = i32::try_from(self.child.id()).unwrap();
         self.lab
             .until(&format!("{cell}: the keeper has begun"), || {
-                let lives = ProcessId::from_pid(pid).is_some_and(ProcessId::is_alive);
+                let is_alive = ProcessId::from_pid(pid).is_some_and(ProcessId::is_alive);
                 let said = self.lab.run(&["status", "--json"]);
                 let status: Value = serde_json::from_str(&said.out).unwrap_or_default();
-                (!lives || status["keeper"] == "running").then_some(())
+                (!is_alive || status["keeper"] == "running").then_some(())
             });
     }
 
-    /// Waits until it has ended, or until no agent is on its way any more.
+    /// Waits until the keeper has ended, or until no agent is starting any more.
     pub fn settle(&self, cell: &str) {
         let pid = i32::try_from(self.child.id()).unwrap();
         self.lab
             .until(&format!("{cell}: the keeper has settled"), || {
-                let lives = ProcessId::from_pid(pid).is_some_and(ProcessId::is_alive);
-                if !lives {
+                let is_alive = ProcessId::from_pid(pid).is_some_and(ProcessId::is_alive);
+                if !is_alive {
                     return Some(());
                 }
                 let said = self.lab.run(&["status", "--json"]);
@@ -279,7 +284,7 @@ impl Drop for Run<'_> {
     }
 }
 
-/// One row of the matrix: a file, and all that can happen to it.
+/// Runs one row of the matrix: a file, with each kind of damage.
 fn row(test: &str, name: &str) {
     let file = files::ALL.iter().find(|file| file.name == name).unwrap();
     if file.needs_restic && !crate::backup::has_restic(test) {
@@ -288,13 +293,13 @@ fn row(test: &str, name: &str) {
     if !is_root() {
         skip(
             test,
-            "only root can make a file somebody else's; the rest is played",
+            "only root can give a file to another user; the other cases run",
         );
     }
     let matrix = Matrix::new(file);
     for damage in damage::ALL {
         if damage.name != NEWER || file.versioned {
-            matrix.play(file, &damage);
+            matrix.check_cell(file, &damage);
         }
     }
 }
@@ -316,22 +321,22 @@ macro_rules! rows {
 }
 
 rows! {
-    whatever_happens_to_an_agents_record: "an agent's record",
-    whatever_happens_to_root_json: "root.json",
-    whatever_happens_to_the_journal: "the journal",
-    whatever_happens_to_a_manifest: "a manifest",
-    whatever_happens_to_spotkeep_toml: "spotkeep.toml",
-    whatever_happens_to_claude_json: ".claude.json",
-    whatever_happens_to_a_transcript: "a transcript",
-    whatever_happens_to_a_transcript_that_is_in_a_backup: "a transcript in a backup",
-    whatever_happens_to_a_session_file: "a session file",
-    whatever_happens_to_the_index_of_a_workspace: "the index of a workspace",
-    whatever_happens_to_the_ref_of_a_checkpoint: "the ref of a checkpoint",
-    whatever_happens_to_the_commit_of_a_checkpoint: "the commit of a checkpoint",
-    whatever_happens_to_a_pack: "a pack",
-    whatever_happens_to_the_state_of_backups: "the state of backups",
-    whatever_happens_to_the_shown_state_of_backups: "the shown state of backups",
-    whatever_happens_to_the_index_of_backups: "the index of backups",
-    whatever_happens_to_the_key_of_backups: "the key of backups",
-    whatever_happens_to_the_lock: "the lock",
+    any_damage_to_an_agents_record: "an agent's record",
+    any_damage_to_root_json: "root.json",
+    any_damage_to_the_journal: "the journal",
+    any_damage_to_a_manifest: "a manifest",
+    any_damage_to_spotkeep_toml: "spotkeep.toml",
+    any_damage_to_claude_json: ".claude.json",
+    any_damage_to_a_transcript: "a transcript",
+    any_damage_to_a_transcript_that_is_in_a_backup: "a transcript in a backup",
+    any_damage_to_a_session_file: "a session file",
+    any_damage_to_the_index_of_a_workspace: "the index of a workspace",
+    any_damage_to_the_ref_of_a_checkpoint: "the ref of a checkpoint",
+    any_damage_to_the_commit_of_a_checkpoint: "the commit of a checkpoint",
+    any_damage_to_a_pack: "a pack",
+    any_damage_to_the_state_of_backups: "the state of backups",
+    any_damage_to_the_shown_state_of_backups: "the shown state of backups",
+    any_damage_to_the_index_of_backups: "the index of backups",
+    any_damage_to_the_key_of_backups: "the key of backups",
+    any_damage_to_the_lock: "the lock",
 }

@@ -1,4 +1,6 @@
-//! A place of its own for each test: a data directory, a home, a model, and an end that leaves nothing.
+//! `Lab`: an isolated environment for one test, with a data directory, a home and a fake API.
+//!
+//! At the end of the test, its processes and files are removed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,22 +12,22 @@ use drill::fake_api::Model;
 use drill::fake_metadata::Metadata;
 use sys::process::{ProcessId, Signal, with_marker};
 
-pub use crate::command_output::{Said, run, said};
+pub use crate::command_output::{CommandOutput, run, said};
 pub use crate::terminal::arguments;
 use testing::wait::during;
 
-/// A user id that no account of this machine has.
+/// A user id that no account on this machine has.
 const ORDINARY: u32 = 48_213;
 
 /// The program under test.
 pub const SPOTKEEP: &str = env!("CARGO_BIN_EXE_spotkeep");
 
-/// The lab.
+/// The environment of one test.
 pub struct Lab {
     pub dir: PathBuf,
     /// The program under test, or a copy that its user can reach.
     spotkeep: PathBuf,
-    /// Whom everything runs as, where that is not who runs the test.
+    /// The user that everything runs as, if it is not the one that runs the test.
     user: Option<u32>,
     pub model: Model,
     metadata: Option<Metadata>,
@@ -34,7 +36,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A data directory in no cloud; agents play the fake.
+    /// A data directory without a cloud; the agents are fakes.
     pub fn new() -> Self {
         let lab = Self::bare();
         lab.run(&["init"]).ok();
@@ -51,11 +53,11 @@ impl Lab {
         lab
     }
 
-    /// No root yet.
+    /// An environment without a data directory.
     pub fn bare() -> Self {
         let id = sys::uuid::new_uuid();
-        // Short: a socket's path may have 108 bytes. Where tests are contained this is memory, so that no
-        // sync waits for a disk: what a sync is worth is proved by the power cuts.
+        // Short, because a socket's path has 108 bytes at most. In the test container this is
+        // memory, so that no sync waits for a disk; tests of power cuts use a real file system.
         let dir = std::env::temp_dir().join(format!("sk-{}", &id[..8]));
         for name in ["home", "run", "tmp", "bin"] {
             fs::create_dir_all(dir.join(name)).unwrap();
@@ -80,13 +82,13 @@ impl Lab {
         }
     }
 
-    /// As [`Lab::new`], with everything run as an ordinary user where the test is root, for whom there are no
-    /// owners and no modes.
+    /// Like [`Lab::new`], but runs everything as an ordinary user if the test runs as root, whom
+    /// file modes do not restrict.
     pub fn of_a_user() -> Self {
         Self::of_user(ORDINARY)
     }
 
-    /// The same, as this one.
+    /// Like [`Lab::of_a_user`], with a given user id.
     pub fn of_user(user: u32) -> Self {
         let mut lab = Self::bare();
         if is_root() {
@@ -113,12 +115,12 @@ impl Lab {
         }
     }
 
-    /// Has the data directory mounted on a filesystem of its own, which goes with the lab.
+    /// Unmounts the data directory's own file system when the lab ends.
     pub fn umount_at_the_end(&mut self) {
         self.umount = Some(self.data_dir());
     }
 
-    /// Writes `spotkeep.toml` anew: settings that lead to the fakes, then `more`.
+    /// Rewrites `spotkeep.toml`: settings that lead to the fakes, then `more`.
     pub fn configure(&self, more: &str) {
         let cloud = match &self.metadata {
             Some(metadata) => format!("provider = \"gcp\"\nmetadata = \"{}\"", metadata.address()),
@@ -133,7 +135,7 @@ impl Lab {
         self.write_config(&text);
     }
 
-    /// From now on nobody tells of a preemption.
+    /// Sets the provider to "none": the keeper asks no metadata server any more.
     pub fn leave_the_cloud(&self) {
         let text = self
             .config_text()
@@ -154,8 +156,9 @@ impl Lab {
         fs::read_to_string(self.config()).unwrap()
     }
 
-    /// Declares an agent in a git workspace of its own, with undone work in it. `plan` is one of
-    /// the model's; without one there is no prompt. `extra` are further lines of its table.
+    /// Declares an agent in its own git workspace, with uncommitted changes. `plan` is a plan of
+    /// the fake API; if it is empty, there is no prompt. `extra` are further lines of the agent's
+    /// table.
     pub fn declare(&self, name: &str, plan: &str, extra: &str) {
         self.make_workspace(name);
         let prompt = match plan {
@@ -168,7 +171,7 @@ impl Lab {
         ));
     }
 
-    /// A repository with a commit, something staged and something untracked.
+    /// Makes a repository with a commit, a staged change, an unstaged change and an untracked file.
     pub fn make_workspace(&self, name: &str) -> PathBuf {
         let dir = self.workspace(name);
         fs::create_dir_all(&dir).unwrap();
@@ -200,12 +203,12 @@ impl Lab {
         self.metadata.as_ref().expect("a lab in a cloud")
     }
 
-    /// The boot that commands are run in.
+    /// The id of the boot in which commands run.
     pub fn boot_id(&self) -> String {
         format!("boot-{}", self.boot_id.load(Ordering::SeqCst))
     }
 
-    /// Any program, with nothing of ours in its environment.
+    /// A command that runs a program with the lab's environment only.
     pub fn program(&self, program: &str) -> Command {
         let mut command = match self.user {
             None => Command::new(program),
@@ -227,19 +230,20 @@ impl Lab {
             .env("SPOTKEEP_RUNTIME_DIR", self.dir.join("run"))
             .env("SPOTKEEP_BOOT_ID", self.boot_id())
             .env("SPOTKEEP_LOOPBACK_ONLY", "1")
-            // A pause of a minute takes three seconds, that of half a night some minutes.
+            // A pause of a minute takes three seconds.
             .env("SPOTKEEP_TIME_SCALE", "20")
             .current_dir(&self.dir)
             .stdin(Stdio::null());
         command
     }
 
-    /// `spotkeep` on this data directory. Without a fake on loopback it may ask no metadata server.
+    /// A spotkeep command on this data directory. Without a fake on loopback, it must not ask a
+    /// metadata server.
     pub fn spotkeep(&self, args: &[&str]) -> Command {
-        // What a test cannot read, spotkeep cannot either.
+        // A file that the test cannot read is not readable for spotkeep either.
         let readable = fs::read_to_string(self.config());
         let config = readable.as_deref().unwrap_or_default();
-        // Where nothing is left of it, the last good one counts.
+        // If the file is empty, spotkeep uses the last valid one.
         let copy = self.data_dir().join("session-state/spotkeep.toml");
         let copy = fs::read_to_string(copy).unwrap_or_default();
         let config = if config.trim().is_empty() {
@@ -247,15 +251,15 @@ impl Lab {
         } else {
             config
         };
-        let asks_nobody = config.contains("provider = \"none\"") && !config.contains("\nmetadata");
+        let is_isolated = config.contains("provider = \"none\"") && !config.contains("\nmetadata");
         let loopback = config.contains("metadata = \"127.0.0.1:");
         let runs = args
             .iter()
             .any(|arg| matches!(*arg, "run" | "up" | "notice" | "restore" | "doctor"));
-        // A configuration that is wrong on purpose is refused before anybody is asked.
+        // spotkeep refuses an invalid configuration before it sends a request.
         let valid = readable.is_ok() && state::config::Config::parse(config).is_ok();
         assert!(
-            !runs || !valid || asks_nobody || loopback,
+            !runs || !valid || is_isolated || loopback,
             "no loopback metadata server: {config}"
         );
         let mut command = self.program(self.spotkeep.to_str().unwrap());
@@ -263,8 +267,8 @@ impl Lab {
         command
     }
 
-    /// Runs a verb to its end.
-    pub fn run(&self, args: &[&str]) -> Said {
+    /// Runs a spotkeep verb to its end.
+    pub fn run(&self, args: &[&str]) -> CommandOutput {
         said(&mut self.spotkeep(args))
     }
 
@@ -272,14 +276,14 @@ impl Lab {
         self.dir.join("keeper.log")
     }
 
-    /// The machine goes: every process ends at once, and the next command runs in another boot.
+    /// Kills every process, as the end of the machine does; later commands run in the next boot.
     pub fn next_boot(&self) {
         self.end_everything();
         self.boot_id.fetch_add(1, Ordering::SeqCst);
         self.model.next_boot();
     }
 
-    /// Every process of this lab, tmux and keepers included.
+    /// All processes of this lab, tmux and keepers included.
     pub fn processes(&self) -> Vec<ProcessId> {
         with_marker(&format!(
             "SPOTKEEP_RUNTIME_DIR={}",
@@ -317,12 +321,12 @@ impl Drop for Lab {
     }
 }
 
-/// What a drill's prompt says.
+/// A prompt that the fake API understands.
 pub fn prompt_of(name: &str, plan: &str, turn: u32) -> String {
     format!("DRILL agent={name} plan={plan} turn={turn} [[{name}:p:{turn}]]")
 }
 
-/// git with nothing of a user's configuration.
+/// Runs git without the user's configuration.
 pub fn git(dir: &Path, args: &[&str]) -> String {
     let mut command = Command::new("git");
     command
@@ -347,7 +351,7 @@ pub fn git(dir: &Path, args: &[&str]) -> String {
     output.stdout
 }
 
-/// Says by name that a test cannot run here; in CI that is a failure.
+/// Prints that a test is skipped, and why; in CI that is a failure.
 pub fn skip(test: &str, why: &str) {
     assert!(
         std::env::var_os("SPOTKEEP_CI").is_none_or(|value| value != "1"),
@@ -356,7 +360,7 @@ pub fn skip(test: &str, why: &str) {
     eprintln!("skipped: {test}: {why}");
 }
 
-/// Whether this user may do everything.
+/// Whether the test runs as root.
 pub fn is_root() -> bool {
     sys::user::id() == 0
 }

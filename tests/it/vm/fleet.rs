@@ -1,5 +1,4 @@
-//! The agents of the machines, and what is outside of them: the model that they talk to and that counts
-//! what was said, the metadata server, the disks.
+//! The fleet of a VM drill: agents in the VM, and the fake API, metadata server and disks outside.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,50 +9,50 @@ use drill::fake_api::log::RequestLog;
 use drill::fake_api::marker::Marker;
 use drill::fake_metadata::Metadata;
 use drill::session_file::transcript_marks;
-use drill::verify::records::{Evidence, Lost, count};
+use drill::verify::records::{Evidence, LostRecord, count};
 use serde_json::Value;
 
-use super::machine::{BOOT_LIMIT, DataDisk, Garage, LIMIT, Machine};
+use super::machine::{BOOT_LIMIT, DataDisk, Disks, LIMIT, Machine};
 
-/// Where the metadata server of a cloud's machine listens.
+/// The port of the metadata server.
 const METADATA_PORT: u16 = 80;
 
-/// Where the machine's loopback leads to: see `scripts/vm-image`.
+/// The port of the fake API, to which the machine's loopback leads: see `scripts/vm-image`.
 const MODEL_PORT: u16 = 8090;
 
-/// What is run by hand on the first machine.
+/// The start-up script of the first machine.
 const FIRST: &str = "#!/bin/sh
 export HOME=/root
 exec /payload/spotkeep setup --disk claude-persist --user agent --claude /payload/claude --yes
 ";
 
-/// How long the whole fleet may take from a boot disk's first sector to work.
+/// How long the whole fleet may take from the start of a boot until all agents work.
 const BACK_LIMIT: Duration = Duration::from_secs(240);
 
-/// Everything outside of the machine.
+/// The fleet, and everything outside of the machine.
 pub struct Fleet {
     pub metadata: Metadata,
     model: Model,
-    garage: Garage,
+    disks: Disks,
     names: Vec<String>,
     sessions: BTreeMap<String, String>,
     at_cut: RequestLog,
-    /// What was missing after some cut or an agent's own end, or was said to what was off already.
+    /// The records that were missing after an earlier cut or an agent's end, or were sent too late.
     gone: BTreeSet<Marker>,
 }
 
 impl Fleet {
-    /// For the test of this name, without a machine.
+    /// Prepares the disks for the test of this name, without starting a machine.
     pub fn new(test: &str) -> Self {
-        let garage = Garage::new(test);
-        // An optimized one, where there is one: an emulated processor is slow enough.
+        let disks = Disks::new(test);
+        // A release build if there is one, because an emulated processor is slow.
         let program = std::env::var("SPOTKEEP_VM_PROGRAM");
         let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_spotkeep").to_owned());
-        garage.hand_over(FIRST, Some(Path::new(&program)));
+        disks.hand_over(FIRST, Some(Path::new(&program)));
         Self {
             metadata: Metadata::start_at(METADATA_PORT).unwrap(),
             model: Model::start_at(MODEL_PORT).unwrap(),
-            garage,
+            disks,
             names: Vec::new(),
             sessions: BTreeMap::new(),
             at_cut: RequestLog::default(),
@@ -61,24 +60,24 @@ impl Fleet {
         }
     }
 
-    /// A new machine in the next boot, of which the cloud has said nothing yet.
+    /// Starts a new machine in the next boot, without a notice.
     pub fn power_on(&mut self, disk: DataDisk) -> Machine {
         self.model.next_boot();
         self.metadata.withdraw();
-        self.garage.power_on(disk)
+        self.disks.power_on(disk)
     }
 
-    /// From now on there is one boot disk, which outlives its machines; the next one is its first.
+    /// Makes a boot disk that all later machines use and that keeps their changes.
     pub fn keep_the_boot_disk(&mut self) {
-        self.garage.keep_the_boot_disk();
+        self.disks.keep_the_boot_disk();
     }
 
-    /// From now on the cloud runs nothing at a boot: what is on the boot disk has to do.
+    /// Removes the start-up script from all later boots: only the units on the boot disk run.
     pub fn without_a_startup_script(&mut self) {
-        self.garage.hand_over("#!/bin/sh\n", None);
+        self.disks.hand_over("#!/bin/sh\n", None);
     }
 
-    /// What the keeper says of each agent, by name.
+    /// The agents in `status --json`, by name.
     pub fn agents(&self, machine: &mut Machine) -> BTreeMap<String, Value> {
         let status = machine.must("spotkeep --data-dir /mnt/persist status --json");
         let status: Value = serde_json::from_str(&status).unwrap();
@@ -88,8 +87,8 @@ impl Fleet {
             .collect()
     }
 
-    /// The first set-up, and agents that are at work whenever they are cut: half of them write without a
-    /// pause, half are in a tool that never ends, and after the note in another one.
+    /// Sets the machine up, and starts agents that are in a turn at every cut: half of them write
+    /// without a pause, half are in a tool that never ends, and after the note in another one.
     pub fn set_up(&mut self, machine: &mut Machine, agents: usize) {
         let state = "systemctl show -P ActiveState startup-script";
         let ended = machine.until("the first set-up", BOOT_LIMIT, state, |left| {
@@ -112,12 +111,16 @@ impl Fleet {
         for (number, name) in self.names.iter().enumerate() {
             let plan = ["steady", "hold"][number % 2];
             declared += &format!(
-                "[agents.{name}]\nworkspace = \"workspaces/{name}\"\nprompt = \"DRILL agent={name} plan={plan} [[{name}:p:1]]\"\n"
+                "[agents.{name}]\nworkspace = \"workspaces/{name}\"\nprompt = \"DRILL agent={name} \
+                 plan={plan} [[{name}:p:1]]\"\n"
             );
             script += &format!(
-                "runuser -u agent -- sh -ec 'mkdir /mnt/persist/workspaces/{name}; cd /mnt/persist/workspaces/{name}; \
-                 git init -q -b main; git config user.name Drill; git config user.email drill@localhost; \
-                 echo committed >tracked.txt; git add .; git commit -qm first; echo changed >tracked.txt; echo staged >staged.txt; git add staged.txt'\n"
+                "runuser -u agent -- sh -ec 'mkdir /mnt/persist/workspaces/{name}; cd \
+                 /mnt/persist/workspaces/{name}; \
+                 git init -q -b main; git config user.name Drill; git config user.email \
+                 drill@localhost; \
+                 echo committed >tracked.txt; git add .; git commit -qm first; echo changed \
+                 >tracked.txt; echo staged >staged.txt; git add staged.txt'\n"
             );
         }
         script += &format!(
@@ -125,18 +128,19 @@ impl Fleet {
 [defaults]
 args = [\"--dangerously-skip-permissions\"]
 memory_max = \"64M\"
-env = {{ ANTHROPIC_BASE_URL = \"http://127.0.0.1:{MODEL_PORT}\", ANTHROPIC_API_KEY = \"lab-key-that-opens-nothing\" }}
+env = {{ ANTHROPIC_BASE_URL = \"http://127.0.0.1:{MODEL_PORT}\", ANTHROPIC_API_KEY \
+= \"lab-key-that-opens-nothing\" }}
 {declared}
 END
 runuser -u agent -- spotkeep up
 "
         );
         machine.must(&script);
-        // From now on there is what the set-up has printed, and the disk.
-        self.garage.hand_over(&start_up, None);
+        // Later boots run the start-up script that setup has printed.
+        self.disks.hand_over(&start_up, None);
     }
 
-    /// Until each agent has said something in this boot, and those that write go on writing.
+    /// Waits until each agent has sent or received records in this boot.
     pub fn wait_until_at_work(&mut self, machine: &mut Machine) {
         let names = self.names.clone();
         let before = self.at_cut.clone();
@@ -156,11 +160,11 @@ runuser -u agent -- spotkeep up
             })
         };
         if !self.model.wait(BACK_LIMIT, at_work) {
-            panic!("not every agent came to work:\n{}", how_it_stands(machine));
+            panic!("not every agent is at work:\n{}", machine_status(machine));
         }
     }
 
-    /// Until so many more records have been said, by whomever.
+    /// Waits until the fake API has counted `more` records, of any agents.
     pub fn wait_for_more_records(&self, more: usize) {
         let total = |request_log: &RequestLog| {
             request_log
@@ -173,16 +177,16 @@ runuser -u agent -- spotkeep up
         assert!(
             self.model
                 .wait(LIMIT, |request_log| total(request_log) >= enough),
-            "nobody writes"
+            "no agent writes"
         );
     }
 
-    /// What was said until now is what must come back.
+    /// Takes the request log at the end of a machine: its records must not be lost.
     pub fn machine_is_gone(&mut self) {
         self.at_cut = self.model.request_log();
     }
 
-    /// How many records there are to lose.
+    /// The number of records at the end of the last machine.
     pub fn records(&self) -> usize {
         self.at_cut
             .agents
@@ -191,10 +195,11 @@ runuser -u agent -- spotkeep up
             .sum()
     }
 
-    /// What was said before `cut`, is not on the disk, and was not missing at an earlier cut either.
-    pub fn losses_on_the_disk(&mut self, cut: Instant) -> Vec<Lost> {
+    /// The records from before `cut` that are not on the disk and were not missing at an earlier
+    /// cut.
+    pub fn losses_on_the_disk(&mut self, cut: Instant) -> Vec<LostRecord> {
         let (names, request_log, gone) = (&self.names, &self.at_cut, &self.gone);
-        let (losses, missing, sessions) = self.garage.look_at_the_data(|data_dir| {
+        let (losses, missing, sessions) = self.disks.read_data_disk(|data_dir| {
             let (mut losses, mut missing) = (Vec::new(), Vec::new());
             let mut sessions = BTreeMap::new();
             for name in names {
@@ -227,26 +232,26 @@ runuser -u agent -- spotkeep up
         losses
     }
 
-    /// One of the agents has ended, and the machine has not: each one's next request is its first.
+    /// Tells the fake API that an agent has ended, so that each agent's next request is its first.
     pub fn an_agent_has_ended(&self) {
         self.model.next_boot();
     }
 
-    /// What was said before an agent's own end, which had come by `ended`, and is not in the
-    /// conversation that it was resumed with. What that end cost counts here, and at no later cut.
+    /// The records from before the end of an agent, at `ended`, that are not in the conversation
+    /// that it was resumed with. They are not counted again at a later cut.
     pub fn losses_at_its_end(
         &mut self,
         machine: &mut Machine,
         name: &str,
         ended: Instant,
-    ) -> Vec<Lost> {
+    ) -> Vec<LostRecord> {
         let resumed = |request_log: &RequestLog| request_log.agents[name].first.is_some();
         if !self.model.wait(BACK_LIMIT, resumed) {
-            panic!("{name} asked nothing:\n{}", how_it_stands(machine));
+            panic!("{name} sent no request:\n{}", machine_status(machine));
         }
         let account = self.model.request_log().agents.remove(name).unwrap();
         let first = account.first.unwrap();
-        assert!(first.note.is_some(), "{name} was told nothing");
+        assert!(first.note.is_some(), "{name} got no note");
         let session = &self.sessions[name];
         let marks =
             format!("grep -ho '\\[\\[[^]]*]]' /mnt/persist/.claude/projects/*/{session}.jsonl");
@@ -257,7 +262,8 @@ runuser -u agent -- spotkeep up
             transcript: &transcript,
         };
         let losses = lost_now(&evidence, ended, &self.gone);
-        // Until the first request of the new process, the model may have gone on to the old one.
+        // Until the first request of the new process, the fake API may have sent records to the old
+        // one.
         let missing = lost_now(&evidence, first.at, &self.gone);
         self.gone
             .extend(missing.into_iter().map(|lost| lost.marker));
@@ -266,14 +272,14 @@ runuser -u agent -- spotkeep up
 
     /// The manifest of the last save, read from the disk.
     pub fn last_save(&self) -> Value {
-        self.garage.look_at_the_data(|data_dir| {
+        self.disks.read_data_disk(|data_dir| {
             let saves = std::fs::read_dir(data_dir.join("session-state/saves")).unwrap();
             let newest = saves.map(|entry| entry.unwrap().path()).max().unwrap();
             serde_json::from_slice(&std::fs::read(newest).unwrap()).unwrap()
         })
     }
 
-    /// Until every agent has come back to its session, with all that the disk had kept, and goes on.
+    /// Waits until every agent has resumed its session and goes on with its turn.
     pub fn wait_until_back(&mut self, machine: &mut Machine) {
         let names = self.names.clone();
         let before = self.at_cut.clone();
@@ -286,30 +292,31 @@ runuser -u agent -- spotkeep up
             })
         };
         if !self.model.wait(BACK_LIMIT, back) {
-            panic!("not every agent went on:\n{}", how_it_stands(machine));
+            panic!("not every agent went on:\n{}", machine_status(machine));
         }
         for (name, agent) in self.agents(machine) {
             assert_eq!(agent["session_id"], *self.sessions[&name], "{agent}");
         }
-        // What came back over the wire holds all that was on the disk.
+        // Each agent's first request has a note.
         let request_log = self.model.request_log();
         for name in &self.names {
             let first = request_log.agents[name].first.as_ref().unwrap();
-            assert!(first.note.is_some(), "{name} was told nothing");
+            assert!(first.note.is_some(), "{name} got no note");
         }
     }
 }
 
-/// What `cut` cost, without what an earlier one had.
-fn lost_now(evidence: &Evidence<'_>, cut: Instant, gone: &BTreeSet<Marker>) -> Vec<Lost> {
+/// The records that `cut` lost, without those that an earlier one lost.
+fn lost_now(evidence: &Evidence<'_>, cut: Instant, gone: &BTreeSet<Marker>) -> Vec<LostRecord> {
     let mut lost = count(evidence, cut).lost;
     lost.retain(|lost| !gone.contains(&lost.marker));
     lost
 }
 
-/// For a human who has to find out why nothing moves.
-fn how_it_stands(machine: &mut Machine) -> String {
-    let ask = "spotkeep --data-dir /mnt/persist status; spotkeep --data-dir /mnt/persist events | tail -30; \
+/// The status, the last events and the system log, for the message of a failed test.
+fn machine_status(machine: &mut Machine) -> String {
+    let ask = "spotkeep --data-dir /mnt/persist status; spotkeep --data-dir /mnt/persist events | \
+               tail -30; \
                journalctl -b --no-pager | tail -60";
     machine.run(ask, LIMIT).text
 }

@@ -1,7 +1,7 @@
-//! A virtual machine: its power button, its plug, its disks, and hands inside it.
+//! A QEMU virtual machine: power button, power cuts, disks, and a root shell over a serial port.
 //!
-//! It runs under software emulation always (a KVM that opens is not one that boots), in a network
-//! namespace with nothing but loopback: what the machine takes for 169.254.169.254 is that loopback.
+//! It always runs under software emulation (a KVM device that opens may not boot a machine), in a
+//! network namespace with loopback only. In the machine, 169.254.169.254 leads to that loopback.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -14,56 +14,57 @@ use serde_json::{Value, json};
 use sys::command::run;
 use sys::process::{ProcessId, Signal};
 
-/// For a boot on two emulated processors that others use too; a quiet machine takes 15 to 25 s.
+/// The limit for a boot on two emulated processors of a busy host; on a quiet host it takes 15 to
+/// 25 s.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(400);
 
-/// For anything else that the machine is asked to do.
+/// The limit for any other command in the machine.
 pub const LIMIT: Duration = Duration::from_secs(240);
 
-/// Ends what the hands were told, with the exit status behind it.
+/// The byte between the output of a command and its exit status.
 const END_MARK: u8 = 0x1e;
 
-/// In the place of Claude, whose own start takes an emulated processor half a minute.
+/// The fake Claude: the start of the real one takes half a minute on an emulated processor.
 const FAKE: &str = "#!/bin/sh\nexec /mnt/persist/bin/spotkeep fake-claude \"$@\"\n";
 
-/// Where the disks of machines and what they need lie: gigabytes, so not in `/tmp`, which may be
-/// memory.
-pub struct Garage {
+/// The directory with the disks of the machines. It holds gigabytes, so it is not in `/tmp`, which
+/// may be memory.
+pub struct Disks {
     dir: PathBuf,
     booted: usize,
     /// A boot disk that outlives its machine.
     kept: Option<PathBuf>,
 }
 
-/// How a machine is made.
+/// Whether a machine has its data disk when it boots.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum DataDisk {
-    /// It is there from the beginning.
+    /// The disk is attached before the boot.
     Attached,
-    /// It comes by [`Machine::attach_data_disk`].
+    /// The disk is attached by [`Machine::attach_data_disk`].
     Later,
 }
 
 /// One machine, from its boot to its end.
 pub struct Machine {
     qemu: Child,
-    hands: UnixStream,
+    shell: UnixStream,
     control: BufReader<UnixStream>,
     console: PathBuf,
 }
 
-/// What a command in the machine left.
+/// The result of a command in the machine.
 #[derive(Debug)]
-pub struct Left {
+pub struct ScriptResult {
     pub code: i32,
     pub text: String,
 }
 
-impl Garage {
-    /// With a blank data disk of 1 GiB. The place is the test's own; what is left of a
-    /// run that was killed goes now.
+impl Disks {
+    /// Makes a directory for the test, with a blank data disk of 1 GiB. Files of a run that was
+    /// killed are removed.
     pub fn new(test: &str) -> Self {
-        let dir = made().join(test.replace("::", "-"));
+        let dir = image_dir().join(test.replace("::", "-"));
         fs::remove_dir_all(&dir).ok();
         fs::create_dir(&dir).unwrap();
         let data = dir.join("data.img");
@@ -75,20 +76,20 @@ impl Garage {
         }
     }
 
-    /// One more new boot disk, which all machines from now on have, and leave as it is when they end.
+    /// Makes a new boot disk, which all later machines use and which keeps their changes.
     pub fn keep_the_boot_disk(&mut self) {
         let kept = self.dir.join("boot.img");
         succeed(
             Command::new("cp")
                 .arg("--sparse=always")
-                .arg(made().join("boot.img"))
+                .arg(image_dir().join("boot.img"))
                 .arg(&kept),
         );
         self.kept = Some(kept);
     }
 
-    /// What the cloud hands to the machines from now on: `startup` is run at each boot; `program`
-    /// lies beside it, where one is given.
+    /// Sets what the cloud gives to later machines: `startup` runs at each boot; `program` is
+    /// beside it, if given.
     pub fn hand_over(&self, startup: &str, program: Option<&Path>) {
         let payload = self.dir.join("payload");
         fs::create_dir_all(&payload).unwrap();
@@ -96,7 +97,7 @@ impl Garage {
         fs::write(payload.join("claude"), FAKE).unwrap();
         let spotkeep = payload.join("spotkeep");
         match program {
-            // Its symbols would be read by nobody, and from an emulated disk.
+            // Without symbols, there is less to read from an emulated disk.
             Some(program) => succeed(Command::new("strip").arg("-o").arg(&spotkeep).arg(program)),
             None => fs::remove_file(&spotkeep).unwrap_or_default(),
         }
@@ -117,16 +118,19 @@ impl Garage {
         self.dir.join("data.img")
     }
 
-    /// Switches a new machine on. Its boot disk has never been booted before, unless one is kept.
+    /// Starts a new machine. Its boot disk is new, unless one is kept.
     pub fn power_on(&mut self, disk: DataDisk) -> Machine {
         self.booted += 1;
         let dir = &self.dir;
         let console = dir.join(format!("console-{}", self.booted));
         let boot = match &self.kept {
             Some(kept) => format!("file={},snapshot=off", kept.display()),
-            None => format!("file={},snapshot=on", made().join("boot.img").display()),
+            None => format!(
+                "file={},snapshot=on",
+                image_dir().join("boot.img").display()
+            ),
         };
-        // Sockets are made by relative names: a path of theirs has 108 bytes at most.
+        // Sockets have relative names, because a socket's path has 108 bytes at most.
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.current_dir(dir)
             .args([
@@ -151,7 +155,7 @@ impl Garage {
                 "type=1,manufacturer=Google,product=Google Compute Engine",
             ])
             .arg("-kernel")
-            .arg(made().join("vmlinuz"))
+            .arg(image_dir().join("vmlinuz"))
             .args([
                 "-append",
                 "root=/dev/nvme0n1 rw console=ttyS0 quiet mitigations=off net.ifnames=0",
@@ -177,9 +181,9 @@ impl Garage {
             .args(["-device", "virtio-serial-pci"])
             .args([
                 "-chardev",
-                "socket,path=hands.sock,server=on,wait=off,id=hands",
+                "socket,path=shell.sock,server=on,wait=off,id=shell",
             ])
-            .args(["-device", "virtserialport,chardev=hands,name=hands"])
+            .args(["-device", "virtserialport,chardev=shell,name=hands"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .args(["-qmp", "unix:control.sock,server=on,wait=off"])
@@ -190,20 +194,20 @@ impl Garage {
         }
         let mut qemu = qemu.spawn().unwrap();
         let control = connect(&mut qemu, &dir.join("control.sock"));
-        let hands = connect(&mut qemu, &dir.join("hands.sock"));
+        let shell = connect(&mut qemu, &dir.join("shell.sock"));
         let mut machine = Machine {
             qemu,
-            hands,
+            shell,
             control: BufReader::new(control),
             console,
         };
-        machine.tell(&json!({"execute": "qmp_capabilities"}));
+        machine.execute(&json!({"execute": "qmp_capabilities"}));
         machine
     }
 
-    /// A copy of the data disk as it is now, mounted: what its journal brings back is there, and the
-    /// disk itself is left for the next machine.
-    pub fn look_at_the_data<Seen>(&self, look: impl FnOnce(&Path) -> Seen) -> Seen {
+    /// Mounts a copy of the data disk as it is now (the mount replays its journal) and calls `read`
+    /// with the mount point. The disk itself is not changed.
+    pub fn read_data_disk<Seen>(&self, read: impl FnOnce(&Path) -> Seen) -> Seen {
         let copy = self.dir.join("copy.img");
         let mount = self.dir.join("mount");
         succeed(
@@ -219,13 +223,13 @@ impl Garage {
                 .arg(&copy)
                 .arg(&mount),
         );
-        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(&mount)));
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&mount)));
         succeed(Command::new("umount").arg(&mount));
         seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
-impl Drop for Garage {
+impl Drop for Disks {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.dir).ok();
     }
@@ -233,10 +237,10 @@ impl Drop for Garage {
 
 impl Machine {
     /// Runs a script as root in the machine, once its first services are up.
-    pub fn run(&mut self, script: &str, limit: Duration) -> Left {
+    pub fn run(&mut self, script: &str, limit: Duration) -> ScriptResult {
         let until = Instant::now() + limit;
         let command = format!("( {script}\n) </dev/null 2>&1; printf '\\036%d\\n' $?\n");
-        self.hands.write_all(command.as_bytes()).unwrap();
+        self.shell.write_all(command.as_bytes()).unwrap();
         let mut text = Vec::new();
         loop {
             let remaining = until.saturating_duration_since(Instant::now());
@@ -245,9 +249,9 @@ impl Machine {
                 "no answer in {limit:?} to:\n{script}\n{}",
                 self.console()
             );
-            self.hands.set_read_timeout(Some(remaining)).unwrap();
+            self.shell.set_read_timeout(Some(remaining)).unwrap();
             let mut piece = [0; 4096];
-            match self.hands.read(&mut piece) {
+            match self.shell.read(&mut piece) {
                 Ok(0) => panic!(
                     "the machine is off; it was asked to:\n{script}\n{}",
                     self.console()
@@ -261,7 +265,7 @@ impl Machine {
             };
             if text.ends_with(b"\n") {
                 let code = String::from_utf8_lossy(&text[mark + 1..]);
-                return Left {
+                return ScriptResult {
                     code: code.trim().parse().unwrap(),
                     text: String::from_utf8_lossy(&text[..mark]).into_owned(),
                 };
@@ -276,13 +280,13 @@ impl Machine {
         left.text
     }
 
-    /// Asks again until `found` has an answer in what the script prints.
+    /// Runs a script repeatedly until `found` returns a value for its result.
     pub fn until<Found>(
         &mut self,
         what: &str,
         limit: Duration,
         script: &str,
-        found: impl Fn(&Left) -> Option<Found>,
+        found: impl Fn(&ScriptResult) -> Option<Found>,
     ) -> Found {
         let until = Instant::now() + limit;
         loop {
@@ -298,22 +302,22 @@ impl Machine {
         }
     }
 
-    /// The ACPI power button, which is how a cloud asks.
+    /// Presses the ACPI power button, as a cloud does.
     pub fn press_power_button(&mut self) {
-        self.tell(&json!({"execute": "system_powerdown"}));
+        self.execute(&json!({"execute": "system_powerdown"}));
     }
 
-    /// Plugs the data disk in.
+    /// Attaches the data disk.
     pub fn attach_data_disk(&mut self) {
         let mut arguments = json!({"driver": "scsi-hd"});
         for pair in data_device().split(',').skip(1) {
             let (key, value) = pair.split_once('=').unwrap();
             arguments[key] = Value::from(value);
         }
-        self.tell(&json!({"execute": "device_add", "arguments": arguments}));
+        self.execute(&json!({"execute": "device_add", "arguments": arguments}));
     }
 
-    /// Pulls the plug: nothing that the machine had not yet written gets written. Returns when.
+    /// Kills the machine, so that unwritten data is lost. Returns the time.
     pub fn cut_power(mut self) -> Instant {
         let at = Instant::now();
         self.qemu.kill().unwrap();
@@ -321,7 +325,7 @@ impl Machine {
         at
     }
 
-    /// Waits until the machine has switched itself off; `false` if it still runs at `until`.
+    /// Waits until the machine has powered off; `false` if it still runs at `until`.
     #[must_use]
     pub fn is_off_by(&mut self, until: Instant) -> bool {
         let pid = i32::try_from(self.qemu.id()).unwrap();
@@ -335,12 +339,12 @@ impl Machine {
         ended
     }
 
-    /// What stands on its console.
+    /// The output on its console.
     pub fn console(&self) -> String {
         fs::read_to_string(&self.console).unwrap_or_default()
     }
 
-    fn tell(&mut self, command: &Value) {
+    fn execute(&mut self, command: &Value) {
         writeln!(self.control.get_mut(), "{command}").unwrap();
         loop {
             let mut line = String::new();
@@ -368,12 +372,12 @@ impl Drop for Machine {
     }
 }
 
-/// What `scripts/vm-image` has made.
-fn made() -> PathBuf {
+/// The directory of the files that `scripts/vm-image` has made.
+fn image_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm")
 }
 
-/// A persistent disk by the name that the cloud gives it.
+/// The QEMU device of the data disk, with the name that the cloud gives it.
 fn data_device() -> String {
     "scsi-hd,id=persist,bus=scsi.0,drive=data,vendor=Google,product=PersistentDisk,serial=claude-persist".into()
 }
@@ -381,7 +385,8 @@ fn data_device() -> String {
 fn connect(qemu: &mut Child, path: &Path) -> UnixStream {
     let until = Instant::now() + LIMIT;
     loop {
-        // The path may be too long for a socket's address; through the directory's handle it is not.
+        // The path may be too long for a socket's address; through the directory's handle it is
+        // not.
         let dir = fs::File::open(path.parent().unwrap()).unwrap();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&dir);
         let name = path.file_name().unwrap().to_str().unwrap();

@@ -1,6 +1,8 @@
-//! A whole virtual machine with Debian's own kernel: its power button, its plug, a new boot disk with
-//! the old data disk, cgroups as a cloud's machine has them. The agents are the fake; the model
-//! that they talk to, and count against, is outside of the machine.
+//! Drills in an emulated virtual machine with Debian's kernel.
+//!
+//! They cover the power button, power cuts, a new boot disk with the old data disk, and cgroups as
+//! on a cloud VM. The agents are fakes; the fake API that they talk to, and that counts the
+//! records, runs outside of the machine.
 //!
 //! `make vm-drill` runs these with their figures; `CUTS=20` cuts the power as often.
 
@@ -15,24 +17,25 @@ use crate::support::{is_root, skip};
 use fleet::Fleet;
 use machine::{BOOT_LIMIT, DataDisk, LIMIT, Machine};
 
-/// From the ACPI signal of a spot VM to its end: <https://cloud.google.com/compute/docs/instances/spot>.
-const CLOUD_WAITS: Duration = Duration::from_secs(30);
+/// From the ACPI signal of a spot VM to its end:
+/// <https://cloud.google.com/compute/docs/instances/spot>.
+const SHUTDOWN_PERIOD: Duration = Duration::from_secs(30);
 
 /// How often the power is cut without a notice.
 fn cuts() -> u32 {
     std::env::var("CUTS").map_or(2, |cuts| cuts.parse().unwrap())
 }
 
-/// Half of them write without a pause, half are in a tool. Each start costs an emulated processor some ten
-/// seconds.
+/// The number of agents: half of them write without a pause, half are in a tool. A start takes some
+/// ten seconds on an emulated processor.
 const AGENTS: usize = 4;
 
-/// What an end without a notice, of the machine or of one agent, may cost of the words.
+/// How old a record may be that is lost when the machine, or one agent, ends without a notice.
 const TRANSCRIPT_WINDOW: Duration = Duration::from_secs(2);
 
-/// Plays where a machine can be emulated, on loopback only.
-fn with_machines<Play: Fn(Fleet)>(play: Play) {
-    let test = name_of::<Play>();
+/// Runs `check` where a machine can be emulated, on loopback only.
+fn with_machines<Check: Fn(Fleet)>(check: Check) {
+    let test = name_of::<Check>();
     if std::env::var_os("SPOTKEEP_WITHOUT_VM").is_some() {
         eprintln!("skipped: {test}: virtual machines are `make vm-drill`");
         return;
@@ -45,14 +48,14 @@ fn with_machines<Play: Fn(Fleet)>(play: Play) {
         return skip(&test, "there is no boot disk (scripts/vm-image)");
     }
     if is_on_loopback() {
-        play(Fleet::new(&test));
+        check(Fleet::new(&test));
     } else {
         again_on_loopback(&test);
     }
 }
 
 #[test]
-fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_its_agents_back() {
+fn a_vm_saves_in_time_after_its_power_button_and_resumes_from_a_new_boot_disk() {
     with_machines(|mut fleet| {
         let mut machine = fleet.power_on(DataDisk::Attached);
         fleet.set_up(&mut machine, AGENTS);
@@ -61,7 +64,7 @@ fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_i
         fleet.metadata.preempt();
         let pressed = Instant::now();
         machine.press_power_button();
-        let in_time = machine.is_off_by(pressed + CLOUD_WAITS);
+        let in_time = machine.is_off_by(pressed + SHUTDOWN_PERIOD);
         let off_after = pressed.elapsed();
         assert!(in_time, "it was not off in time\n{}", machine.console());
         eprintln!("power button to off: {off_after:.1?}");
@@ -73,11 +76,12 @@ fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_i
         assert!(save["clean"] == true && save["final"] == true, "{save}");
         eprintln!("notice to safe: {} ms", save["stages"]["notice_to_safe_ms"]);
 
-        // A new machine, to which the disk comes late: the start-up script waits for it.
+        // A new machine whose disk is attached late: the start-up script waits for it.
         fleet.keep_the_boot_disk();
         let on = Instant::now();
         let mut machine = fleet.power_on(DataDisk::Later);
-        let waits = "systemctl show -P ActiveState startup-script; test -e /dev/disk/by-id/google-claude-persist";
+        let waits = "systemctl show -P ActiveState startup-script; test -e \
+                     /dev/disk/by-id/google-claude-persist";
         machine.until("the start-up script waits", BOOT_LIMIT, waits, |left| {
             (left.code != 0 && left.text.trim() == "activating").then_some(())
         });
@@ -87,11 +91,11 @@ fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_i
             "a new boot disk to every agent resumed: {:.1?}",
             on.elapsed()
         );
-        one_agent_out_of_memory_is_ended_alone_and_resumed(&mut fleet, &mut machine);
+        an_agent_out_of_memory_is_ended_alone_and_resumed(&mut fleet, &mut machine);
 
-        // The same machine again, whose boot gives the disk up before it comes; nothing but units is there.
+        // The same boot disk without a start-up script: the boot ends before the disk is attached.
         fleet.without_a_startup_script();
-        // What the model says from here on, it may say to agents that have ended.
+        // From here on, the fake API may send answers to agents that have ended.
         let pressed = Instant::now();
         machine.press_power_button();
         assert!(
@@ -111,7 +115,8 @@ fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_i
         );
         let units = machine
             .run(
-                "systemctl is-active mnt-persist.mount spotkeep-tmux spotkeep spotkeep-save; ls -A /mnt/persist",
+                "systemctl is-active mnt-persist.mount spotkeep-tmux spotkeep spotkeep-save; ls -A \
+                 /mnt/persist",
                 LIMIT,
             )
             .text;
@@ -121,47 +126,49 @@ fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_i
     });
 }
 
-fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &mut Fleet, machine: &mut Machine) {
+fn an_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &mut Fleet, machine: &mut Machine) {
     let before = fleet.agents(machine);
-    let greedy = "agent-1";
-    let pid = before[greedy]["pid"].as_i64().unwrap();
-    // Half of it is no agent: the eater joins, and all of the agent is ended.
-    let eaten = machine.run(
+    let target = "agent-1";
+    let pid = before[target]["pid"].as_i64().unwrap();
+    // A process that uses up memory joins the agent's cgroup, and the whole agent is ended.
+    let exhausted = machine.run(
         &format!(
-            "group=$(sed -n s/^0:://p /proc/{pid}/cgroup) && echo $BASHPID >/sys/fs/cgroup$group/cgroup.procs && exec tail /dev/zero"
+            "group=$(sed -n s/^0:://p /proc/{pid}/cgroup) && echo $BASHPID \
+             >/sys/fs/cgroup$group/cgroup.procs && exec tail /dev/zero"
         ),
         LIMIT,
     );
     let ended = Instant::now();
-    assert_eq!(eaten.code, 128 + 9, "{eaten:?}");
+    assert_eq!(exhausted.code, 128 + 9, "{exhausted:?}");
     let events = "spotkeep --data-dir /mnt/persist events -n 200 --json";
-    let told = machine.until("it is told", LIMIT, events, |left| {
+    let exited = machine.until("the end is logged", LIMIT, events, |left| {
         let lines = left.text.lines();
-        let told = lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        told.filter(|line| line["event"] == "exited" && line["agent"] == greedy)
+        let events = lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        events
+            .filter(|line| line["event"] == "exited" && line["agent"] == target)
             .find(|line| line["cause"]["kind"] == "out-of-memory")
     });
-    eprintln!("out of memory: {told}");
+    eprintln!("out of memory: {exited}");
     fleet.an_agent_has_ended();
     machine.until(
-        "it is back",
+        "the agent runs again",
         LIMIT,
         "spotkeep --data-dir /mnt/persist ls --json",
         |left| {
             let all: serde_json::Value = serde_json::from_str(&left.text).ok()?;
             let mut agents = all["agents"].as_array()?.iter();
-            let back = agents.find(|agent| agent["name"] == greedy)?;
+            let back = agents.find(|agent| agent["name"] == target)?;
             (back["state"] == "running").then_some(())
         },
     );
     let after = fleet.agents(machine);
     for (name, agent) in &before {
         assert_eq!(agent["session_id"], after[name]["session_id"], "{name}");
-        assert_eq!(agent["pid"] != after[name]["pid"], name == greedy, "{name}");
+        assert_eq!(agent["pid"] != after[name]["pid"], name == target, "{name}");
     }
-    // What the process had not read, or was gathering for its next write (for a tenth of a second,
-    // as Claude does), ends with it: nobody could save that. What it had written, the kernel keeps.
-    let losses = fleet.losses_at_its_end(machine, greedy, ended);
+    // Records that the process had not read, or had gathered for its next write (for a tenth of a
+    // second, as Claude does), are lost with it. The kernel keeps what it had written.
+    let losses = fleet.losses_at_its_end(machine, target, ended);
     let oldest = losses.iter().map(|lost| lost.age).max();
     eprintln!(
         "out of memory: {} records lost, the oldest {oldest:?} old",
@@ -171,7 +178,7 @@ fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &mut Fleet, machine
 }
 
 #[test]
-fn a_vm_that_loses_its_power_without_a_word_loses_nothing_older_than_two_seconds() {
+fn a_vm_whose_power_is_cut_loses_nothing_older_than_two_seconds() {
     with_machines(|mut fleet| {
         let cuts = cuts();
         let mut machine = fleet.power_on(DataDisk::Attached);

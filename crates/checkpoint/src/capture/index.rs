@@ -1,4 +1,7 @@
-//! The agent's index: read once, as a whole, and copied to where our own git may change it.
+//! Snapshots of a repository's git index for capturing a checkpoint.
+//!
+//! The agent's index is read once, as a whole, and copied to files that spotkeep's own git may
+//! change.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -12,27 +15,27 @@ use crate::git::index::{self, IndexKind};
 use crate::git::{Git, Repository, ShadowGitDir, objects};
 use sys::error::{Context as _, Result};
 
-/// Ours, for the files on the disk; kept from one checkpoint to the next.
+/// File name of spotkeep's index of the worktree, kept from one checkpoint to the next.
 pub(crate) const WORKTREE: &str = "worktree.index";
-/// What is remembered of the last checkpoint.
+/// File name of the [`Memory`](super::Memory) of the last checkpoint.
 pub(crate) const MEMORY: &str = "memory.json";
-/// A copy of the agent's, for what is staged.
+/// File name of the copy of the agent's index, for staged content.
 pub(crate) const STAGED: &str = "staged.index";
-/// For trees in between.
+/// File name of a scratch index for intermediate trees.
 pub(crate) const SCRATCH: &str = "scratch.index";
 
-/// Which index it was: as long as this is the same, so is what is staged.
+/// Identity of a version of the index file: while it is the same, so is the staged content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fingerprint {
     length: u64,
-    /// Nanoseconds since 1970.
+    /// Modification time in nanoseconds since 1970.
     modified: i64,
     inode: u64,
-    /// Its last bytes: git's checksum over all of it.
+    /// The last bytes of the file: git's checksum over all of it.
     trailer: Vec<u8>,
 }
 
-/// The index as it was at one moment. git replaces it by a rename, so what is read is whole.
+/// The index file at one moment. git replaces it by a rename, so the bytes read are a whole index.
 #[derive(Debug)]
 pub(crate) struct IndexSnapshot {
     pub fingerprint: Option<Fingerprint>,
@@ -40,7 +43,7 @@ pub(crate) struct IndexSnapshot {
 }
 
 impl IndexSnapshot {
-    /// Opens the index of a repository; without one nothing is staged.
+    /// Opens the index of a repository; without an index file nothing is staged.
     pub fn open(repository: &Repository) -> Result<Self> {
         let path = repository.git_dir.join("index");
         let open = || -> io::Result<(File, SystemTime, Fingerprint)> {
@@ -75,7 +78,7 @@ impl IndexSnapshot {
     }
 }
 
-/// An entry that a tree cannot hold as it is.
+/// An index entry that a tree object cannot represent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Special {
     pub path: Vec<u8>,
@@ -87,23 +90,24 @@ pub(crate) struct Special {
     pub intent_to_add: bool,
 }
 
-/// What there is to know of an index.
+/// The content of an index that a checkpoint uses.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     pub specials: Vec<Special>,
-    /// Submodules, and other commits of another repository.
+    /// Paths of submodules and of other commits of another repository (gitlinks).
     pub gitlinks: Vec<Vec<u8>>,
     /// Paths of `.gitattributes`.
     pub attributes: Vec<Vec<u8>>,
-    /// It cannot be read: what was staged is not known.
+    /// Whether the index cannot be read, so that the staged content is not known.
     pub lost: bool,
-    /// All of it, where it can be read.
+    /// The bytes of the index, where it can be read.
     pub bytes: Vec<u8>,
 }
 
 impl Scan {
-    /// Copies the agent's index for both of our uses, with its modification time: git takes an entry for
-    /// unchanged only if its file is older than the index. A damaged one is replaced by what HEAD holds.
+    /// Copies the agent's index to both working indexes, with its modification time: git takes an
+    /// entry for unchanged only if its file is older than the index. Where the index is damaged,
+    /// the copy is made from HEAD.
     pub fn run(
         snapshot: IndexSnapshot,
         shadow: &ShadowGitDir,
@@ -127,13 +131,14 @@ impl Scan {
             place(&worktree, &bytes, modified)?;
         }
         if kind == Some(IndexKind::Partial) {
-            // Its other part lies beside it. git writes it anew as a whole, with all its stat data.
+            // The rest of a split index is in a file beside it. git rewrites the index as a whole,
+            // with all its stat data.
             shadow.share_index(repository)?;
             let whole = git
                 .on_index(&worktree)
                 .run(&["update-index", "--force-write-index"], Vec::new());
             bytes = match whole {
-                Ok(_) => fs::read(&worktree).context("cannot read our index")?,
+                Ok(_) => fs::read(&worktree).context("cannot read spotkeep's index")?,
                 Err(_) => Vec::new(),
             };
             kind = index::read(&bytes, oid_length, |_| ());
@@ -154,7 +159,7 @@ impl Scan {
         place(
             &staged,
             &bytes,
-            modified.context("cannot look at our index")?,
+            modified.context("cannot read spotkeep's index")?,
         )?;
         Ok(Self::read(bytes, oid_length))
     }
@@ -190,18 +195,18 @@ impl Scan {
     }
 }
 
-/// What is staged, as objects.
+/// The staged content as objects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Staged {
     pub tree: String,
-    /// A blob: the special entries, as [`entry_line`] writes them.
+    /// Object name of a blob: the special entries, as [`entry_line`] writes them.
     pub entries: Option<String>,
-    /// A tree of `1/…`, `2/…`, `3/…`: what is in a conflict.
+    /// Object name of a tree of `1/…`, `2/…`, `3/…`: the stages of paths in a conflict.
     pub stages: Option<String>,
 }
 
 impl Staged {
-    /// Writes what is staged.
+    /// Writes the staged content as objects.
     pub fn write(scan: &Scan, shadow: &ShadowGitDir, git: &Git, oid_length: usize) -> Result<Self> {
         let staged = git.on_index(&shadow.file(STAGED));
         let in_conflict: Vec<&Special> = scan
@@ -232,7 +237,8 @@ impl Staged {
             Some(git.line(&["hash-object", "-w", "--stdin"], lines)?)
         };
         Ok(Self {
-            // In a partial clone, what is staged outside of a sparse checkout may be elsewhere.
+            // In a partial clone, staged objects outside of a sparse checkout may be on the remote
+            // only.
             tree: staged.line(&["write-tree", "--missing-ok"], Vec::new())?,
             entries,
             stages,
@@ -240,10 +246,10 @@ impl Staged {
     }
 }
 
-/// Entries for `update-index`, from our hand.
+/// Arguments of git that change the entries of an index as spotkeep lists them on standard input.
 pub(crate) const INDEX_INFO: [&str; 3] = ["update-index", "-z", "--index-info"];
 
-/// A line for [`INDEX_INFO`]; mode 0 takes the path out, at all stages.
+/// Returns a line for [`INDEX_INFO`]; mode 0 removes the path, at all stages.
 pub(crate) fn line(mode: u32, oid: &str, stage: u8, path: &[u8]) -> Vec<u8> {
     let mut line = format!("{mode:06o} {oid} {stage}\t").into_bytes();
     line.extend_from_slice(path);
@@ -251,8 +257,8 @@ pub(crate) fn line(mode: u32, oid: &str, stage: u8, path: &[u8]) -> Vec<u8> {
     line
 }
 
-/// A special entry as it is kept: flags (`a`ssume unchanged, `s`kip worktree, `i`ntent to add, or `-`),
-/// then mode, object, stage and path.
+/// Returns the stored form of a special entry: flags (`a`ssume unchanged, `s`kip worktree, `i`ntent
+/// to add, or `-`), then mode, object, stage and path.
 pub(crate) fn entry_line(entry: &Special) -> Vec<u8> {
     let flag = |is_set, letter| if is_set { letter } else { b'-' };
     let mut bytes = vec![
@@ -265,7 +271,7 @@ pub(crate) fn entry_line(entry: &Special) -> Vec<u8> {
     bytes
 }
 
-/// Reads what [`entry_line`] wrote.
+/// Reads the entries that [`entry_line`] wrote.
 pub(crate) fn read_entries(bytes: &[u8]) -> Vec<Special> {
     bytes
         .split(|byte| *byte == 0)
@@ -287,7 +293,7 @@ pub(crate) fn read_entries(bytes: &[u8]) -> Vec<Special> {
         .collect()
 }
 
-/// Removes a file; that it is gone is no error.
+/// Removes a file if it exists.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -297,7 +303,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Writes a copy that is as old as the original.
+/// Writes a copy with the modification time of the original.
 fn place(path: &Path, bytes: &[u8], modified: SystemTime) -> Result<()> {
     let write = || -> io::Result<()> {
         fs::write(path, bytes)?;

@@ -1,4 +1,4 @@
-//! What a workspace holds now, as objects and words.
+//! Captures the state of a workspace as git objects and metadata.
 
 pub(crate) mod index;
 pub(crate) mod nested;
@@ -24,29 +24,30 @@ use sys::process::current_boot_id;
 use sys::thread;
 use worktree::{Worktree, WorktreeScan};
 
-/// What we remember is not to be used.
+/// Request to capture again without the memory of the last checkpoint.
 pub(super) struct Retry;
 
-/// What we remember of the last checkpoint.
+/// State remembered of the last checkpoint, in `memory.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Memory {
     pub version: u32,
-    /// Of another boot nothing is believed: objects that were not yet on the disk may be gone.
+    /// The boot in which it was written. A memory of another boot is not used: objects that were
+    /// not yet on the disk may be gone.
     #[serde(alias = "life")]
     pub boot_id: String,
     pub work_tree: String,
     pub snapshot: Option<Fingerprint>,
-    /// What was asked for about conversions.
+    /// The settings on conversions outside of the workspace, as text.
     pub rules: String,
     pub staged: Staged,
-    /// The index could not be read.
+    /// Whether the index could not be read.
     pub lost: bool,
-    /// The tree of the files.
+    /// Object name of the tree of the files.
     pub worktree: String,
     pub gitlinks: Vec<String>,
 }
 
-/// All that a checkpoint is made of.
+/// Everything from which a checkpoint's commit is made.
 pub(super) struct Captured {
     pub memory: Memory,
     pub state: State,
@@ -54,21 +55,22 @@ pub(super) struct Captured {
     pub newest_id: Option<String>,
     pub head_tree: Option<String>,
     pub files: BTreeMap<String, Vec<u8>>,
-    /// Of the objects that the refs name, those that are commits.
+    /// Names of those objects of the refs that are commits.
     pub commits: BTreeSet<String>,
-    /// A tree of git's own that nothing else holds.
+    /// The tree of git's `AUTO_MERGE`, which nothing else holds.
     pub auto_merge: Option<String>,
 }
 
 impl Capture<'_> {
-    /// Looks at all that a checkpoint is made of; `take_inner` takes one of a repository inside of this one.
+    /// Captures everything that a checkpoint holds; `create_inner` creates a checkpoint of a
+    /// repository inside of this one.
     pub fn scan(
         &self,
         snapshot: IndexSnapshot,
         again: Option<Retry>,
-        take_inner: impl Fn(&CheckpointTarget) -> Result<CheckpointOutcome>,
+        create_inner: impl Fn(&CheckpointTarget) -> Result<CheckpointOutcome>,
     ) -> Result<Captured> {
-        // The files take the time; the refs are read meanwhile.
+        // Reading the files takes the time; the refs are read meanwhile.
         let files = || self.files(snapshot, again.is_some());
         let (known, files) = thread::both("refs", || self.known(), files);
         let known = known.context("reading the refs failed")??;
@@ -85,13 +87,13 @@ impl Capture<'_> {
         }
         let mut left_out = seen.left_out;
         if memory.lost {
-            left_out.push("what was staged: the index is damaged".to_owned());
+            left_out.push("staged content: the index is damaged".to_owned());
         }
         let branch = branch(self.repository, &self.refs)?;
         if head.is_none() {
             left_out.extend(broken_branch(self.repository, branch.as_deref()));
         }
-        let nested = self.nested(&memory, seen.nested, &mut left_out, take_inner);
+        let nested = self.nested(&memory, seen.nested, &mut left_out, create_inner);
         left_out.sort();
         let stash = match oid("refs/stash") {
             Some(_) => stash(self.repository, &self.refs)?,
@@ -128,9 +130,9 @@ impl Capture<'_> {
         })
     }
 
-    /// What the refs say.
+    /// Reads the refs.
     pub fn known(&self) -> Result<Known> {
-        let (ours, of_the_worktree) = self.refs_of_ours_and_of_the_worktree()?;
+        let (ours, of_the_worktree) = self.own_and_worktree_refs()?;
         let mut names: Vec<&str> = vec!["HEAD", "HEAD^{tree}", "refs/stash"];
         names.extend(operation::REFS);
         let newest = match ours.last() {
@@ -145,8 +147,13 @@ impl Capture<'_> {
         })
     }
 
-    /// What is staged and what is on the disk, as objects.
-    pub fn files(&self, snapshot: IndexSnapshot, anew: bool) -> Result<(Memory, WorktreeScan)> {
+    /// Writes the staged content and the files on the disk as objects. With `without_memory` the
+    /// memory of the last checkpoint is not used.
+    pub fn files(
+        &self,
+        snapshot: IndexSnapshot,
+        without_memory: bool,
+    ) -> Result<(Memory, WorktreeScan)> {
         let worktree = Worktree::new(
             self.repository,
             self.shadow,
@@ -157,7 +164,7 @@ impl Capture<'_> {
         let boot_id = current_boot_id()?;
         let rules = self.rules();
         let remembered = self.remembered().filter(|memory| {
-            !anew
+            !without_memory
                 && memory.boot_id == boot_id
                 && memory.snapshot == snapshot.fingerprint
                 && memory.rules == rules
@@ -170,16 +177,16 @@ impl Capture<'_> {
                 return Ok((memory, seen));
             }
         }
-        // Compared with HEAD, an answer of git is short.
+        // Compared with HEAD, the output of git is short.
         let head = objects::look_up(&self.refs, &["HEAD"])?.remove("HEAD");
         let head = head
             .filter(|object| object.kind == "commit")
             .map(|object| object.oid);
         self.shadow.set_head(head.as_deref())?;
-        // Until this is done, nothing is remembered.
+        // Until the new memory is written there is none.
         remove(&self.shadow.file(MEMORY))?;
         let fingerprint = snapshot.fingerprint.clone();
-        let snapshot = if anew || snapshot.fingerprint.is_some() {
+        let snapshot = if without_memory || snapshot.fingerprint.is_some() {
             IndexSnapshot::open(self.repository)?
         } else {
             snapshot
@@ -218,7 +225,7 @@ impl Capture<'_> {
         (is_here && memory.version == 1).then_some(memory)
     }
 
-    /// What may change conversions, but lies outside of the workspace.
+    /// Returns, as text, the settings outside of the workspace that may change conversions.
     fn rules(&self) -> String {
         let settings = &self.repository.settings;
         let read = |path: &Path| {
@@ -234,20 +241,20 @@ impl Capture<'_> {
         )
     }
 
-    /// Takes checkpoints of the repositories inside of this one.
+    /// Creates checkpoints of the repositories inside of this one.
     fn nested(
         &self,
         memory: &Memory,
         untracked: Vec<Vec<u8>>,
         left_out: &mut Vec<String>,
-        take_inner: impl Fn(&CheckpointTarget) -> Result<CheckpointOutcome>,
+        create_inner: impl Fn(&CheckpointTarget) -> Result<CheckpointOutcome>,
     ) -> Vec<Nested> {
         let mut paths: BTreeSet<String> = memory.gitlinks.iter().cloned().collect();
         for path in untracked {
             match String::from_utf8(path) {
                 Ok(path) => _ = paths.insert(path),
                 Err(error) => left_out.push(format!(
-                    "{}: a repository whose name is no UTF-8",
+                    "{}: a repository whose name is not UTF-8",
                     String::from_utf8_lossy(error.as_bytes())
                 )),
             }
@@ -255,7 +262,7 @@ impl Capture<'_> {
         let mut nested = Vec::new();
         for path in paths {
             let outcome = inner(self.place, &self.repository.work_tree, &path).and_then(|place| {
-                let outcome = take_inner(&place)?;
+                let outcome = create_inner(&place)?;
                 Ok((place, outcome))
             });
             let (place, id) = match outcome {
@@ -264,7 +271,7 @@ impl Capture<'_> {
                 // A submodule that is not checked out.
                 Ok((_, CheckpointOutcome::NotGit)) => continue,
                 Err(error) => {
-                    left_out.push(format!("{path}: a repository of its own: {error:#}"));
+                    left_out.push(format!("{path}: nested repository: {error:#}"));
                     continue;
                 }
             };
@@ -280,8 +287,9 @@ impl Capture<'_> {
         nested
     }
 
-    /// Our checkpoints (id and commit, oldest first), and the refs of this worktree alone.
-    fn refs_of_ours_and_of_the_worktree(&self) -> Result<(Vec<OwnRef>, BTreeMap<String, String>)> {
+    /// Returns spotkeep's checkpoints (id and commit, oldest first), and the refs of this worktree
+    /// alone.
+    fn own_and_worktree_refs(&self) -> Result<(Vec<OwnRef>, BTreeMap<String, String>)> {
         let prefix = message::prefix(&self.place.agent_id);
         let mut arguments = vec![
             "for-each-ref",
@@ -306,7 +314,7 @@ impl Capture<'_> {
     }
 }
 
-/// What the refs say.
+/// The state of the refs.
 pub(super) struct Known {
     pub objects: HashMap<String, Object>,
     pub newest: Option<Kept>,
@@ -314,7 +322,7 @@ pub(super) struct Known {
     pub of_the_worktree: BTreeMap<String, String>,
 }
 
-/// The full name of the branch that HEAD is on; `None` where it is detached.
+/// Returns the full name of the branch that HEAD is on; `None` where HEAD is detached.
 pub(super) fn branch(repository: &Repository, git: &Git) -> Result<Option<String>> {
     let name = if repository.settings.reftable {
         git.ask(&["symbolic-ref", "-q", "HEAD"], Vec::new())?.stdout
@@ -326,7 +334,8 @@ pub(super) fn branch(repository: &Repository, git: &Git) -> Result<Option<String
     Ok((!name.is_empty()).then_some(name))
 }
 
-/// A branch that is there and cannot be read, which git takes for one without commits.
+/// Returns a message on a branch file that exists and cannot be read, which git takes for a branch
+/// without commits.
 fn broken_branch(repository: &Repository, branch: Option<&str>) -> Option<String> {
     let branch = branch?;
     repository
@@ -336,7 +345,7 @@ fn broken_branch(repository: &Repository, branch: Option<&str>) -> Option<String
         .then(|| format!("HEAD: {branch} is damaged"))
 }
 
-/// All entries of the stash, newest first.
+/// Returns all entries of the stash, newest first.
 pub(super) fn stash(repository: &Repository, git: &Git) -> Result<Vec<Stashed>> {
     let mut entries = Vec::new();
     if let Ok(log) = fs::read(repository.common_dir.join("logs/refs/stash")) {
@@ -352,8 +361,8 @@ pub(super) fn stash(repository: &Repository, git: &Git) -> Result<Vec<Stashed>> 
         entries.reverse();
         return Ok(entries);
     }
-    // The way to a reflog in a reftable. Nobody asks who signed what. An empty answer: the last entry was taken
-    // out just now.
+    // This reads a reflog in a reftable as well. Signatures are not needed. Empty output: the last
+    // entry was removed just now.
     let show = [
         "reflog",
         "show",

@@ -1,4 +1,6 @@
-//! Repositories inside of a workspace, submodules too: where they are, and where we keep what we remember of them.
+//! Repositories inside of a workspace, including submodules.
+//!
+//! Finds them, and the directories in which spotkeep keeps its private files about them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,11 +11,11 @@ use crate::{CheckpointTarget, workspace};
 use sys::error::{Result, ensure};
 use sys::hash::fnv1a;
 
-/// What we keep of repositories inside of the workspace.
+/// Name of the directory of private files about repositories inside of the workspace.
 const INNER: &str = "inner";
 
-/// The place of a repository inside of another's workspace. An index, or a message, that an agent has forged may
-/// name any path.
+/// Returns the checkpoint target of a repository inside of another one's workspace. The path is
+/// checked, since an index or a message that an agent has forged may name any path.
 pub(crate) fn inner(
     place: &CheckpointTarget,
     work_tree: &Path,
@@ -25,10 +27,10 @@ pub(crate) fn inner(
     });
     ensure!(
         is_plain && !path.is_empty(),
-        "\"{path}\" is no path inside of a workspace"
+        "\"{path}\" is not a path inside of a workspace"
     );
     let workspace = work_tree.join(path);
-    // Through a link it would be somewhere else.
+    // A path through a link would lead out of the workspace.
     let parent = workspace.parent().unwrap_or(work_tree);
     if let Ok(found) = fs::canonicalize(&workspace).or_else(|_| fs::canonicalize(parent)) {
         ensure!(
@@ -37,7 +39,8 @@ pub(crate) fn inner(
             workspace.display()
         );
     }
-    // Only a name for what can be made anew; what is remembered there says which workspace it is of.
+    // The name is only for files that can be recreated; the memory in there says which workspace it
+    // is of.
     let name = format!("{:016x}", fnv1a(path.as_bytes()));
     Ok(CheckpointTarget {
         workspace,
@@ -47,14 +50,15 @@ pub(crate) fn inner(
     })
 }
 
-/// The places of repositories inside of a workspace.
+/// Returns the checkpoint targets of repositories inside of a workspace.
 pub(crate) fn nested_places(place: &CheckpointTarget, nested: &[Nested]) -> Vec<CheckpointTarget> {
     let paths: BTreeSet<&str> = nested.iter().map(|nested| nested.path.as_str()).collect();
     let places = paths.into_iter().map(|path| inside(place, path));
     places.flatten().collect()
 }
 
-/// One that is not there any more has taken its checkpoints along.
+/// Returns the checkpoint target of the repository at `path`; `None` where it is gone, and its
+/// checkpoints with it.
 pub(crate) fn inside(place: &CheckpointTarget, path: &str) -> Option<CheckpointTarget> {
     let work_tree = fs::canonicalize(&place.workspace).ok()?;
     let inner = inner(place, &work_tree, path).ok()?;

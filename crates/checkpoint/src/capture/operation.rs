@@ -1,5 +1,6 @@
-//! What a repository remembers of an operation under way (a merge, a rebase, a cherry-pick, a bisection), and of
-//! which files it shows.
+//! Files and refs of a git operation under way: a merge, rebase, cherry-pick or bisection.
+//!
+//! The files of a sparse checkout are read here as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +10,7 @@ use crate::git::objects;
 use sys::error::{Context as _, Result};
 use sys::files::is_gone;
 
-/// Files in the git directory of a worktree.
+/// Files of an operation, in the git directory of a worktree.
 pub(crate) const FILES: [&str; 12] = [
     "MERGE_HEAD",
     "MERGE_MSG",
@@ -25,13 +26,13 @@ pub(crate) const FILES: [&str; 12] = [
     "BISECT_RUN",
 ];
 
-/// Directories in it.
+/// Directories of an operation, in the git directory of a worktree.
 pub(crate) const DIRECTORIES: [&str; 3] = ["rebase-merge", "rebase-apply", "sequencer"];
 
-/// Which files a sparse checkout shows. It stays when an operation ends.
+/// Files that define a sparse checkout. They stay when an operation ends.
 pub(crate) const SPARSE: [&str; 2] = ["info/sparse-checkout", "config.worktree"];
 
-/// Names that git resolves in its own way, wherever it keeps them.
+/// Refs of an operation that git resolves by name, wherever it stores them.
 pub(crate) const REFS: [&str; 8] = [
     "ORIG_HEAD",
     "CHERRY_PICK_HEAD",
@@ -43,13 +44,13 @@ pub(crate) const REFS: [&str; 8] = [
     "MERGE_AUTOSTASH",
 ];
 
-/// Refs of one worktree alone.
+/// Directories of refs that belong to one worktree alone.
 pub(crate) const REF_DIRECTORIES: [&str; 3] = ["refs/bisect", "refs/rewritten", "refs/worktree"];
 
-/// Above so many bytes a file is none of git's own small ones.
+/// Largest size in bytes of a file that is read; git's own files of an operation are small.
 const FILE_MAX: u64 = 64 << 20;
 
-/// All files there are, by their path in the git directory.
+/// Returns all files of operations, by their path in the git directory.
 pub(crate) fn read(git_dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
     for name in FILES.iter().chain(&SPARSE) {
@@ -64,7 +65,7 @@ pub(crate) fn read(git_dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 fn read_directory(files: &mut BTreeMap<String, Vec<u8>>, git_dir: &Path, name: &str) -> Result<()> {
     let entries = match fs::read_dir(git_dir.join(name)) {
         Ok(entries) => entries,
-        // It ends while we look.
+        // The operation ended during the read.
         Err(error) if is_gone(&error) => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("cannot read {name}")),
     };
@@ -101,7 +102,8 @@ fn read_into(files: &mut BTreeMap<String, Vec<u8>>, git_dir: &Path, name: &str) 
     Ok(())
 }
 
-/// Full names of objects that the files speak of: what is being merged, picked, rebased, or was put aside.
+/// Returns the full names of the objects that the files mention: those being merged, picked or
+/// rebased, and the autostash.
 pub(crate) fn mentioned(files: &BTreeMap<String, Vec<u8>>) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let spoken = files
@@ -120,8 +122,8 @@ pub(crate) fn mentioned(files: &BTreeMap<String, Vec<u8>>) -> BTreeSet<String> {
     names
 }
 
-/// Whether a path that a checkpoint names is one of the files that belong to an operation: a checkpoint is in the
-/// agent's repository, and may be forged.
+/// Whether a path that a checkpoint names is one of an operation's files. Checked, since a
+/// checkpoint is in the agent's repository and may be forged.
 pub(crate) fn is_known(name: &str) -> bool {
     let is_plain = name.split('/').all(|part| !matches!(part, "" | "." | ".."));
     let first = name.split('/').next().unwrap_or(name);

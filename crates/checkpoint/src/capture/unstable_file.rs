@@ -1,7 +1,8 @@
-//! Files that will not hold still: read by ourselves, as whole as can be.
+//! Reads files that change while they are read, and adds them to the index.
 //!
-//! git maps a file into its memory while it hashes it, and dies when the file is truncated meanwhile. Here it
-//! is read into a buffer, looked at again, and read again if it has moved.
+//! git maps a file into its memory while it hashes it, and dies when the file is truncated
+//! meanwhile. Here the file is read into a buffer; if its metadata changed during that, it is read
+//! again.
 
 use std::fs::{self, Metadata};
 use std::io::{self, Read as _};
@@ -15,11 +16,11 @@ use crate::git::{Git, ShadowGitDir};
 use sys::error::{Context as _, Result};
 use sys::files::{is_gone, open_no_follow};
 
-/// How often a file is read that changes while it is read.
+/// Maximum number of reads of a file that changes while it is read.
 const READS: usize = 3;
 
-/// Puts `paths` as they are on the disk into the index that `git` works on; what has vanished is taken out.
-/// Returns words on files that changed even while we read them.
+/// Updates the index that `git` works on with `paths` as they are on the disk, and removes those
+/// that have vanished. Returns a message for each file that changed during every read.
 pub(crate) fn add(
     git: &Git,
     shadow: &ShadowGitDir,
@@ -28,7 +29,7 @@ pub(crate) fn add(
 ) -> Result<Vec<String>> {
     let dir = shadow.file("torn");
     let mut copies = Copies::new(&dir)?;
-    let mut told = Vec::new();
+    let mut messages = Vec::new();
     let mut modes = Vec::new();
     for path in paths {
         let file = shadow.work_tree.join(std::ffi::OsStr::from_bytes(path));
@@ -36,8 +37,8 @@ pub(crate) fn add(
         modes.push(read.as_ref().map(|read| read.mode));
         if let Some(read) = read {
             copies.add(&read.bytes)?;
-            if read.is_torn {
-                told.push(format!(
+            if read.is_unstable {
+                messages.push(format!(
                     "{} changed while it was read",
                     String::from_utf8_lossy(path)
                 ));
@@ -57,16 +58,16 @@ pub(crate) fn add(
         }
     }
     git.run(&INDEX_INFO, lines)?;
-    Ok(told)
+    Ok(messages)
 }
 
 struct Read {
     mode: u32,
     bytes: Vec<u8>,
-    is_torn: bool,
+    is_unstable: bool,
 }
 
-/// `None`: there is no such file now, or none that git keeps.
+/// Returns `None` where the file does not exist, or is not of a type that git stores.
 fn read(path: &Path) -> io::Result<Option<Read>> {
     let mut last = None;
     for _ in 0..READS {
@@ -84,7 +85,7 @@ fn read(path: &Path) -> io::Result<Option<Read>> {
         };
         let (before, bytes, after) = match read {
             Ok(read) => read,
-            // It was another kind of file a moment ago.
+            // The file's type changed since the first call.
             Err(error) if is_gone(&error) => continue,
             Err(error) => return Err(error),
         };
@@ -94,14 +95,14 @@ fn read(path: &Path) -> io::Result<Option<Read>> {
             (false, _) => 0o100_755,
         };
         let fingerprint = |found: &Metadata| (found.len(), found.mtime(), found.mtime_nsec());
-        let is_torn =
+        let is_unstable =
             fingerprint(&before) != fingerprint(&after) || bytes.len() as u64 != after.len();
         last = Some(Read {
             mode,
             bytes,
-            is_torn,
+            is_unstable,
         });
-        if !is_torn {
+        if !is_unstable {
             break;
         }
     }
@@ -112,7 +113,7 @@ fn read_file(path: &Path) -> io::Result<(Metadata, Vec<u8>, Metadata)> {
     let mut file = open_no_follow(path)?;
     let before = file.metadata()?;
     let mut bytes = Vec::new();
-    // What grows for ever is read as far as it was.
+    // A file that grows for ever is read up to its size at the first call.
     (&mut file).take(before.len() + 1).read_to_end(&mut bytes)?;
     let after = file.metadata()?;
     Ok((before, bytes, after))
@@ -128,7 +129,7 @@ mod tests {
     use testing::wait::FOREVER;
 
     #[test]
-    fn files_are_read_by_ourselves_as_git_would_and_what_has_vanished_is_taken_out() {
+    fn files_are_read_without_git_as_git_would_and_vanished_ones_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let workspace = fs::canonicalize(dir.path()).unwrap().join("w");
         fs::create_dir(&workspace).unwrap();

@@ -1,8 +1,9 @@
-//! The files of a workspace as a tree, by way of an index of ours.
+//! Writes the files of a workspace as a tree object, through spotkeep's own index.
 //!
-//! `git status` on that index says what differs from it; the index is brought up to that, in two passes (first what
-//! is gone, then what is there: a directory may have become a link), and written as a tree. git dies where a
-//! listed file vanishes or shrinks under its hands. Then it is tried again, and at last we read by ourselves.
+//! `git status` on that index lists what differs from it. The index is then updated in two passes
+//! (first removed paths, then existing ones: a directory may have become a link), and written as a
+//! tree. git dies where a listed file vanishes or shrinks while git reads it. Then the update is
+//! tried again, and at last spotkeep reads the files itself.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -17,27 +18,29 @@ use crate::git::{Git, Repository, ShadowGitDir, index, objects};
 use sys::error::{Context as _, Result, ensure};
 use sys::files::open_no_follow;
 
-/// How often git may die on files that change before we read them ourselves.
+/// Number of attempts with git, which dies on files that change, before spotkeep reads the files
+/// itself.
 const ATTEMPTS: usize = 3;
 
-/// What was seen.
+/// Result of capturing the files.
 #[derive(Debug, Default)]
 pub(crate) struct WorktreeScan {
-    /// The tree; `None`: as it was the last time.
+    /// Object name of the tree; `None`: the same as last time.
     pub tree: Option<String>,
-    /// What could not be kept, in words.
+    /// Messages on what could not be saved.
     pub left_out: Vec<String>,
-    /// Directories that are other repositories, unknown to the index.
+    /// Paths of directories that are other repositories, unknown to the index.
     pub nested: Vec<Vec<u8>>,
-    /// Rules on conversions have changed, so that what is unchanged to git may have to be read again.
+    /// Whether rules on conversions have changed, so that files that git takes for unchanged may
+    /// have to be read again.
     pub rules_changed: bool,
 }
 
-/// Brings our index up to the disk.
+/// The update of spotkeep's index to the files on the disk.
 pub(crate) struct Worktree<'a> {
     pub repository: &'a Repository,
     pub shadow: &'a ShadowGitDir,
-    /// On our index.
+    /// git on spotkeep's index.
     pub git: Git,
     pub largest_file: u64,
 }
@@ -57,7 +60,8 @@ impl<'a> Worktree<'a> {
         }
     }
 
-    /// Makes a fresh copy of the agent's index one of what is on the disk: what only an index knows is taken out.
+    /// Turns a fresh copy of the agent's index into an index of the files on the disk: flags and
+    /// conflict stages are removed.
     pub fn settle(&self, scan: &Scan) -> Result<()> {
         self.set_extras(&BTreeSet::new())?;
         let none = objects::none(self.repository.settings.oid_length);
@@ -72,10 +76,12 @@ impl<'a> Worktree<'a> {
         Ok(())
     }
 
-    /// An entry without stat data is one that differs, until it was looked at.
+    /// Returns a line for an ordinary entry. Without stat data git reads the file at the next
+    /// `git status`.
     fn plain(&self, entry: &Special, none: &str) -> Vec<u8> {
         let is_there = self.find(&entry.path).is_ok();
-        // What is skipped, and not there, is no deletion. A name without content is a file like any other.
+        // A skipped file that does not exist is not a deletion. An entry that is an intent to add
+        // is stored like any other file.
         if entry.intent_to_add || (entry.skip_worktree && !is_there) {
             line(0, none, 0, &entry.path)
         } else {
@@ -83,7 +89,7 @@ impl<'a> Worktree<'a> {
         }
     }
 
-    /// Captures the files. `fresh` is what the index was just copied from.
+    /// Captures the files. `fresh` is the index that was just copied, if one was.
     pub fn capture(&self, fresh: Option<&Scan>) -> Result<WorktreeScan> {
         let mut last = None;
         for attempt in 0..=ATTEMPTS {
@@ -130,7 +136,7 @@ impl<'a> Worktree<'a> {
         }
         gone.extend(self.ignored_now(&extras, &gone)?);
         let candidates = std::mem::take(&mut there);
-        // What is ignored by now may have changed as well.
+        // Files that are ignored by now may have changed as well.
         for path in candidates.difference(&gone).cloned().collect::<Vec<_>>() {
             match self.sort(&path) {
                 Sort::Keep => _ = there.insert(path),
@@ -147,15 +153,16 @@ impl<'a> Worktree<'a> {
         if fresh.is_none() && gone.is_empty() && there.is_empty() && memory.exists() {
             return Ok(seen);
         }
-        // From here on our index is ahead of what is remembered. Whatever ends before that is written anew, such as a crash, a
-        // full disk or a deadline, must not leave the older tree to be taken for the newer one.
+        // From here on spotkeep's index is ahead of the memory. If the process ends before the
+        // memory is written again (a crash, a full disk, a deadline), the older tree must not be
+        // taken for the newer one.
         remove(&memory)?;
         self.remove(&gone)?;
         let there: Vec<Vec<u8>> = there.into_iter().collect();
         if by_ourselves {
             let oid_length = self.repository.settings.oid_length;
-            let told = unstable_file::add(&self.git, self.shadow, &there, oid_length)?;
-            seen.left_out.extend(told);
+            let messages = unstable_file::add(&self.git, self.shadow, &there, oid_length)?;
+            seen.left_out.extend(messages);
         } else if !there.is_empty() {
             let list = there
                 .iter()
@@ -178,7 +185,8 @@ impl<'a> Worktree<'a> {
         Ok(seen)
     }
 
-    /// What differs from our index; directories that may not be read are `left_out`.
+    /// Returns what differs from spotkeep's index; directories that cannot be read are added to
+    /// `left_out`.
     fn status(&self, left_out: &mut Vec<String>) -> Result<Vec<(Change, Vec<u8>)>> {
         let arguments = [
             "status",
@@ -194,7 +202,7 @@ impl<'a> Worktree<'a> {
         Ok(status::read(&said.stdout))
     }
 
-    /// Takes paths out of our index, whatever is on the disk.
+    /// Removes paths from spotkeep's index, whatever is on the disk.
     fn remove(&self, paths: &BTreeSet<Vec<u8>>) -> Result<()> {
         if paths.is_empty() {
             return Ok(());
@@ -208,7 +216,7 @@ impl<'a> Worktree<'a> {
         fs::symlink_metadata(self.shadow.work_tree.join(OsStr::from_bytes(path)))
     }
 
-    /// Looks at a file before git does.
+    /// Checks a file before git reads it.
     fn sort(&self, path: &[u8]) -> Sort {
         let Ok(found) = self.find(path) else {
             return Sort::Gone;
@@ -228,13 +236,14 @@ impl<'a> Worktree<'a> {
         }
         match open_no_follow(&self.shadow.work_tree.join(OsStr::from_bytes(path))) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Sort::LeaveOut("it may not be read".to_owned())
+                Sort::LeaveOut("no permission to read it".to_owned())
             }
             _ => Sort::Keep,
         }
     }
 
-    /// Files that only our index knows, since they were untracked. One that is ignored by now is dropped.
+    /// Returns those of the files known only to spotkeep's index (untracked ones) that are ignored
+    /// by now, which are dropped.
     fn ignored_now(
         &self,
         extras: &BTreeSet<Vec<u8>>,
@@ -250,7 +259,7 @@ impl<'a> Worktree<'a> {
         let said = self
             .git
             .ask(&["check-ignore", "-z", "--stdin", "--no-index"], list)?;
-        // 1: none is ignored. Anything else: they stay, which is the safe side.
+        // 1: none is ignored. Any other failure: the files stay, which is the safe choice.
         let paths = said
             .stdout
             .split(|byte| *byte == 0)
@@ -258,7 +267,7 @@ impl<'a> Worktree<'a> {
         Ok(paths.map(<[u8]>::to_vec).collect())
     }
 
-    /// Files that only our index knows, since they were untracked.
+    /// Returns the files known only to spotkeep's index, since they were untracked.
     pub fn extras(&self) -> Result<BTreeSet<Vec<u8>>> {
         let bytes = sys::files::read_optional(&self.shadow.file("extra"))?.unwrap_or_default();
         let paths = bytes
@@ -272,12 +281,13 @@ impl<'a> Worktree<'a> {
             .iter()
             .flat_map(|path| [path, &b"\0"[..]].concat())
             .collect();
-        fs::write(self.shadow.file("extra"), bytes).context("cannot write our list of files")
+        fs::write(self.shadow.file("extra"), bytes).context("cannot write spotkeep's list of files")
     }
 
-    /// Files that are unchanged to git, and yet have other bytes on the disk than in their object, since git
-    /// converts them (line ends, `$Id$`, encodings): the sizes differ. Their entries lose their stat data, so that
-    /// they are read again, as they are. What a filter converts stays as the filter made it, for the filter to undo.
+    /// Finds files that git takes for unchanged although the bytes on the disk differ from their
+    /// object, since git converts them (line ends, `$Id$`, encodings): the sizes differ. Their
+    /// entries lose their stat data, so that they are read again without conversion. A file that a
+    /// filter converts stays as the filter made it, for the filter to undo.
     fn converted(
         &self,
         scan: &Scan,
@@ -306,7 +316,7 @@ impl<'a> Worktree<'a> {
             .run(&["cat-file", "--batch-check=%(objectsize)"], names)?;
         let sizes = String::from_utf8_lossy(&sizes).into_owned();
         let differ = |(file, size): &(&(Vec<u8>, u32, String, u32), &str)| {
-            // The index counts modulo 2³².
+            // The index stores sizes modulo 2³².
             size.parse::<u64>()
                 .is_ok_and(|size| size & 0xffff_ffff != u64::from(file.3))
         };
@@ -330,7 +340,7 @@ impl<'a> Worktree<'a> {
         Ok(files.into_iter().map(|file| file.0.clone()).collect())
     }
 
-    /// Whether anything asks for conversions at all.
+    /// Whether any setting or attribute asks for conversions.
     fn may_convert(&self, scan: &Scan, there: &BTreeSet<Vec<u8>>) -> bool {
         let settings = &self.repository.settings;
         let words = ["text", "eol", "crlf", "ident", "encoding"];
@@ -354,7 +364,8 @@ impl<'a> Worktree<'a> {
                 .any(|path| asks(&self.shadow.work_tree.join(OsStr::from_bytes(path))))
     }
 
-    /// Those of `paths` that a filter converts. Attributes are read as the repository has them; no filter is run.
+    /// Returns those of `paths` that a filter converts. Attributes are read as the repository has
+    /// them; no filter is run.
     fn filtered<'p>(&self, paths: impl Iterator<Item = &'p [u8]>) -> Result<BTreeSet<Vec<u8>>> {
         let list: Vec<u8> = paths.flat_map(|path| [path, &b"\0"[..]].concat()).collect();
         if list.is_empty() {

@@ -1,16 +1,17 @@
-//! git as the user would type it.
+//! Runs git with the user's own configuration.
 
 use std::path::Path;
 use std::process::Command;
 
-/// A git command in `dir` as the user would type it, for what they asked for themselves: with their own
-/// configuration, and their password if need be. Not for a repository that an agent has worked in and the
-/// user has not just named.
+/// Returns a git command in `dir` for an action that users asked for: with their own configuration,
+/// and their password if need be. Not for a repository that an agent has worked in and the user has
+/// not just named.
 #[must_use]
 pub fn as_user(dir: &Path) -> Command {
     let mut command = Command::new("git");
     command.current_dir(dir).env("LC_ALL", "C");
-    // Those that lead to another repository; how to reach a remote is the user's to say.
+    // Variables that lead to another repository are removed; how to reach a remote is left to the
+    // user's configuration.
     for name in [
         "GIT_DIR",
         "GIT_WORK_TREE",
@@ -26,7 +27,7 @@ pub fn as_user(dir: &Path) -> Command {
     command
 }
 
-/// A URL for people: a password in it is nobody's business.
+/// Returns a URL to show to people: without its password or token.
 #[must_use]
 pub fn without_secret(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -38,7 +39,7 @@ pub fn without_secret(url: &str) -> String {
     let authority = match authority.rsplit_once('@') {
         Some((user, host)) => match user.split_once(':') {
             Some((user, _)) => format!("{user}:***@{host}"),
-            // A token may stand in the user's place.
+            // A token may be in the position of the user name.
             None if scheme.starts_with("http") => format!("***@{host}"),
             None => format!("{user}@{host}"),
         },
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_in_a_url_is_shown_to_nobody() {
+    fn a_password_in_a_url_is_not_shown() {
         for (url, shown) in [
             ("https://me:s3cret@h/p.git", "https://me:***@h/p.git"),
             ("https://ghp_token@h/p", "https://***@h/p"),

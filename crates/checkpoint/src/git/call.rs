@@ -1,4 +1,4 @@
-//! git, asked in passing: an answer as text, or an error with git's own words.
+//! Runs a git command until a deadline and returns its output as text, or git's own error.
 
 use std::path::Path;
 use std::process::ExitStatus;
@@ -8,15 +8,15 @@ use sys::command::exchange;
 use sys::deadline::Deadline;
 use sys::error::{Result, bail, ensure};
 
-/// Runs git in `dir` until the deadline; what it printed.
+/// Runs git in `dir` until the deadline; returns what it printed.
 ///
 /// # Errors
-/// It failed, or was not done in time and was killed with all its children.
+/// It failed, or did not end in time and was killed with all its children.
 pub(crate) fn ask(dir: &Path, arguments: &[&str], deadline: Deadline) -> Result<String> {
     feed(dir, arguments, b"", deadline)
 }
 
-/// As [`ask`], with something on its standard input.
+/// Like [`ask`], with a standard input.
 ///
 /// # Errors
 /// As [`ask`].
@@ -38,10 +38,10 @@ pub(crate) fn feed(
     Ok(output.stdout)
 }
 
-/// As [`feed`], where failing is an answer too.
+/// Like [`feed`], but a failure of git is not an error.
 ///
 /// # Errors
-/// It could not be run, or was not done in time.
+/// It could not be run, or did not end in time.
 pub(crate) fn try_feed(
     dir: &Path,
     arguments: &[&str],
@@ -65,7 +65,7 @@ pub(crate) fn try_feed(
     })
 }
 
-/// What git said.
+/// What git printed, and how it ended.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: ExitStatus,

@@ -1,32 +1,33 @@
-//! What an index says of its entries, read without git: one pass over bytes in memory takes
-//! milliseconds where each question to git would cost a process and a reading of its own.
+//! Parser of the git index format, versions 2, 3 and 4.
 //!
-//! The format is git's `index-format`: versions 2, 3 and 4. The checksum is left to git, which looks at it
-//! whenever it reads the same bytes.
+//! One pass over bytes in memory takes milliseconds, while each query to git would cost a process
+//! that reads the index again. The format is described in git's `index-format`. The checksum is
+//! left to git, which checks it whenever it reads the same bytes.
 
-/// One entry.
+/// An entry of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
     /// Path inside of the work tree; any bytes but NUL.
     pub path: &'a [u8],
     /// `0o100644`, `0o100755`, `0o120000` (a link), `0o160000` (another repository's commit).
     pub mode: u32,
-    /// The object, as bytes.
+    /// Object name as bytes.
     pub oid: &'a [u8],
     /// 0, or 1 to 3 in a conflict.
     pub stage: u8,
-    /// Size on the disk when it was last looked at, in bytes modulo 2³².
+    /// Size on the disk when git last read the file, in bytes modulo 2³².
     pub disk_size: u32,
     /// `update-index --assume-unchanged`.
     pub assume_unchanged: bool,
-    /// Not to be on the disk: a sparse checkout, or `update-index --skip-worktree`.
+    /// Whether the file is not to be on the disk: a sparse checkout, or
+    /// `update-index --skip-worktree`.
     pub skip_worktree: bool,
-    /// `add --intent-to-add`: a name without content.
+    /// `add --intent-to-add`: an entry without content.
     pub intent_to_add: bool,
 }
 
 impl Entry<'_> {
-    /// The object's name in hexadecimal digits.
+    /// Returns the object's name in hexadecimal digits.
     #[must_use]
     pub fn hex(&self) -> String {
         use std::fmt::Write as _;
@@ -38,17 +39,17 @@ impl Entry<'_> {
     }
 }
 
-/// What kind of index it is.
+/// Whether an index can be read without git.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IndexKind {
-    /// All entries are in it.
+    /// All entries are in the file.
     Whole,
     /// A part of it is in another file, or whole directories are folded into one entry: git has to
     /// rewrite it before its entries can be read.
     Partial,
 }
 
-/// Calls `each` for every entry in order; `None` where the bytes are no index.
+/// Calls `each` for every entry in order; returns `None` where the bytes are not a valid index.
 pub fn read(bytes: &[u8], oid_length: usize, mut each: impl FnMut(Entry<'_>)) -> Option<IndexKind> {
     let number = |at: usize| -> Option<u32> {
         Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
@@ -76,7 +77,7 @@ pub fn read(bytes: &[u8], oid_length: usize, mut each: impl FnMut(Entry<'_>)) ->
             short(at - 2)?
         };
         if version == 4 {
-            // The path differs from the one before in its end only.
+            // Only the end of the path differs from the path before it.
             let (dropped, used) = varint(bytes.get(at..)?)?;
             path.truncate(path.len().checked_sub(dropped)?);
             at += used;
@@ -112,7 +113,7 @@ pub fn read(bytes: &[u8], oid_length: usize, mut each: impl FnMut(Entry<'_>)) ->
     (at == end).then_some(kind)
 }
 
-/// A number in git's offset encoding, and how many bytes it takes.
+/// Reads a number in git's offset encoding; returns it and how many bytes it takes.
 fn varint(bytes: &[u8]) -> Option<(usize, usize)> {
     let mut value = usize::from(bytes.first()? & 127);
     let mut used = 1;
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn every_version_is_read_as_git_reads_it_and_a_torn_one_is_none() {
+    fn every_index_version_is_read_as_git_reads_it_and_a_damaged_index_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         git(dir.path(), &["init", "-q"]);
         // Long paths take two bytes where the end of the one before is dropped.

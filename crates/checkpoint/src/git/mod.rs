@@ -1,24 +1,28 @@
-//! Runs the real git in repositories that agents can write to, so that nothing of theirs is executed
-//! outside of their sandbox. The only room that starts git.
+//! Runs git safely in repositories that agents can write to.
+//!
+//! Nothing that an agent has written there is executed outside of the agent's sandbox. The only
+//! module that starts git.
 //!
 //! # Three ways to run it
 //!
-//! A list of dangerous settings is never complete, and between looking at a configuration and using it
-//! the agent may change it. So the agent's configuration is kept out of the way altogether:
+//! A list of dangerous settings is never complete, and between checking a configuration and using
+//! it the agent may change it. So git runs without the agent's configuration wherever it can:
 //!
-//! * [`Git::files`] is for everything that looks at or writes files of the workspace, an index or objects.
-//!   Its git directory is [ours](Side): our configuration, our attributes, our index. Of the
-//!   repository it uses the object store and nothing else. A filter or an fsmonitor that the repository
-//!   names is not even known to it.
-//! * [`Git::writing`] is for refs, which only the repository's own git directory can resolve (they may be in
-//!   a reftable). The configuration and the hooks are still not its own: [ours](shadow_dir::common) stand in their place.
-//!   Since git 2.54 a hook may be a setting, and no other setting puts it out of action.
-//! * [`Git::refs`] is for looking at refs where there is no place of ours yet. Here the configuration is read, and
-//!   overruled where a setting could run a program; the few commands that are run this way (`cat-file`, `for-each-ref`,
-//!   `config --get`, `check-attr`, `worktree list`) change nothing, so they know of no hook.
+//! * [`Git::files`] is for reading and writing files of the workspace, an index or objects. Its git
+//!   directory is [spotkeep's](ShadowGitDir), with spotkeep's configuration, attributes and index.
+//!   Of the repository it uses only the object store. git does not know of a filter or an fsmonitor
+//!   that the repository names.
+//! * [`Git::writing`] is for refs, which only the repository's own git directory can resolve (they
+//!   may be in a reftable). The repository's configuration and hooks are replaced by
+//!   [spotkeep's](shadow_dir::common). Since git 2.54 a hook may be a setting, and no other setting
+//!   disables it.
+//! * [`Git::refs`] is for reading refs where spotkeep has no directory yet. Here the configuration
+//!   is read, and overruled where a setting could run a program; the few commands that are run this
+//!   way (`cat-file`, `for-each-ref`, `config --get`, `check-attr`, `worktree list`) change
+//!   nothing, so they run no hook.
 //!
-//! The user's and the machine's git configuration are left out too, since an agent may write to the former;
-//! only where global ignore patterns are, is asked for.
+//! The user's and the machine's git configuration are not read either, since an agent may write to
+//! the former; only the path of the global ignore patterns is taken from it.
 
 mod as_user;
 pub(crate) mod call;
@@ -40,8 +44,8 @@ pub use as_user::{as_user, without_secret};
 pub use repository::Repository;
 pub use shadow_dir::ShadowGitDir;
 
-/// Settings that could run a program, wait for a human, or change more than is asked, put out of action; and
-/// those that make our own objects durable before a ref names them.
+/// Settings that disable what could run a program, wait for a human, or change more than is asked;
+/// and those that make spotkeep's objects durable before a ref names them.
 const SETTINGS: [(&str, &str); 18] = [
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
@@ -60,17 +64,19 @@ const SETTINGS: [(&str, &str); 18] = [
     ("maintenance.auto", "false"),
     ("advice.addEmbeddedRepo", "false"),
     ("core.fsync", "committed,loose-object"),
-    // Written out at once, and made durable by the next full fsync, as git's own batches are: see FLUSH.
+    // Written out at once, and made durable by the next full fsync, as in git's own batches: see
+    // FLUSH.
     ("core.fsyncMethod", "writeout-only"),
 ];
 
-/// For the command that ends a row of written objects: its fsync commits the journal and empties the disk's cache,
-/// and with that makes durable what was written out before it. One wait for the disk in place of one for each command.
+/// Arguments for the last command of a series that writes objects: its fsync commits the journal
+/// and empties the disk's cache, which makes durable what was written out before it. One wait for
+/// the disk replaces one for each command.
 pub const FLUSH: [&str; 2] = ["-c", "core.fsyncMethod=fsync"];
 
-/// A git command in `dir` with a cleaned environment and every setting that could run a program, wait
-/// for a human, or change more than it is asked to, put out of action. The user's own configuration is
-/// read.
+/// Returns a git command in `dir` with a cleaned environment, and with every setting disabled that
+/// could run a program, wait for a human, or change more than it is asked to. The user's own
+/// configuration is read.
 #[must_use]
 pub fn command(dir: &Path) -> Command {
     let mut command = Command::new("git");
@@ -85,7 +91,7 @@ pub fn command(dir: &Path) -> Command {
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_NO_LAZY_FETCH", "1")
-        // Nothing is fetched from anywhere, also by a git that does not know the variable above.
+        // Nothing is fetched, also by a git that does not know the variable above.
         .env("GIT_ALLOW_PROTOCOL", "none")
         .env("GIT_NO_REPLACE_OBJECTS", "1")
         .env("GIT_ATTR_NOSYSTEM", "1")
@@ -105,7 +111,7 @@ pub fn command(dir: &Path) -> Command {
     command
 }
 
-/// A way to run git, until a moment.
+/// A way to run git, until a point in time.
 #[derive(Debug, Clone)]
 pub struct Git {
     dir: PathBuf,
@@ -114,7 +120,7 @@ pub struct Git {
 }
 
 impl Git {
-    /// For looking at the refs of a repository, in its own git directory.
+    /// git for reading the refs of a repository, in its own git directory.
     #[must_use]
     pub fn refs(repository: &Repository, until: Instant) -> Self {
         Self {
@@ -128,7 +134,8 @@ impl Git {
         }
     }
 
-    /// For the refs of a repository and its index, without its configuration and its hooks. `common` is [`shadow_dir::common`].
+    /// git for the refs of a repository and its index, without its configuration and its hooks.
+    /// `common` is [`shadow_dir::common`].
     #[must_use]
     pub fn writing(repository: &Repository, common: &Path, until: Instant) -> Self {
         let mut git = Self::refs(repository, until);
@@ -142,7 +149,7 @@ impl Git {
         git
     }
 
-    /// For files, indexes and objects, in a git directory of ours.
+    /// git for files, indexes and objects, in spotkeep's git directory.
     #[must_use]
     pub fn files(shadow: &ShadowGitDir, until: Instant) -> Self {
         Self {
@@ -158,17 +165,17 @@ impl Git {
         }
     }
 
-    /// The same, on this index.
+    /// Returns a copy that works on this index.
     #[must_use]
     pub fn on_index(&self, index: &Path) -> Self {
         let mut git = self.clone();
         git.variables.push(("GIT_INDEX_FILE", index.to_path_buf()));
-        // The refreshed stat data of an index of ours are worth keeping.
+        // In spotkeep's own index, refreshed stat data may be written.
         git.variables.push(("GIT_OPTIONAL_LOCKS", "1".into()));
         git
     }
 
-    /// The same, with one more variable.
+    /// Returns a copy with one more environment variable.
     #[must_use]
     pub fn with(&self, name: &'static str, value: impl Into<PathBuf>) -> Self {
         let mut git = self.clone();
@@ -176,7 +183,7 @@ impl Git {
         git
     }
 
-    /// The same, started in another directory.
+    /// Returns a copy that is started in another directory.
     #[must_use]
     pub fn within(&self, dir: &Path) -> Self {
         let mut git = self.clone();
@@ -184,7 +191,7 @@ impl Git {
         git
     }
 
-    /// The same, without a variable.
+    /// Returns a copy without an environment variable.
     #[must_use]
     fn without(&self, name: &str) -> Self {
         let mut git = self.clone();
@@ -192,13 +199,13 @@ impl Git {
         git
     }
 
-    /// When it has to be done.
+    /// Returns the time by which it has to end.
     #[must_use]
     pub fn until(&self) -> Instant {
         self.until
     }
 
-    /// Runs it, whatever it answers.
+    /// Runs git; any exit status is returned.
     ///
     /// # Errors
     /// It cannot be started, or the time is over.
@@ -218,10 +225,10 @@ impl Git {
         exchange(&mut command, input, self.until).with_context(said)
     }
 
-    /// Runs it; what it says when all went well.
+    /// Runs git; returns its output if it succeeded.
     ///
     /// # Errors
-    /// As [`Self::ask`], or it failed.
+    /// Like [`Self::ask`], or git failed.
     pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S], input: Vec<u8>) -> Result<Vec<u8>> {
         let said = self.ask(arguments, input)?;
         if said.status.success() {
@@ -238,10 +245,10 @@ impl Git {
         ))
     }
 
-    /// Runs it; the one line it says.
+    /// Runs git; returns the one line that it prints.
     ///
     /// # Errors
-    /// As [`Self::run`].
+    /// Like [`Self::run`].
     pub fn line<S: AsRef<OsStr>>(&self, arguments: &[S], input: Vec<u8>) -> Result<String> {
         let bytes = self.run(arguments, input)?;
         Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
@@ -256,7 +263,7 @@ mod tests {
     use testing::wait::FOREVER;
 
     #[test]
-    fn refs_are_written_where_they_belong_and_nothing_that_the_repository_is_set_to_is_known() {
+    fn refs_are_written_in_the_repository_without_its_configuration() {
         let dir = tempfile::tempdir().unwrap();
         let main = fs::canonicalize(dir.path()).unwrap().join("main");
         let linked = main.with_file_name("linked");
@@ -269,7 +276,7 @@ mod tests {
         plain(&["init", "-q"]);
         plain(&["commit", "-q", "--allow-empty", "-m", "One"]);
         plain(&["worktree", "add", "-q", linked.to_str().unwrap()]);
-        // A hook by configuration, as git knows since 2.54.
+        // A hook by configuration, which git supports since 2.54.
         plain(&["config", "hook.planted.event", "reference-transaction"]);
         plain(&["config", "hook.planted.command", "touch footprint"]);
         let until = Instant::now() + FOREVER;
@@ -284,7 +291,7 @@ mod tests {
             let name = format!("refs/spotkeep/x/{at}");
             git.run(&["update-ref", &name, "HEAD"], Vec::new()).unwrap();
             assert!(main.join(".git").join(&name).is_file());
-            // Of this worktree alone.
+            // A ref of this worktree alone.
             git.run(&["update-ref", "refs/bisect/bad", "HEAD"], Vec::new())
                 .unwrap();
             assert!(repository.git_dir.join("refs/bisect/bad").is_file());

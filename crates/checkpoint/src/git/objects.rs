@@ -1,4 +1,4 @@
-//! Objects asked for by name.
+//! Reads and writes git objects in batches.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,7 +9,7 @@ use super::Git;
 use sys::error::{Context as _, Result, ensure};
 use sys::files::create_private_dir;
 
-/// The name that git gives to the tree without entries, which always exists.
+/// Returns the name of the tree without entries, which always exists.
 #[must_use]
 pub fn empty_tree(oid_length: usize) -> &'static str {
     if oid_length == 32 {
@@ -19,7 +19,7 @@ pub fn empty_tree(oid_length: usize) -> &'static str {
     }
 }
 
-/// The name that means no object.
+/// Returns the object name of only zeros, which means no object.
 #[must_use]
 pub fn none(oid_length: usize) -> String {
     "0".repeat(oid_length * 2)
@@ -31,7 +31,7 @@ pub fn is_oid(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// An object that is there.
+/// An existing object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
     /// Its full name.
@@ -42,11 +42,11 @@ pub struct Object {
     pub size: u64,
 }
 
-/// Looks up names; those that name nothing, or nothing readable, are left out. Every line of the answer
-/// is read: git's exit code says nothing about a damaged object.
+/// Looks up names; names of no object, or of one that cannot be read, are left out. Every line of
+/// the output is read: git's exit status does not report a damaged object.
 ///
 /// # Errors
-/// git cannot.
+/// git failed.
 pub fn look_up<S: AsRef<str>>(git: &Git, names: &[S]) -> Result<HashMap<String, Object>> {
     if names.is_empty() {
         return Ok(HashMap::new());
@@ -61,7 +61,7 @@ pub fn look_up<S: AsRef<str>>(git: &Git, names: &[S]) -> Result<HashMap<String, 
     let lines: Vec<&str> = answer.lines().collect();
     ensure!(
         lines.len() == names.len(),
-        "git cat-file answered {} of {} questions",
+        "git cat-file returned {} of {} results",
         lines.len(),
         names.len()
     );
@@ -79,10 +79,11 @@ pub fn look_up<S: AsRef<str>>(git: &Git, names: &[S]) -> Result<HashMap<String, 
         .collect())
 }
 
-/// Writes contents as objects, byte for byte, all at once, by way of files in `dir`, which is ours and goes again.
+/// Writes contents as objects, byte for byte, all at once, through files in `dir`, which is
+/// spotkeep's and is removed again.
 ///
 /// # Errors
-/// The disk is full, or git cannot.
+/// The disk is full, or git failed.
 pub fn write(git: &Git, dir: &Path, contents: &[&[u8]]) -> Result<Vec<String>> {
     let mut copies = Copies::new(dir)?;
     for bytes in contents {
@@ -91,39 +92,40 @@ pub fn write(git: &Git, dir: &Path, contents: &[&[u8]]) -> Result<Vec<String>> {
     copies.write(git)
 }
 
-/// Writes a tree of trees, whose names have to be in order. By hand, since `git mktree` does not hear of `core.fsync`.
+/// Writes a tree of trees, whose names have to be in order. Not with `git mktree`, since that
+/// ignores `core.fsync`.
 ///
 /// # Errors
-/// The disk is full, or git cannot.
+/// The disk is full, or git failed.
 pub fn write_tree(git: &Git, entries: &[(&str, &str)]) -> Result<String> {
     let mut bytes = Vec::new();
     for (name, oid) in entries {
-        ensure!(is_oid(oid), "\"{oid}\" is no tree");
+        ensure!(is_oid(oid), "\"{oid}\" is not a tree");
         bytes.extend_from_slice(format!("40000 {name}\0").as_bytes());
         for at in (0..oid.len()).step_by(2) {
-            bytes.push(u8::from_str_radix(&oid[at..at + 2], 16).context("no object's name")?);
+            bytes.push(u8::from_str_radix(&oid[at..at + 2], 16).context("not an object name")?);
         }
     }
     git.line(&["hash-object", "-w", "-t", "tree", "--stdin"], bytes)
 }
 
-/// Copies of contents that hold still, on their way to become objects.
+/// Temporary copies of file contents, from which objects are written.
 pub struct Copies<'a> {
     dir: &'a Path,
     count: usize,
 }
 
 impl<'a> Copies<'a> {
-    /// None yet.
+    /// Creates an empty set of copies in `dir`.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// The directory cannot be created.
     pub fn new(dir: &'a Path) -> Result<Self> {
         create_private_dir(dir)?;
         Ok(Self { dir, count: 0 })
     }
 
-    /// One more.
+    /// Adds a copy.
     ///
     /// # Errors
     /// The disk is full.
@@ -133,10 +135,10 @@ impl<'a> Copies<'a> {
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Makes objects of them, in their order.
+    /// Writes the copies as objects, in their order.
     ///
     /// # Errors
-    /// The disk is full, or git cannot.
+    /// The disk is full, or git failed.
     pub fn write(self, git: &Git) -> Result<Vec<String>> {
         let paths = (0..self.count).flat_map(|at| {
             let path = self.dir.join(at.to_string());
@@ -156,7 +158,7 @@ impl<'a> Copies<'a> {
             .collect();
         ensure!(
             names.len() == self.count && names.iter().all(|name| is_oid(name)),
-            "git hash-object answered too little"
+            "git hash-object returned too few objects"
         );
         Ok(names)
     }
@@ -164,7 +166,7 @@ impl<'a> Copies<'a> {
 
 impl Drop for Copies<'_> {
     fn drop(&mut self) {
-        // What stays behind is overwritten by the next.
+        // Files that stay behind are overwritten by the next use.
         fs::remove_dir_all(self.dir).ok();
     }
 }

@@ -1,15 +1,17 @@
-//! Where a workspace's repository is, whether it may be written to, and the few settings of it that matter.
+//! Finds a workspace's repository, checks its owner, and reads its settings.
 //!
-//! # Whose repository it is
+//! # Ownership checks
 //!
-//! An agent can write a `.git` that leads anywhere, and the keeper may be able to write where the agent
-//! cannot. So:
+//! An agent can write a `.git` that leads anywhere, and the keeper may be able to write where the
+//! agent cannot. So:
 //!
-//! * The workspace itself is looked at, and no directory above it.
-//! * Workspace, git directory, objects and refs must belong to the user that we run as. For root too: what root
-//!   writes into a user's repository, that user could not change any more. git's own rule (`safe.directory`) asks the same.
-//! * A git directory outside of the workspace must acknowledge it: the one of a linked worktree by its
-//!   `gitdir` file, any other by `core.worktree`, as submodules do. Who can write neither cannot make us write there.
+//! * Only the workspace itself is searched, no directory above it.
+//! * Workspace, git directory, objects and refs must belong to the user that spotkeep runs as. This
+//!   is so for root too: what root writes into a user's repository, that user could not change any
+//!   more. git's own rule (`safe.directory`) requires the same.
+//! * A git directory outside of the workspace must acknowledge it: the one of a linked worktree by
+//!   its `gitdir` file, any other by `core.worktree`, as submodules do. A user who can write
+//!   neither cannot make spotkeep write there.
 
 use std::fs;
 use std::io;
@@ -22,48 +24,48 @@ use sys::user;
 
 use super::Git;
 
-/// A repository that may be written to, and the workspace that it belongs to. All paths are absolute and
-/// without links.
+/// A repository that may be written to, and the workspace that it belongs to. All paths are
+/// absolute and without links.
 #[derive(Debug, Clone)]
 pub struct Repository {
     /// The workspace.
     pub work_tree: PathBuf,
-    /// The git directory; a linked worktree's own part.
+    /// The git directory; for a linked worktree, its own part.
     pub git_dir: PathBuf,
-    /// What all worktrees share: objects, refs, configuration.
+    /// The directory that all worktrees share: objects, refs, configuration.
     pub common_dir: PathBuf,
-    /// What is set in it.
+    /// Its settings.
     pub settings: Settings,
 }
 
-/// Settings of a repository that say how files are to be looked at. None of them names a program.
+/// Settings of a repository that say how files are to be read. None of them names a program.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Bytes of an object's name: 20, or 32 with SHA-256.
     pub oid_length: usize,
-    /// Refs are in a reftable.
+    /// Whether refs are in a reftable.
     pub reftable: bool,
     /// Whether the mode of a file on the disk can be relied on.
     pub file_mode: bool,
-    /// Where the user's global ignore patterns are; `None`: where git looks by itself.
+    /// Path of the user's global ignore patterns; `None`: git's default path.
     pub excludes_file: Option<PathBuf>,
-    /// Where the user's global attributes are.
+    /// Path of the user's global attributes.
     pub attributes_file: Option<PathBuf>,
     /// Whether line ends are converted without an attribute that says so.
     pub converts_line_ends: bool,
     /// Whether only a part of the files is to be on the disk.
     pub is_sparse: bool,
-    /// Whether it is one without a work tree.
+    /// Whether the repository has no work tree.
     pub is_bare: bool,
     /// `core.worktree`.
     pub work_tree: Option<PathBuf>,
 }
 
 impl Repository {
-    /// The repository of a workspace; `None` where it has none of its own.
+    /// Finds the repository of a workspace; `None` where the workspace itself is not a repository.
     ///
     /// # Errors
-    /// It is somebody else's, it does not acknowledge this workspace, or it cannot be read.
+    /// It belongs to another user, it does not acknowledge this workspace, or it cannot be read.
     pub fn find(workspace: &Path, until: Instant) -> Result<Option<Self>> {
         let Some(git_dir) = git_dir(workspace)? else {
             return Ok(None);
@@ -88,10 +90,10 @@ impl Repository {
         Ok(Some(repository))
     }
 
-    /// A repository without a workspace: a bare one, or that of another workspace.
+    /// Opens a repository without a workspace: a bare one, or that of another workspace.
     ///
     /// # Errors
-    /// There is none, or it is somebody else's.
+    /// There is none, or it belongs to another user.
     pub fn open(path: &Path, until: Instant) -> Result<Self> {
         let git_dir = git_dir(path)?.unwrap_or_else(|| path.to_path_buf());
         let git_dir = canonical(&git_dir)?;
@@ -129,14 +131,14 @@ impl Repository {
                 Ok(metadata) => metadata.uid(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
-                    return Err(error)
-                        .with_context(|| format!("cannot look at {}", path.display()));
+                    return Err(error).with_context(|| format!("cannot access {}", path.display()));
                 }
             };
             if owner != me {
                 let name = user::name(owner);
                 return Err(anyhow!(
-                    "{} belongs to the user {name}, and what {} writes there {name} could not change",
+                    "{} belongs to the user {name}, \
+                     and {name} could not change what {} writes there",
                     path.display(),
                     user::name(me)
                 ))
@@ -153,21 +155,21 @@ impl Repository {
             None => false,
         };
         if self.is_linked() {
-            // `<common>/worktrees/<name>/gitdir` holds the way to `<workspace>/.git`.
+            // `<common>/worktrees/<name>/gitdir` holds the path of `<workspace>/.git`.
             let registered = self.git_dir.parent() == Some(&self.common_dir.join("worktrees"));
             let back = fs::read_to_string(self.git_dir.join("gitdir")).unwrap_or_default();
             let back = self.git_dir.join(back.trim_end_matches('\n'));
             let back = back.parent().and_then(|parent| canonical(parent).ok());
             if !registered || back.as_ref() != Some(&self.work_tree) {
                 return Err(anyhow!(
-                    "{workspace} says that it is a worktree of {}, which does not know it",
+                    "{workspace} names itself a worktree of {}, which does not list it",
                     self.common_dir.display()
                 ))
                 .hint(format!("git -C {workspace} worktree repair"));
             }
         } else if self.git_dir != self.work_tree.join(".git") && !named {
             return Err(anyhow!(
-                "{workspace} has its git directory at {git_dir}, which does not say so"
+                "{workspace} has its git directory at {git_dir}, which does not name it"
             ))
             .hint(format!(
                 "git --git-dir {git_dir} config core.worktree {workspace}"
@@ -188,7 +190,7 @@ fn canonical(path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path).with_context(|| format!("cannot follow {}", path.display()))
 }
 
-/// Where `.git` leads; `None` where there is none.
+/// Returns the directory that `.git` leads to; `None` where there is none.
 fn git_dir(workspace: &Path) -> Result<Option<PathBuf>> {
     let dot_git = workspace.join(".git");
     let found = match fs::metadata(&dot_git) {
@@ -196,11 +198,11 @@ fn git_dir(workspace: &Path) -> Result<Option<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
         Err(error) => {
-            return Err(error).with_context(|| format!("cannot look at {}", dot_git.display()));
+            return Err(error).with_context(|| format!("cannot access {}", dot_git.display()));
         }
     };
     if found.is_dir() {
-        // An empty `.git`, or one without a HEAD, is no repository to git either.
+        // git does not take an empty `.git`, or one without a HEAD, for a repository either.
         return Ok(dot_git
             .join("HEAD")
             .symlink_metadata()
@@ -224,8 +226,7 @@ fn git_dir(workspace: &Path) -> Result<Option<PathBuf>> {
 impl Settings {
     fn read(git: &Git, git_dir: &Path) -> Result<Self> {
         let keys = "^(core\\.(excludesfile|attributesfile|autocrlf|bare|eol|filemode|sparsecheckout|worktree)|extensions\\.(objectformat|refstorage))$";
-        // Where the user's global ignore patterns are, only the user's configuration says; reading it
-        // runs nothing.
+        // Only the user's configuration names the global ignore patterns; reading it runs nothing.
         let git = git
             .with("GIT_CONFIG_NOSYSTEM", "0")
             .without("GIT_CONFIG_GLOBAL");
@@ -240,7 +241,7 @@ impl Settings {
             ],
             Vec::new(),
         )?;
-        // 1: nothing of it is set.
+        // 1: none of these settings is set.
         if !said.status.success() && said.status.code() != Some(1) {
             bail!(
                 "git cannot read the repository's configuration: {}",
@@ -258,7 +259,7 @@ impl Settings {
             let path = || (!value.is_empty()).then(|| git_dir.join(value));
             match key {
                 "core.excludesfile" => settings.excludes_file = path(),
-                // `/dev/null` is our own override.
+                // `/dev/null` is spotkeep's own override.
                 "core.attributesfile" if value != "/dev/null" => settings.attributes_file = path(),
                 "core.worktree" => settings.work_tree = path(),
                 "core.autocrlf" => settings.converts_line_ends = !is_false(value),

@@ -1,4 +1,6 @@
-//! A git directory of our own beside the repository's: its objects, our configuration, our indexes.
+//! The shadow git directory: spotkeep's own, beside the repository's.
+//!
+//! It has the repository's objects, and spotkeep's configuration and indexes.
 
 use std::fs;
 use std::io;
@@ -8,30 +10,30 @@ use super::Repository;
 use sys::error::{Context as _, Result};
 use sys::files::{create_private_dir, write_whole};
 
-/// Every conversion off: what is on the disk goes into objects byte for byte, and comes back so. This file
-/// goes before every `.gitattributes`.
+/// Attributes that disable every conversion: files go into objects byte for byte, and come back the
+/// same. This file has precedence over every `.gitattributes`.
 const ATTRIBUTES: &str = "* -text -eol -crlf -ident -filter -working-tree-encoding\n";
 
-/// Ignore patterns above so many bytes are nobody's.
+/// Largest size in bytes of a file of ignore patterns that is used.
 const PATTERNS_MAX: u64 = 1 << 20;
 
-/// The git directory.
+/// spotkeep's own git directory for a workspace.
 #[derive(Debug, Clone)]
 pub struct ShadowGitDir {
-    /// Where it is.
+    /// Its path.
     pub dir: PathBuf,
     /// The workspace.
     pub work_tree: PathBuf,
-    /// The repository's objects.
+    /// The repository's directory of objects.
     pub objects: PathBuf,
 }
 
 impl ShadowGitDir {
-    /// Makes it at `dir`, or makes it what it has to be. Locks in it are of processes that have ended: only who
-    /// holds the place's lock comes here.
+    /// Creates it at `dir`, or updates it. Locks in it are of processes that have ended, since the
+    /// caller holds the target's lock.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub fn open(dir: &Path, repository: &Repository) -> Result<Self> {
         for name in ["objects", "refs", "info"] {
             create_private_dir(&dir.join(name))?;
@@ -65,7 +67,8 @@ impl ShadowGitDir {
         if settings.oid_length == 32 {
             config += "[extensions]\n\tobjectFormat = sha256\n";
         }
-        // Half of the time that writing a large index takes; nobody else reads ours.
+        // Without the checksum, writing a large index takes half of the time; no other program
+        // reads this index.
         config += "[index]\n\tskipHash = true\n";
         let exclude = repository.common_dir.join("info/exclude");
         let exclude = if is_patterns(&exclude) {
@@ -83,10 +86,10 @@ impl ShadowGitDir {
         Ok(shadow)
     }
 
-    /// What the next commands take for HEAD: a commit, or none.
+    /// Sets HEAD for the next commands: a commit, or none.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub fn set_head(&self, commit: Option<&str>) -> Result<()> {
         let text = match commit {
             Some(oid) => format!("{oid}\n"),
@@ -95,10 +98,10 @@ impl ShadowGitDir {
         self.write("HEAD", text.as_bytes())
     }
 
-    /// Copies the other parts of a split index of the repository's here, where git looks for them.
+    /// Copies the other parts of the repository's split index here, where git searches them.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub fn share_index(&self, repository: &Repository) -> Result<()> {
         let entries = fs::read_dir(&repository.git_dir).context("cannot read the git directory")?;
         for entry in entries {
@@ -112,13 +115,13 @@ impl ShadowGitDir {
         Ok(())
     }
 
-    /// What stands in for the repository's common directory when refs are written.
+    /// Returns the directory that replaces the repository's common directory when refs are written.
     #[must_use]
     pub fn common(&self) -> PathBuf {
         self.file("common")
     }
 
-    /// A file in it.
+    /// Returns the path of a file in it.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -136,11 +139,12 @@ impl ShadowGitDir {
     }
 }
 
-/// What stands in for the repository's common directory when refs are written, in a side at `dir`: our configuration,
-/// and no hook. git finds the refs themselves by way of the git directory, whatever this one is. (measured)
+/// Creates the directory that replaces the repository's common directory when refs are written, in
+/// a shadow git directory at `dir`: spotkeep's configuration, and no hook. git finds the refs
+/// themselves through the git directory, whatever this one is. (measured)
 ///
 /// # Errors
-/// The disk is full or gone.
+/// The disk is full or missing.
 pub fn common(dir: &Path, repository: &Repository) -> Result<PathBuf> {
     let common = dir.join("common");
     create_private_dir(&common.join("refs"))?;
@@ -162,16 +166,16 @@ pub fn common(dir: &Path, repository: &Repository) -> Result<PathBuf> {
     Ok(common)
 }
 
-/// An ordinary file of a likely size: a pipe would never end.
+/// Whether it is a regular file of a plausible size: a pipe would never end.
 fn is_patterns(path: &Path) -> bool {
-    // A line end in its name would begin a setting of its own in our configuration.
+    // A line end in its name would begin another setting in spotkeep's configuration.
     let is_plain = path
         .to_str()
         .is_some_and(|path| !path.contains(char::is_control));
     is_plain && fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() <= PATTERNS_MAX)
 }
 
-/// A path as git's configuration files quote it.
+/// Returns a path quoted for git's configuration files.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))

@@ -1,4 +1,4 @@
-//! What `git status --porcelain=v2 -z` says of files that differ from an index.
+//! Parser of `git status --porcelain=v2 -z`.
 
 /// How a file on the disk differs from the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,20 +11,21 @@ pub enum Change {
     Untracked,
 }
 
-/// Reads the answer to `status --porcelain=v2 -z --no-renames`: what differs between the index and the
-/// disk. Differences between HEAD and the index are left out.
+/// Reads the output of `status --porcelain=v2 -z --no-renames`: what differs between the index and
+/// the disk. Differences between HEAD and the index are left out.
 #[must_use]
 pub fn read(answer: &[u8]) -> Vec<(Change, Vec<u8>)> {
     answer.split(|byte| *byte == 0).filter_map(line).collect()
 }
 
-/// Directories that git could not look into, out of its warnings: what is in them is not in its answer.
+/// Returns the directories that git could not open, from its warnings: its output lacks what is in
+/// them.
 #[must_use]
 pub fn closed(stderr: &str) -> Vec<String> {
     let path = |line: &str| {
         let rest = line.strip_prefix("warning: could not open directory '")?;
         let (path, why) = rest.rsplit_once("': ")?;
-        // It was there a moment ago.
+        // The directory vanished during the call.
         (why != "No such file or directory").then(|| format!("{path}: {why}"))
     };
     stderr.lines().filter_map(path).collect()
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_from_the_index_is_read_whatever_its_name() {
+    fn only_differences_from_the_index_are_read_whatever_their_names() {
         let id = "0123456789abcdef0123456789abcdef01234567";
         let answer = format!(
             "1 M. N... 100644 100644 100644 {id} {id} staged\0\

@@ -1,10 +1,11 @@
-//! What a machine that went away without a notice did to a repository, and what can be done about it.
+//! Repairs a repository after a machine ended without a preemption notice.
 //!
-//! git does not sync what it writes unless it is told to, so after a power cut there may be object files that are
-//! empty or full of NULs, a branch whose file is empty, an index that is torn, a lock of a process that is
-//! gone. What is removed here is of no use to anybody: an empty object is read by nobody, but keeps git
-//! from writing the whole one. What is put back comes from the disk: files that are still there, and
-//! reflogs. What cannot be put back is said.
+//! git does not sync what it writes unless it is set to, so after a power cut there may be object
+//! files that are empty or full of NULs, a branch whose file is empty, a damaged index, or a lock
+//! of a process that is gone. Only files without content are removed: git does not read an empty
+//! object, but does not write the whole one while the empty one exists. Lost content is restored
+//! from the disk: from files that still exist, and from reflogs. What cannot be restored is
+//! reported.
 
 mod refs;
 
@@ -21,23 +22,23 @@ use state::layout::DataDir;
 use sys::deadline::Deadline;
 use sys::error::{Context as _, Result};
 
-/// So many are named; of the rest, how many.
+/// Number of items that a message names; of the rest it gives the count.
 const NAMED: usize = 3;
 
-/// What was found.
+/// Result of a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// What was put right, in words.
+    /// Messages on what was repaired.
     pub repaired: Vec<String>,
-    /// What could not be, in words.
+    /// Messages on what could not be repaired.
     pub damaged: Vec<String>,
 }
 
-/// Looks a workspace over after an unclean end, before anything of this boot works in it, and puts right
-/// what can be.
+/// Checks a workspace after an unclean end, before a process of this boot works in it, and repairs
+/// what can be repaired.
 ///
 /// # Errors
-/// The deadline has passed, or the disk refuses.
+/// The deadline has passed, or a write to the disk failed.
 pub fn repair(
     data_dir: &DataDir,
     place: &CheckpointTarget,
@@ -45,7 +46,7 @@ pub fn repair(
 ) -> Result<Findings> {
     let mut found = Findings::default();
     let _lock = lock_of(place, deadline)?;
-    drop_private(place)?;
+    remove_indexes(place)?;
     relink(data_dir, place, &mut found, deadline);
     let dir = &place.workspace;
     let (Some(own), Some(common)) = (git_dir(dir), workspace::common_dir(dir)) else {
@@ -56,14 +57,14 @@ pub fn repair(
     refs::repair_refs(place, &own, &common, &mut found, deadline)?;
     repair_index(place, &own, &mut found, deadline)?;
     write_lost_files(dir, &mut found, deadline)?;
-    drop_unsound(place, &mut found, deadline)?;
-    look_at_history(dir, &mut found, deadline)?;
+    remove_incomplete(place, &mut found, deadline)?;
+    check_history(dir, &mut found, deadline)?;
     Ok(found)
 }
 
-/// Makes a workspace that is gone anew from its newest sound checkpoint; which that was, and what could not
-/// be given back, in words. `None`: there is no repository
-/// left that has one.
+/// Rebuilds a workspace that is gone from its newest complete checkpoint; returns which one that
+/// was, and messages on what could not be restored. `None`: no repository with a checkpoint is
+/// left.
 ///
 /// # Errors
 /// There is one, and it cannot be checked out.
@@ -79,7 +80,7 @@ pub fn bring_back(
         return Ok(None);
     }
     let _lock = lock_of(place, deadline)?;
-    drop_private(place)?;
+    remove_indexes(place)?;
     remove_empty_objects(&repository, &mut Findings::default())?;
     for checkpoint in list_at(place, &repository, deadline)? {
         if unsound(&repository, &checkpoint.commit, deadline)?.is_empty() {
@@ -90,7 +91,7 @@ pub fn bring_back(
     Ok(None)
 }
 
-/// Nobody else is at the place meanwhile; one that no checkpoint was ever made of is left alone.
+/// Locks the target, if a checkpoint of it was ever made.
 fn lock_of(place: &CheckpointTarget, deadline: Deadline) -> Result<Option<WorkspaceLock>> {
     let is_known = place.private.is_dir();
     is_known
@@ -98,8 +99,8 @@ fn lock_of(place: &CheckpointTarget, deadline: Deadline) -> Result<Option<Worksp
         .transpose()
 }
 
-/// An index that is older than an object that is lost believes the object to be there.
-fn drop_private(place: &CheckpointTarget) -> Result<()> {
+/// Removes spotkeep's indexes: one that is older than a lost object takes the object for present.
+fn remove_indexes(place: &CheckpointTarget) -> Result<()> {
     let Ok(entries) = fs::read_dir(&place.private) else {
         return Ok(()); // There is none yet.
     };
@@ -118,11 +119,11 @@ fn drop_private(place: &CheckpointTarget) -> Result<()> {
     Ok(())
 }
 
-/// A linked worktree whose `.git` file is torn: its repository knows where it is.
+/// Restores the damaged `.git` file of a linked worktree, whose repository knows where it is.
 fn relink(data_dir: &DataDir, place: &CheckpointTarget, found: &mut Findings, deadline: Deadline) {
     let dot_git = place.workspace.join(".git");
-    let torn = fs::read(&dot_git).is_ok_and(|bytes| bytes.is_empty() || bytes.contains(&0));
-    let Some(repository) = lock::home(data_dir, &place.private).filter(|_| torn) else {
+    let is_damaged = fs::read(&dot_git).is_ok_and(|bytes| bytes.is_empty() || bytes.contains(&0));
+    let Some(repository) = lock::home(data_dir, &place.private).filter(|_| is_damaged) else {
         return;
     };
     let workspace = place.workspace.to_string_lossy().into_owned();
@@ -130,14 +131,14 @@ fn relink(data_dir: &DataDir, place: &CheckpointTarget, found: &mut Findings, de
     match repaired {
         Ok(_) if workspace::common_dir(&place.workspace).is_some() => found
             .repaired
-            .push("its .git file was torn and leads to the repository again".into()),
+            .push("its .git file was damaged and leads to the repository again".into()),
         _ => found
             .damaged
-            .push("its .git file is torn, and the repository does not know it".into()),
+            .push("its .git file is damaged, and the repository does not list it".into()),
     }
 }
 
-/// Files of loose objects without a byte in them, and with nothing but NULs at their beginning.
+/// Removes the files of loose objects that are empty, or have only NULs at their beginning.
 fn remove_empty_objects(common: &Path, found: &mut Findings) -> Result<()> {
     let mut removed = 0;
     for folder in fs::read_dir(common.join("objects"))
@@ -167,7 +168,7 @@ fn remove_empty_objects(common: &Path, found: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// What was cut before its bytes reached the disk: no zlib stream begins with NULs.
+/// Whether a file was cut off before its bytes reached the disk: no zlib stream begins with NULs.
 fn is_hollow(path: &Path) -> bool {
     use std::io::Read as _;
     let mut head = [1u8; 16];
@@ -181,7 +182,8 @@ fn is_hollow(path: &Path) -> bool {
     }
 }
 
-/// An index that cannot be read is put aside, and made from the newest checkpoint, or else from HEAD.
+/// Moves an index that cannot be read to `index.damaged`, and makes a new one from the newest
+/// checkpoint, or else from HEAD.
 fn repair_index(
     place: &CheckpointTarget,
     own: &Path,
@@ -199,10 +201,10 @@ fn repair_index(
     }
     let newest = list(place).unwrap_or_default().into_iter().next();
     let source = newest.map(|checkpoint| format!("{}:index", checkpoint.commit));
-    let aside = own.join("index.damaged");
-    fs::rename(&index, &aside).with_context(|| format!("cannot move {}", index.display()))?;
+    let quarantined = own.join("index.damaged");
+    fs::rename(&index, &quarantined).with_context(|| format!("cannot move {}", index.display()))?;
     let repository = Repository::find(dir, deadline.instant())?
-        .with_context(|| format!("{} is no git workspace", dir.display()))?;
+        .with_context(|| format!("{} is not a git repository", dir.display()))?;
     let common = shadow_dir::common(&place.private.join("git"), &repository)?;
     let git = Git::writing(&repository, &common, deadline.instant());
     let read = |tree: &str| git.run(&["read-tree", tree], Vec::new());
@@ -214,22 +216,22 @@ fn repair_index(
     };
     match made {
         Ok(from) => {
-            // Without the times of files: git looks at each by itself, which we could not have it do without
-            // running the repository's filters.
+            // The new index has no modification times: git reads each file again at its next use.
+            // Refreshing the times here would run the repository's filters.
             found.repaired.push(format!(
-                "its index was torn and was made anew from {from}; the torn one is {}",
-                aside.display()
+                "its index was damaged and was made again from {from}; the damaged one is {}",
+                quarantined.display()
             ));
         }
         Err(_) => found.damaged.push(format!(
-            "its index is torn ({}), and cannot be made anew",
-            aside.display()
+            "its index is damaged ({}), and cannot be made again",
+            quarantined.display()
         )),
     }
     Ok(())
 }
 
-/// Objects of the index that are lost, and whose files are still on the disk as they were.
+/// Writes the lost objects of the index again whose files are still on the disk unchanged.
 fn write_lost_files(dir: &Path, found: &mut Findings, deadline: Deadline) -> Result<()> {
     let Ok(listed) = ask(dir, &["ls-files", "-s", "-z"], deadline) else {
         return Ok(()); // Said before.
@@ -252,7 +254,7 @@ fn write_lost_files(dir: &Path, found: &mut Findings, deadline: Deadline) -> Res
     let mut written: BTreeSet<&str> = BTreeSet::new();
     for (id, path) in &lost {
         let again = fs::read(dir.join(path)).ok().and_then(|bytes| {
-            // Not by way of the repository's filters, which are programs.
+            // Not through the repository's filters, which are programs.
             let arguments = ["hash-object", "-w", "--no-filters", "--stdin"];
             feed(dir, &arguments, &bytes, deadline).ok()
         });
@@ -283,8 +285,13 @@ fn write_lost_files(dir: &Path, found: &mut Findings, deadline: Deadline) -> Res
     Ok(())
 }
 
-/// Checkpoints that are not whole are of no use, and make every `git gc` of the user's fail.
-fn drop_unsound(place: &CheckpointTarget, found: &mut Findings, deadline: Deadline) -> Result<()> {
+/// Removes incomplete checkpoints, which cannot be restored, and make every `git gc` of the user's
+/// fail.
+fn remove_incomplete(
+    place: &CheckpointTarget,
+    found: &mut Findings,
+    deadline: Deadline,
+) -> Result<()> {
     let mut bad = Vec::new();
     for checkpoint in list(place).unwrap_or_default() {
         if unsound(&place.workspace, &checkpoint.commit, deadline)?.is_empty() {
@@ -309,8 +316,8 @@ fn drop_unsound(place: &CheckpointTarget, found: &mut Findings, deadline: Deadli
     Ok(())
 }
 
-/// The agent's own commits: lost objects of them cannot be put back, and have to be said.
-fn look_at_history(dir: &Path, found: &mut Findings, deadline: Deadline) -> Result<()> {
+/// Reports lost objects of the agent's own commits, which cannot be restored.
+fn check_history(dir: &Path, found: &mut Findings, deadline: Deadline) -> Result<()> {
     let head = try_feed(
         dir,
         &["rev-parse", "-q", "--verify", "HEAD^{commit}"],
@@ -318,11 +325,12 @@ fn look_at_history(dir: &Path, found: &mut Findings, deadline: Deadline) -> Resu
         deadline,
     )?;
     if !head.status.success() {
-        // Not born yet, or said before, or it leads to a commit that the cut took.
+        // No commit yet, or reported already, or HEAD leads to a commit that the power cut removed.
         let leads = try_feed(dir, &["rev-parse", "-q", "--verify", "HEAD"], b"", deadline)?;
         if leads.status.success() {
             found.damaged.push(format!(
-                "its branch leads to the commit {}, which is lost; git reflog shows those before it, and git reset --mixed ID goes back to one",
+                "its branch leads to the commit {}, which is lost; \
+                 git reflog shows those before it, and git reset --mixed ID goes back to one",
                 leads.stdout.trim()
             ));
         }
@@ -331,7 +339,8 @@ fn look_at_history(dir: &Path, found: &mut Findings, deadline: Deadline) -> Resu
     let lost = unsound(dir, head.stdout.trim(), deadline)?;
     if !lost.is_empty() {
         found.damaged.push(format!(
-            "{} of its commits are lost: {}; git fsck tells more, and git fetch may bring them back",
+            "{} of its commits are lost: {}; \
+             git fsck shows more, and git fetch may bring them back",
             plural(lost.len(), "object"),
             some(&lost)
         ));
@@ -339,7 +348,8 @@ fn look_at_history(dir: &Path, found: &mut Findings, deadline: Deadline) -> Resu
     Ok(())
 }
 
-/// The objects of a commit, and of those before it that no remote has, which are not there or not whole.
+/// Returns the objects that are missing or damaged, of a commit and of those before it that no
+/// remote has.
 fn unsound(dir: &Path, commit: &str, deadline: Deadline) -> Result<Vec<String>> {
     let arguments = [
         "rev-list",
@@ -352,14 +362,15 @@ fn unsound(dir: &Path, commit: &str, deadline: Deadline) -> Result<Vec<String>> 
     ];
     let listed = try_feed(dir, &arguments, b"", deadline)?;
     if !listed.status.success() {
-        // A commit or a tree is damaged so that not even a list can be had.
+        // A commit or a tree is damaged so that git cannot list the objects.
         return Ok(vec![commit.to_owned()]);
     }
     let ids: Vec<&str> = listed.stdout.lines().collect();
     missing(dir, &ids, deadline)
 }
 
-/// Which of these objects are not there, or cannot be read. What git prints counts, not how it ends.
+/// Returns which of these objects are missing or cannot be read. The output counts, not git's exit
+/// status.
 fn missing(dir: &Path, ids: &[&str], deadline: Deadline) -> Result<Vec<String>> {
     let input: String = ids.iter().map(|id| format!("{id}\n")).collect();
     let answers = try_feed(
@@ -373,7 +384,7 @@ fn missing(dir: &Path, ids: &[&str], deadline: Deadline) -> Result<Vec<String>> 
     let answered = answers.lines().count();
     let bad = answers.lines().filter(|answer| !is_whole(answer));
     let bad = bad.filter_map(|answer| answer.split(' ').next().map(str::to_owned));
-    // One that it stumbled over, and all after that.
+    // The object at which git stopped, and all after it.
     let rest = ids.iter().skip(answered).map(|id| (*id).to_owned());
     Ok(bad.chain(rest).collect())
 }
@@ -382,7 +393,7 @@ fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// The first few, and how many more.
+/// Returns the first few, and how many more.
 fn some(all: &[String]) -> String {
     let named = all
         .iter()

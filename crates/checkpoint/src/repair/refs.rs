@@ -1,4 +1,4 @@
-//! Locks that nobody holds, and refs whose files are empty.
+//! Removes stale locks, and repairs refs whose files are empty.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use sys::deadline::Deadline;
 use sys::error::{Context as _, Result};
 use sys::files;
 
-/// Locks whose owner is provably gone: nobody has them open, and no git works in this repository.
+/// Removes locks that no process has open, in a repository in which no git process works.
 pub(super) fn remove_locks(
     place: &CheckpointTarget,
     own: &Path,
@@ -35,9 +35,10 @@ pub(super) fn remove_locks(
         return Ok(());
     }
     if holds_git_dir(&[&place.workspace, own, common]) {
-        found
-            .damaged
-            .push("locks of git were left as they are, since a git works in its repository".into());
+        found.damaged.push(
+            "locks of git were left as they are, since a git process works in its repository"
+                .into(),
+        );
         return Ok(());
     }
     for lock in locks {
@@ -50,9 +51,9 @@ pub(super) fn remove_locks(
             .unwrap_or(&lock)
             .display()
             .to_string();
-        found
-            .repaired
-            .push(format!("the lock {name} of a git that is gone was removed"));
+        found.repaired.push(format!(
+            "the lock {name} of a git process that is gone was removed"
+        ));
     }
     Ok(())
 }
@@ -68,8 +69,8 @@ fn collect_locks(dir: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// Branches whose files are empty get what their reflogs said last; checkpoints whose refs are empty are
-/// lost, and go.
+/// Sets branches whose files are empty to the last commit in their reflogs; removes checkpoints
+/// whose refs are empty, which are lost.
 pub(super) fn repair_refs(
     place: &CheckpointTarget,
     own: &Path,
@@ -109,7 +110,7 @@ pub(super) fn repair_refs(
         });
         match was {
             Some(id) => {
-                // As git itself writes it, and whole or not at all.
+                // Atomic, in git's own format.
                 files::write_atomic(&path, format!("{id}\n").as_bytes())?;
                 found.repaired.push(format!(
                     "the branch file {name} was empty and is {} again, as its reflog says",
@@ -151,7 +152,7 @@ fn collect_hollow(dir: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// The commit that the last whole line of a reflog leads to.
+/// Returns the commit of the last whole line of a reflog.
 fn last_of(log: &Path) -> Option<String> {
     let text = String::from_utf8_lossy(&fs::read(log).ok()?).into_owned();
     let is_id =
@@ -162,7 +163,7 @@ fn last_of(log: &Path) -> Option<String> {
     })
 }
 
-/// The branch that HEAD was moved to last.
+/// Returns the branch that HEAD was moved to last.
 fn last_checkout(log: &Path) -> Option<String> {
     let text = String::from_utf8_lossy(&fs::read(log).ok()?).into_owned();
     text.lines().rev().find_map(|line| {
@@ -172,7 +173,8 @@ fn last_checkout(log: &Path) -> Option<String> {
 }
 
 impl CheckpointTarget {
-    /// Where git can be asked: the workspace, or the repository where that is gone.
+    /// Returns the directory in which git can be run: the workspace, or the repository where that
+    /// is gone.
     fn workspace_of(&self, common: &Path) -> PathBuf {
         match git_dir(&self.workspace) {
             Some(_) => self.workspace.clone(),
@@ -186,13 +188,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reflog_says_where_a_branch_and_head_were_also_when_its_last_line_is_torn() {
+    fn a_reflog_names_the_last_branch_and_head_although_its_last_line_is_damaged() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let (one, two) = ("1".repeat(40), "2".repeat(40));
         let who = "A <a@b> 1700000000 +0000";
         let lines = format!(
-            "{zero} {one} {who}\tcommit (initial): x\n{one} {two} {who}\tcheckout: moving from main to fix/a to b\n{two} 33",
+            "{zero} {one} {who}\tcommit (initial): x\n\
+             {one} {two} {who}\tcheckout: moving from main to fix/a to b\n\
+             {two} 33",
             zero = "0".repeat(40)
         );
         fs::write(&log, lines).unwrap();
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn only_files_without_a_byte_of_their_own_are_hollow() {
+    fn only_files_without_content_are_hollow() {
         let dir = tempfile::tempdir().unwrap();
         for (bytes, hollow) in [(&b""[..], true), (&[0; 99], true), (&[0x78, 0, 0], false)] {
             let path = dir.path().join("object");

@@ -1,5 +1,7 @@
-//! What giving a checkpoint back must leave alone: files that no checkpoint holds, since they are ignored or were too
-//! large to keep, and files that were ignored when it was taken.
+//! Finds files that restoring a checkpoint would overwrite or remove, and must not.
+//!
+//! These are files that no checkpoint holds, since they are ignored or were too large, and files
+//! that were ignored when the checkpoint was created.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -11,18 +13,18 @@ use crate::git::Git;
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::files::create_private_dir;
 
-/// So many are named.
+/// Number of files that a message names.
 const NAMED: usize = 5;
 
-/// What becomes of files between two trees.
-pub(crate) struct Way {
+/// Changes of files between two trees.
+pub(crate) struct TreeChanges {
     removed: BTreeSet<Vec<u8>>,
-    /// Nothing is known of what is there now.
+    /// New files, by path: the present file at such a path, if any, is in neither tree.
     written: BTreeMap<Vec<u8>, String>,
 }
 
-impl Way {
-    /// From the tree `from`, which is what is on the disk, to the tree `to`.
+impl TreeChanges {
+    /// Compares the tree `from`, which is what is on the disk, with the tree `to`.
     pub fn between(git: &Git, from: &str, to: &str) -> Result<Self> {
         let arguments = ["diff-tree", "-r", "-z", "--raw", "--no-renames", from, to];
         let answer = git.run(&arguments, Vec::new())?;
@@ -46,8 +48,9 @@ impl Way {
         Ok(Self { removed, written })
     }
 
-    /// Files that are there only because ignore patterns have gone since: by the patterns of the tree `to` they are
-    /// ignored, and ignored files stay. `untracked` are those that only our index knows.
+    /// Excludes from the removal files that were added to `from` only because ignore patterns have
+    /// been removed since: by the patterns of the tree `to` they are ignored, and ignored files
+    /// stay. Returns them. `untracked` are the files known only to spotkeep's index.
     pub fn spare_ignored(
         &mut self,
         git: &Git,
@@ -60,9 +63,9 @@ impl Way {
         if list.is_empty() {
             return Ok(Vec::new());
         }
-        // A directory with nothing but the patterns in it.
+        // A directory that holds only the patterns.
         if dir.exists() {
-            fs::remove_dir_all(dir).context("cannot clear our directory")?;
+            fs::remove_dir_all(dir).context("cannot clear spotkeep's directory")?;
         }
         create_private_dir(dir)?;
         let tree = git.run(&["ls-tree", "-r", "-z", to], Vec::new())?;
@@ -83,7 +86,7 @@ impl Way {
         }
         let there = git.with("GIT_WORK_TREE", dir).within(dir);
         let said = there.ask(&["check-ignore", "-z", "--stdin", "--no-index"], list)?;
-        fs::remove_dir_all(dir).context("cannot clear our directory")?;
+        fs::remove_dir_all(dir).context("cannot clear spotkeep's directory")?;
         let spared = said
             .stdout
             .split(|byte| *byte == 0)
@@ -95,16 +98,16 @@ impl Way {
         Ok(spared)
     }
 
-    /// Refuses where it would cost anything that is in neither tree.
+    /// Fails if a file would be overwritten that is in neither tree.
     ///
     /// # Errors
-    /// It would.
-    pub fn refuse_losses(&self, git: &Git, work_tree: &Path) -> Result<()> {
+    /// There are such files.
+    pub fn ensure_no_losses(&self, git: &Git, work_tree: &Path) -> Result<()> {
         let mut lost = BTreeSet::new();
         for path in self.written.keys() {
             in_the_way(work_tree, path, &self.removed, &mut lost);
         }
-        self.forgive_the_same(git, work_tree, &mut lost)?;
+        self.allow_same_content(git, work_tree, &mut lost)?;
         if lost.is_empty() {
             return Ok(());
         }
@@ -114,7 +117,7 @@ impl Way {
             .collect();
         let names: Vec<&str> = lost.iter().take(NAMED).map(AsRef::as_ref).collect();
         Err(anyhow!(
-            "it would write over {} that no checkpoint holds: {}",
+            "it would overwrite {} that no checkpoint holds: {}",
             files(lost.len()),
             names.join(", ")
         ))
@@ -122,9 +125,9 @@ impl Way {
     }
 }
 
-impl Way {
-    /// What is on the disk already as it would be written is not lost.
-    fn forgive_the_same(
+impl TreeChanges {
+    /// Allows files that have the content that would be written.
+    fn allow_same_content(
         &self,
         git: &Git,
         work_tree: &Path,
@@ -161,14 +164,14 @@ fn files(count: usize) -> String {
     }
 }
 
-/// What is on the disk where `path` has to be written, and is not going to be removed.
+/// Returns what is on the disk where `path` has to be written, and is not going to be removed.
 fn in_the_way(
     work_tree: &Path,
     path: &[u8],
     removed: &BTreeSet<Vec<u8>>,
     lost: &mut BTreeSet<Vec<u8>>,
 ) {
-    // From above: `a`, `a/b`, `a/b/c`. A file where a directory has to be is in the way as well.
+    // From the top: `a`, `a/b`, `a/b/c`. A file where a directory has to be is in the way as well.
     let ends = path
         .iter()
         .enumerate()

@@ -1,4 +1,4 @@
-//! HEAD, its branch, and the refs and files of an operation under way, given back.
+//! Restores HEAD, its branch, and the refs and files of an operation under way.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,8 @@ use crate::message::{Head, Stashed, State};
 use sys::error::{Context as _, Hint as _, Result, anyhow, ensure};
 use sys::files::create_private_dir;
 
-/// In which other worktree a branch is checked out. One whose directory is gone does not count.
+/// Returns the other worktree in which a branch is checked out. One whose directory is gone does
+/// not count.
 pub(crate) fn elsewhere(
     repository: &Repository,
     branch: &str,
@@ -21,7 +22,8 @@ pub(crate) fn elsewhere(
     let answer =
         Git::refs(repository, until).run(&["worktree", "list", "--porcelain", "-z"], Vec::new())?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
-    // Of a submodule, git names the git directory and not the workspace: the first of them is the main one.
+    // For a submodule, git names the git directory and not the workspace: the first of them is the
+    // main one.
     let others = answer
         .split("\0\0")
         .enumerate()
@@ -37,7 +39,7 @@ pub(crate) fn elsewhere(
     Ok(None)
 }
 
-/// Refuses to move a branch under somebody else.
+/// Fails if the branch is checked out in another worktree, which would be moved as well.
 pub(crate) fn refuse_shared(repository: &Repository, head: &Head, until: Instant) -> Result<()> {
     let Some(branch) = &head.branch else {
         return Ok(());
@@ -51,8 +53,8 @@ pub(crate) fn refuse_shared(repository: &Repository, head: &Head, until: Instant
     }
 }
 
-/// Moves HEAD and its branch to where they were; with a line in the reflogs, as git itself would write.
-/// Returns what could not be done.
+/// Moves HEAD and its branch to where they were, with a line in the reflogs, as git itself would
+/// write. Returns messages on what could not be done.
 pub(crate) fn set(git: &Git, head: &Head, why: &str) -> Result<Vec<String>> {
     let log = ["-c", "core.logAllRefUpdates=true"];
     let run = |arguments: &[&str]| git.run(&[&log, arguments].concat(), Vec::new());
@@ -79,7 +81,7 @@ pub(crate) fn set(git: &Git, head: &Head, why: &str) -> Result<Vec<String>> {
     Ok(Vec::new())
 }
 
-/// Makes the refs of this worktree alone what they were, and nothing else.
+/// Restores the refs of this worktree alone, and no others.
 pub(crate) fn set_refs(
     git: &Git,
     now: &BTreeMap<String, String>,
@@ -102,7 +104,7 @@ pub(crate) fn set_refs(
         .map(drop)
 }
 
-/// Makes the files of operations what they were.
+/// Restores the files of operations.
 pub(crate) fn set_files(repository: &Repository, then: &BTreeMap<String, Vec<u8>>) -> Result<()> {
     for name in operation::FILES {
         if !then.contains_key(name) {
@@ -126,7 +128,7 @@ pub(crate) fn set_files(repository: &Repository, then: &BTreeMap<String, Vec<u8>
     Ok(())
 }
 
-/// Which files a sparse checkout shows.
+/// Restores the files that define a sparse checkout.
 pub(crate) fn set_sparse(repository: &Repository, then: &BTreeMap<String, Vec<u8>>) -> Result<()> {
     match then.get("info/sparse-checkout") {
         Some(bytes) => write(repository, "info/sparse-checkout", bytes),
@@ -134,7 +136,7 @@ pub(crate) fn set_sparse(repository: &Repository, then: &BTreeMap<String, Vec<u8
     }
 }
 
-/// Writes a file of the git directory; its name is one of those that we know.
+/// Writes a file of the git directory; its name is one of those in [`operation`].
 pub(crate) fn write(repository: &Repository, name: &str, bytes: &[u8]) -> Result<()> {
     let path = repository.git_dir.join(name);
     let write = || -> Result<()> {
@@ -142,7 +144,7 @@ pub(crate) fn write(repository: &Repository, name: &str, bytes: &[u8]) -> Result
         if fs::symlink_metadata(parent).is_err() {
             create_private_dir(parent)?;
         }
-        // The agent may have left a link to something else of ours.
+        // The agent may have left a link to another of the user's files.
         ensure!(
             fs::symlink_metadata(parent)?.is_dir(),
             "it is behind a link"
@@ -157,7 +159,7 @@ pub(crate) fn write(repository: &Repository, name: &str, bytes: &[u8]) -> Result
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Puts entries of the stash back that are gone; those that are there stay.
+/// Adds entries of the stash that are gone; those that exist stay.
 pub(crate) fn restash(git: &Git, now: &[Stashed], state: &State) -> Result<()> {
     let missing = state
         .stash

@@ -1,5 +1,6 @@
-//! The agent's index, made anew from a checkpoint, and put in its place the way git does: under its lock, by
-//! a rename.
+//! Makes a staged index from a checkpoint, and replaces the agent's index with it.
+//!
+//! It is replaced the way git does it: under the index's lock, by a rename.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,10 +13,10 @@ use crate::git::{Git, Repository, ShadowGitDir, objects};
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::files::{create_private_dir, sync_dir};
 
-/// The index in the making.
+/// File name of the staged index.
 const STAGED: &str = "prepared.index";
 
-/// The lock on the agent's index: as long as it is held, no git of the agent changes the index.
+/// The lock on the agent's index: while it is held, no git process of the agent changes the index.
 #[derive(Debug)]
 pub(crate) struct IndexLock {
     path: PathBuf,
@@ -24,10 +25,10 @@ pub(crate) struct IndexLock {
 }
 
 impl IndexLock {
-    /// Takes it.
+    /// Acquires the lock.
     ///
     /// # Errors
-    /// Somebody holds it.
+    /// Another process holds it.
     pub fn acquire(repository: &Repository) -> Result<Self> {
         let path = repository.git_dir.join("index.lock");
         match File::options().write(true).create_new(true).open(&path) {
@@ -37,7 +38,7 @@ impl IndexLock {
                 file,
             }),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(anyhow!(
-                "{} is there: a git is at work in {}, or died there",
+                "{} exists: a git process runs in {}, or died there",
                 path.display(),
                 repository.work_tree.display()
             ))
@@ -46,7 +47,7 @@ impl IndexLock {
         }
     }
 
-    /// Puts `prepared` in the place of the index, and lets go.
+    /// Replaces the index with `staged`, and releases the lock.
     pub fn replace(mut self, staged: &Path) -> Result<()> {
         let replace = |lock: &mut Self| -> io::Result<()> {
             let mut source = File::open(staged)?;
@@ -63,7 +64,7 @@ impl IndexLock {
 
 impl Drop for IndexLock {
     fn drop(&mut self) {
-        // After the rename there is none of ours, and another's has another inode.
+        // After the rename the lock file is gone, and that of another process has another inode.
         let is_ours = || -> io::Result<bool> {
             use std::os::unix::fs::MetadataExt as _;
             Ok(fs::symlink_metadata(&self.path)?.ino() == self.file.metadata()?.ino())
@@ -74,8 +75,8 @@ impl Drop for IndexLock {
     }
 }
 
-/// Makes an index of the tree `staged` and the entries that no tree can hold. Stat data come from `disk`, an index
-/// that is up to date with the files.
+/// Makes an index of the tree `staged` and the entries that a tree cannot represent. Stat data come
+/// from `disk`, an index that is up to date with the files.
 pub(crate) fn prepare(
     git: &Git,
     shadow: &ShadowGitDir,
@@ -85,7 +86,7 @@ pub(crate) fn prepare(
     oid_length: usize,
 ) -> Result<PathBuf> {
     let path = shadow.file(STAGED);
-    fs::copy(disk, &path).context("cannot copy our index")?;
+    fs::copy(disk, &path).context("cannot copy spotkeep's index")?;
     let git = git.on_index(&path);
     git.run(&["read-tree", "-m", staged], Vec::new())?;
     let none = objects::none(oid_length);
@@ -114,7 +115,7 @@ pub(crate) fn prepare(
     };
     flags("--assume-unchanged", |entry| entry.assume_unchanged)?;
     flags("--skip-worktree", |entry| entry.skip_worktree)?;
-    // Ours has no checksum; the agent's has one.
+    // spotkeep's index has no checksum; the agent's has one.
     git.run(
         &[
             "-c",
@@ -127,8 +128,8 @@ pub(crate) fn prepare(
     Ok(path)
 }
 
-/// Names without content. git wants to see a file of that name, so it is shown one elsewhere: on the disk there may be
-/// none any more.
+/// Adds entries that are an intent to add. git requires a file of that name, so one is created in
+/// another directory: in the workspace it may be gone.
 fn add_names(git: &Git, shadow: &ShadowGitDir, specials: &[Special]) -> Result<()> {
     let names: Vec<&Special> = specials
         .iter()
@@ -139,7 +140,7 @@ fn add_names(git: &Git, shadow: &ShadowGitDir, specials: &[Special]) -> Result<(
     }
     let dir = shadow.file("names");
     if dir.exists() {
-        fs::remove_dir_all(&dir).context("cannot clear our directory")?;
+        fs::remove_dir_all(&dir).context("cannot clear spotkeep's directory")?;
     }
     create_private_dir(&dir)?;
     for entry in &names {
@@ -167,6 +168,6 @@ fn add_names(git: &Git, shadow: &ShadowGitDir, specials: &[Special]) -> Result<(
         ],
         list,
     )?;
-    fs::remove_dir_all(&dir).context("cannot clear our directory")?;
+    fs::remove_dir_all(&dir).context("cannot clear spotkeep's directory")?;
     Ok(())
 }

@@ -1,7 +1,8 @@
-//! A checkpoint is given back: the files, what was staged, and if asked for HEAD.
+//! Restores a checkpoint: the files, the staged content, and if asked for HEAD.
 //!
-//! The order is such that whatever fails leaves what the checkpoint before it holds: first everything is looked at that
-//! may be refused, then files are written, then refs, and last the index, whose lock is held all the while.
+//! In whatever step it fails, the checkpoint created before it still holds everything: first
+//! everything is checked that may be refused, then files are written, then refs, and last the
+//! index, whose lock is held all the while.
 
 pub(crate) mod conflicts;
 pub(crate) mod head;
@@ -27,7 +28,7 @@ use state::Trigger;
 use sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
 use sys::failpoint::{Point, point};
 
-/// The index that files are written through.
+/// File name of the index through which files are written.
 const DISK: &str = "disk.index";
 
 pub(super) fn rollback(
@@ -37,14 +38,14 @@ pub(super) fn rollback(
     until: Instant,
 ) -> Result<Vec<String>> {
     let (repository, kept) = open(place, id, until)?;
-    give_back(place, &repository, &kept, Heads::asked(with_head), until)
+    restore_checkpoint(place, &repository, &kept, Heads::asked(with_head), until)
 }
 
-/// The repository of a workspace, and one of its checkpoints.
+/// Opens the repository of a workspace, and reads one of its checkpoints.
 fn open(place: &CheckpointTarget, id: &str, until: Instant) -> Result<(Repository, Kept)> {
     ensure_names(place)?;
     let repository = Repository::find(&place.workspace, until)?
-        .with_context(|| format!("{} is no git workspace", place.workspace.display()))?;
+        .with_context(|| format!("{} is not a git repository", place.workspace.display()))?;
     let kept = find(&Git::refs(&repository, until), place, id)?;
     Ok((repository, kept))
 }
@@ -52,12 +53,12 @@ fn open(place: &CheckpointTarget, id: &str, until: Instant) -> Result<(Repositor
 /// Reads a checkpoint.
 ///
 /// # Errors
-/// There is none of that name.
+/// There is no checkpoint of that id.
 pub(super) fn find(refs: &Git, place: &CheckpointTarget, id: &str) -> Result<Kept> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-';
     ensure!(
         id.chars().all(good) && !id.is_empty(),
-        "\"{id}\" is no checkpoint's id"
+        "\"{id}\" is not a checkpoint id"
     );
     let name = format!("{}{id}", message::prefix(&place.agent_id));
     message::read_all(refs, &[name])?
@@ -71,7 +72,7 @@ pub(super) fn find(refs: &Git, place: &CheckpointTarget, id: &str) -> Result<Kep
         .hint("spotkeep checkpoint ls")
 }
 
-fn give_back(
+fn restore_checkpoint(
     place: &CheckpointTarget,
     repository: &Repository,
     kept: &Kept,
@@ -106,7 +107,10 @@ fn give_back(
     }
     on_disk
         .run(&["read-tree", "--reset", "-u", &then.worktree], Vec::new())
-        .context("some files may have been written, others not; the checkpoint before this one has them all")?;
+        .context(
+            "some files may have been written, others not; \
+             the checkpoint before this one has them all",
+        )?;
     let oid_length = repository.settings.oid_length;
     let staged = prepare(
         &taking.files,
@@ -118,10 +122,10 @@ fn give_back(
     )?;
 
     point(Point::RollbackFiles);
-    let mut told = Vec::new();
+    let mut messages = Vec::new();
     if head.moves() {
         let why = format!("spotkeep: rollback to {}", kept.checkpoint.id);
-        told.extend(head::set(&taking.refs, &kept.state.head, &why)?);
+        messages.extend(head::set(&taking.refs, &kept.state.head, &why)?);
     }
     if head.will_be_there() {
         let mut now = known.of_the_worktree;
@@ -140,7 +144,11 @@ fn give_back(
         .keys()
         .any(|name| !operation::SPARSE.contains(&name.as_str()))
     {
-        told.push("the merge, rebase or bisection that was under way: HEAD is elsewhere now (--with-head)".to_owned());
+        messages.push(
+            "the merge, rebase or bisection that was under way: \
+             HEAD is elsewhere now (--with-head)"
+                .to_owned(),
+        );
     }
     head::set_sparse(repository, &then.files)?;
     if !kept.state.stash.is_empty() {
@@ -153,22 +161,22 @@ fn give_back(
     point(Point::RollbackHeads);
     index.replace(&staged)?;
     for nested in &kept.state.nested {
-        let given = give_back_nested(place, repository, nested, heads == Heads::Move, until);
+        let given = restore_nested(place, repository, nested, heads == Heads::Move, until);
         match given {
-            Ok(more) => told.extend(
+            Ok(more) => messages.extend(
                 more.into_iter()
                     .map(|what| format!("{}: {what}", nested.path)),
             ),
-            Err(error) => told.push(format!("{}: {error:#}", nested.path)),
+            Err(error) => messages.push(format!("{}: {error:#}", nested.path)),
         }
     }
-    Ok(told)
+    Ok(messages)
 }
 
-/// What would become of HEAD, in words; nothing is changed.
+/// Returns messages on what would happen to HEAD; nothing is changed.
 ///
 /// # Errors
-/// What giving it back would refuse as well.
+/// Restoring would fail as well.
 pub(super) fn plan(
     place: &CheckpointTarget,
     id: &str,
@@ -182,7 +190,7 @@ pub(super) fn plan(
     Ok(RollbackPlan::make(&taking, &kept, Heads::asked(with_head))?.describe())
 }
 
-fn give_back_nested(
+fn restore_nested(
     place: &CheckpointTarget,
     outer: &Repository,
     nested: &Nested,
@@ -215,7 +223,7 @@ fn give_back_nested(
     rollback(&place, id, with_head, until)
 }
 
-/// A copy that is as old as the original.
+/// Writes a copy with the modification time of the original.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let copy = || {
         fs::copy(from, to)?;

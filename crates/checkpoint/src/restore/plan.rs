@@ -1,8 +1,10 @@
-//! What giving a checkpoint back does, made up before anything is written: shown by `--dry-run`, and carried out.
+//! Plans the restore of a checkpoint before anything is written.
+//!
+//! `--dry-run` shows the plan, and a rollback carries it out.
 
 use std::collections::BTreeMap;
 
-use super::conflicts::Way;
+use super::conflicts::TreeChanges;
 use super::head::refuse_shared;
 use crate::capture::index::{IndexSnapshot, Special, read_entries};
 use crate::capture::worktree::Worktree;
@@ -12,17 +14,17 @@ use crate::git::{Git, objects};
 use crate::message::{Head, Kept, short};
 use sys::error::{Context as _, Result};
 
-/// What becomes of HEAD.
+/// Whether HEAD is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Heads {
-    /// It stays where it is.
+    /// HEAD stays where it is.
     Stay,
-    /// It goes to where it was, and its branch with it.
+    /// HEAD goes to where it was, and its branch with it.
     Move,
 }
 
 impl Heads {
-    /// As it was asked for.
+    /// Returns the variant for `--with-head`.
     pub fn asked(with_head: bool) -> Self {
         match with_head {
             true => Self::Move,
@@ -31,33 +33,35 @@ impl Heads {
     }
 }
 
-/// All that giving a checkpoint back does, as things are now. Whatever is to be refused was.
+/// Everything that restoring a checkpoint does in the present state. All checks have passed.
 pub(super) struct RollbackPlan {
-    /// What it becomes.
-    pub then: Then,
-    /// What the refs say now.
+    /// The checkpoint's state.
+    pub then: CheckpointContent,
+    /// The present state of the refs.
     pub known: Known,
-    /// Files that are there only because ignore patterns have gone since: they stay.
+    /// Files that exist only because ignore patterns have been removed since: they stay.
     pub spared: Vec<Vec<u8>>,
-    /// What becomes of HEAD.
+    /// What happens to HEAD.
     pub head: HeadPlan,
 }
 
 impl RollbackPlan {
-    /// Looks at everything, and refuses what would cost something.
+    /// Checks everything, and fails where files or commits would be lost.
     ///
     /// # Errors
-    /// A file that no checkpoint holds would be written over, a branch is checked out elsewhere too, or git cannot.
+    /// A file that no checkpoint holds would be overwritten, a branch is checked out in another
+    /// worktree too, or git failed.
     pub fn make(taking: &Capture<'_>, kept: &Kept, heads: Heads) -> Result<Self> {
         let (shadow, repository, until) = (taking.shadow, taking.repository, taking.files.until());
-        let then = Then::read(&taking.files, kept)?;
+        let then = CheckpointContent::read(&taking.files, kept)?;
         if heads == Heads::Move {
             refuse_shared(repository, &kept.state.head, until)?;
         }
         let known = taking.known()?;
-        // The same eyes as a checkpoint's: our index is then up to what is on the disk.
+        // The same capture as for a checkpoint: spotkeep's index then matches the files on the
+        // disk.
         let (now, _) = taking.files(IndexSnapshot::open(repository)?, false)?;
-        let mut way = Way::between(&taking.files, &now.worktree, &then.worktree)?;
+        let mut way = TreeChanges::between(&taking.files, &now.worktree, &then.worktree)?;
         let largest_file = taking.place.largest_file;
         let untracked = Worktree::new(repository, shadow, &taking.files, largest_file).extras()?;
         let spared = way.spare_ignored(
@@ -66,7 +70,7 @@ impl RollbackPlan {
             &then.worktree,
             &untracked,
         )?;
-        way.refuse_losses(&taking.files, &repository.work_tree)?;
+        way.ensure_no_losses(&taking.files, &repository.work_tree)?;
         let now = Head {
             branch: capture::branch(repository, &taking.refs)?,
             commit: known.objects.get("HEAD").map(|object| object.oid.clone()),
@@ -83,37 +87,37 @@ impl RollbackPlan {
         })
     }
 
-    /// What would become of HEAD, in words; nothing where it is there already.
+    /// Returns messages on what would happen to HEAD; none where HEAD is where it was.
     pub fn describe(&self) -> Vec<String> {
         self.head.describe()
     }
 }
 
-/// What becomes of HEAD.
+/// What happens to HEAD.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HeadPlan {
     /// It is where it was.
     There,
     /// It is elsewhere, and stays there.
     Stays {
-        /// Where it is.
+        /// Its present state.
         now: Head,
-        /// Where it was.
+        /// Its state in the checkpoint.
         then: Head,
     },
-    /// It goes back.
+    /// It moves back.
     Moves {
-        /// Where it is.
+        /// Its present state.
         now: Head,
-        /// Where it goes.
+        /// Its state in the checkpoint.
         then: Head,
-        /// The commit that its branch is at now, if that is there.
+        /// The present commit of its branch, if that exists.
         branch_at: Option<String>,
     },
 }
 
 impl HeadPlan {
-    /// `commit_of` tells where a branch is now.
+    /// Compares the states; `commit_of` returns the present commit of a branch.
     fn make(
         now: Head,
         then: Head,
@@ -133,17 +137,17 @@ impl HeadPlan {
         })
     }
 
-    /// Whether it has to be moved.
+    /// Whether HEAD has to be moved.
     pub fn moves(&self) -> bool {
         matches!(self, Self::Moves { .. })
     }
 
-    /// Whether it is where it was in the end; only then an operation that was under way goes on.
+    /// Whether HEAD is where it was in the end; only then an operation under way is restored.
     pub fn will_be_there(&self) -> bool {
         !matches!(self, Self::Stays { .. })
     }
 
-    /// In words.
+    /// Returns messages for people.
     fn describe(&self) -> Vec<String> {
         match self {
             Self::There => Vec::new(),
@@ -180,14 +184,14 @@ impl HeadPlan {
 }
 
 /// The trees and files of a checkpoint.
-pub(super) struct Then {
+pub(super) struct CheckpointContent {
     pub worktree: String,
     pub index: String,
     pub specials: Vec<Special>,
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
-impl Then {
+impl CheckpointContent {
     fn read(git: &Git, kept: &Kept) -> Result<Self> {
         let name = |path: &str| format!("{}:{path}", kept.tree);
         let names = [
@@ -242,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn head_is_told_of_where_it_is_not_what_it_was_and_moves_only_when_asked() {
+    fn the_plan_names_head_where_it_differs_and_moves_it_only_on_request() {
         let (now, then) = (head(Some("main"), "bbb"), head(Some("main"), "aaa"));
         let make = |now: &Head, heads, at: Option<&str>| {
             let at = at.map(str::to_owned);

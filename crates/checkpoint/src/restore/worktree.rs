@@ -1,5 +1,7 @@
-//! A workspace is made anew from a checkpoint: as a linked worktree of the repository again, or as a
-//! repository of its own with the history of that one.
+//! Rebuilds a workspace from a checkpoint.
+//!
+//! The workspace becomes a linked worktree of the repository again, or a separate repository with
+//! the history of that one.
 
 use std::fs;
 use std::io;
@@ -8,7 +10,7 @@ use std::time::Instant;
 
 use super::head;
 use super::plan::Heads;
-use super::{find, give_back};
+use super::{find, restore_checkpoint};
 use crate::git::{self, Git, Repository, objects, shadow_dir};
 use crate::message::{self, Kept};
 use crate::{CheckpointTarget, ensure_names};
@@ -27,7 +29,7 @@ pub(crate) fn rebuild(
     let source = Repository::open(repository, until)?;
     let refs = Git::refs(&source, until);
     let kept = find(&refs, place, id)?;
-    // A bare repository that is there only to be pushed to has no worktrees.
+    // A bare repository that exists only to be pushed to has no worktrees.
     let is_home = !source.settings.is_bare || source.common_dir.join("worktrees").is_dir();
     if kept.state.linked && is_home {
         link(&source, place, &kept)?;
@@ -36,9 +38,9 @@ pub(crate) fn rebuild(
     }
     let made =
         Repository::find(&place.workspace, until)?.context("the new repository is not there")?;
-    let mut told = stand(place, &made, &kept, until)?;
-    told.extend(give_back(place, &made, &kept, Heads::Stay, until)?);
-    Ok(told)
+    let mut messages = set_initial_head(place, &made, &kept, until)?;
+    messages.extend(restore_checkpoint(place, &made, &kept, Heads::Stay, until)?);
+    Ok(messages)
 }
 
 fn ensure_empty(workspace: &Path) -> Result<()> {
@@ -53,8 +55,8 @@ fn ensure_empty(workspace: &Path) -> Result<()> {
     }
 }
 
-/// A linked worktree again. The one of that place, whose directory is gone, is forgotten. By hand, since `git worktree
-/// add` runs hooks.
+/// Links a worktree to the repository again. The registration of the former worktree at that path,
+/// whose directory is gone, is replaced. Not with `git worktree add`, since that runs hooks.
 fn link(source: &Repository, place: &CheckpointTarget, kept: &Kept) -> Result<()> {
     let commit = kept.state.head.commit.as_ref();
     let commit = commit.unwrap_or(&kept.checkpoint.commit);
@@ -77,7 +79,8 @@ fn link(source: &Repository, place: &CheckpointTarget, kept: &Kept) -> Result<()
     make().with_context(|| format!("cannot link {} again", workspace.display()))
 }
 
-/// Where a repository keeps what belongs to the worktree at `workspace`: where it was, or under a name that is free.
+/// Returns the repository's directory for the worktree at `workspace`: the former one, or one with
+/// a free name.
 fn registration(worktrees: &Path, workspace: &Path) -> PathBuf {
     let leads_here = |path: &PathBuf| {
         fs::read_to_string(path.join("gitdir"))
@@ -91,7 +94,7 @@ fn registration(worktrees: &Path, workspace: &Path) -> PathBuf {
             1 => worktrees.join(name),
             _ => worktrees.join(format!("{}{count}", name.display())),
         });
-        // There is always one.
+        // The list of names is infinite.
         names
             .into_iter()
             .find(|path| !path.exists())
@@ -99,7 +102,7 @@ fn registration(worktrees: &Path, workspace: &Path) -> PathBuf {
     })
 }
 
-/// A repository of its own, with all branches, tags and checkpoints that the other one has.
+/// Makes a separate repository with all branches, tags and checkpoints of the other one.
 fn clone(source: &Repository, place: &CheckpointTarget, kept: &Kept, until: Instant) -> Result<()> {
     fs::create_dir_all(&place.workspace)
         .with_context(|| format!("cannot create {}", place.workspace.display()))?;
@@ -112,7 +115,7 @@ fn clone(source: &Repository, place: &CheckpointTarget, kept: &Kept, until: Inst
     let format = format!("--object-format={format}");
     let from = source.common_dir.to_string_lossy().into_owned();
     let steps: [&[&str]; 2] = [
-        // Without the hooks that a template of the user's brings along.
+        // Without the hooks of the user's template.
         &[
             "init",
             "-q",
@@ -137,7 +140,7 @@ fn clone(source: &Repository, place: &CheckpointTarget, kept: &Kept, until: Inst
         command
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_NOSYSTEM", "1")
-            // From a directory here, and from nowhere else.
+            // Only from a local directory.
             .env("GIT_ALLOW_PROTOCOL", "file")
             .args(arguments);
         let said = exchange(&mut command, Vec::new(), until)?;
@@ -159,9 +162,9 @@ fn clone(source: &Repository, place: &CheckpointTarget, kept: &Kept, until: Inst
     Ok(())
 }
 
-/// Puts HEAD where it was. Its branch may have gone on since, or be at work elsewhere: then HEAD is detached, and the
-/// branch stays as it is.
-fn stand(
+/// Sets HEAD to where it was. If its branch has other commits by now, or is checked out in another
+/// worktree, HEAD is detached, and the branch stays as it is.
+fn set_initial_head(
     place: &CheckpointTarget,
     made: &Repository,
     kept: &Kept,

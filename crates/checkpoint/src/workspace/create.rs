@@ -1,13 +1,14 @@
-//! Making a workspace out of a repository.
+//! Creates a workspace from a repository.
 //!
-//! Agents that work on one repository share its objects: `workspaces/.repos/<repository>.git` is a bare
-//! clone, made by the first that asks for the URL, and every workspace is a worktree linked to it. A
-//! second agent then costs a checkout and no download, and a workspace that is removed can be made anew
-//! from its checkpoints, which are in the shared part. A repository that is inside the data directory already is
-//! used itself.
+//! Agents that work on one repository share its objects: `workspaces/.repos/<repository>.git` is a
+//! bare clone, made by the first `add` of the URL, and every workspace is a worktree linked to it.
+//! A second agent then costs a checkout and no download, and a workspace that is removed can be
+//! rebuilt from its checkpoints, which are in the shared part. A repository that is inside the data
+//! directory already is used itself.
 //!
-//! Everything is made under a name that begins with `.new-` and moved to its place when it is whole, so that
-//! what was interrupted leaves nothing half. The next `add` clears it away.
+//! Everything is created under a name that begins with `.new-` and moved to its final path when it
+//! is complete, so that an interrupted run leaves no incomplete workspace. The next `add` removes
+//! the rest.
 
 use std::fs;
 use std::io::IsTerminal as _;
@@ -22,15 +23,15 @@ use sys::command;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::uuid::new_uuid;
 
-/// Anything but a download or a checkout.
+/// Time limit of any step other than a download or a checkout.
 const SHORT: Duration = Duration::from_secs(60);
 
-/// What was made.
+/// Result of creating a workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreatedWorkspace {
-    /// The workspace, absolute.
+    /// Absolute path of the workspace.
     pub workspace: PathBuf,
-    /// Where it came from, without a password.
+    /// Its origin, without a password.
     pub origin: String,
     /// The commit that it begins with; `None` where the repository has none yet.
     pub base_commit: Option<String>,
@@ -38,7 +39,7 @@ pub struct CreatedWorkspace {
     pub branch: String,
 }
 
-/// Where a new workspace comes from.
+/// Origin of a new workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// A repository inside the data directory, to which the workspace is linked.
@@ -48,15 +49,15 @@ pub enum Source {
 }
 
 impl Source {
-    /// Finds out which it is.
+    /// Finds out which one it is.
     ///
     /// # Errors
-    /// A path that is no repository, or neither a path nor a URL.
+    /// A path of something other than a repository, or neither a path nor a URL.
     pub fn find(data_dir: &DataDir, given: &str) -> Result<Self> {
         let is_url =
             given.contains("://") || (given.contains(':') && !given.starts_with(['/', '.']));
         if given.starts_with('-') || given.contains("::") {
-            return Err(anyhow!("{given:?} is no repository")).kind(ErrorKind::Usage);
+            return Err(anyhow!("{given:?} is not a repository")).kind(ErrorKind::Usage);
         }
         if is_url {
             return Ok(Self::Elsewhere(given.to_owned()));
@@ -72,7 +73,7 @@ impl Source {
         };
         let path = fs::canonicalize(path)?;
         let common = text(git::as_user(&path).args(["rev-parse", "--git-common-dir"]))
-            .with_context(|| format!("{} is no git repository", path.display()))
+            .with_context(|| format!("{} is not a git repository", path.display()))
             .kind(ErrorKind::Usage)?;
         let common = fs::canonicalize(path.join(common))?;
         Ok(match data_dir.holds(&common) {
@@ -81,7 +82,7 @@ impl Source {
         })
     }
 
-    /// For people.
+    /// Returns the source for people.
     #[must_use]
     pub fn shown(&self) -> String {
         match self {
@@ -91,10 +92,11 @@ impl Source {
     }
 }
 
-/// Makes the workspace of an agent.
+/// Creates the workspace of an agent.
 ///
 /// # Errors
-/// The repository cannot be read, the branch does not exist, something is in the way. Nothing half is left.
+/// The repository cannot be read, the branch does not exist, or the path is taken. Nothing
+/// incomplete is left.
 pub fn make(
     data_dir: &DataDir,
     name: &AgentName,
@@ -106,7 +108,7 @@ pub fn make(
     if fs::symlink_metadata(&workspace).is_ok() {
         let is_empty = fs::read_dir(&workspace).is_ok_and(|mut entries| entries.next().is_none());
         if !is_empty {
-            return Err(anyhow!("{} is there already", workspace.display()))
+            return Err(anyhow!("{} already exists", workspace.display()))
                 .hint(format!("spotkeep add {name} --workspace workspaces/{name}"))
                 .kind(ErrorKind::Usage);
         }
@@ -115,23 +117,23 @@ pub fn make(
         Source::Inside(path) => path.clone(),
         Source::Elsewhere(url) => shared(&workspaces.join(".repos"), url)?,
     };
-    let aside = workspaces.join(format!(".new-{name}"));
-    clear(&repository, &aside)?;
-    let made = link(&repository, &aside, name, branch).and_then(|branch| {
+    let temporary = workspaces.join(format!(".new-{name}"));
+    clear(&repository, &temporary)?;
+    let made = link(&repository, &temporary, name, branch).and_then(|branch| {
         if workspace.is_dir() {
             fs::remove_dir(&workspace)?;
         }
         quiet(
             git::as_user(&repository)
                 .args(["worktree", "move"])
-                .args([&aside, &workspace]),
+                .args([&temporary, &workspace]),
         )?;
         Ok(branch)
     });
     let branch = match made {
         Ok(branch) => branch,
         Err(error) => {
-            clear(&repository, &aside).ok();
+            clear(&repository, &temporary).ok();
             return Err(error);
         }
     };
@@ -144,7 +146,7 @@ pub fn make(
     })
 }
 
-/// The shared clone of a URL: found, and brought up to date; or made.
+/// Returns the shared clone of a URL: an existing one is updated, otherwise a new one is made.
 fn shared(repos: &Path, url: &str) -> Result<PathBuf> {
     fs::create_dir_all(repos).with_context(|| format!("cannot create {}", repos.display()))?;
     for entry in fs::read_dir(repos)? {
@@ -159,19 +161,19 @@ fn shared(repos: &Path, url: &str) -> Result<PathBuf> {
             return Ok(path);
         }
     }
-    let aside = repos.join(format!(".new-{}", new_uuid()));
-    let cloned = clone(&aside, url).and_then(|()| {
+    let temporary = repos.join(format!(".new-{}", new_uuid()));
+    let cloned = clone(&temporary, url).and_then(|()| {
         let place = free_name(repos, url);
-        fs::rename(&aside, &place)?;
+        fs::rename(&temporary, &place)?;
         Ok(place)
     });
     if cloned.is_err() {
-        fs::remove_dir_all(&aside).ok();
+        fs::remove_dir_all(&temporary).ok();
     }
     cloned
 }
 
-/// Bare, with branches where every clone has them: under `refs/remotes/origin`.
+/// Makes a bare clone, with branches where every clone has them: under `refs/remotes/origin`.
 fn clone(place: &Path, url: &str) -> Result<()> {
     fs::create_dir(place)?;
     let run = |arguments: &[&str]| quiet(git::as_user(place).args(arguments));
@@ -185,12 +187,12 @@ fn clone(place: &Path, url: &str) -> Result<()> {
     watched(git::as_user(place).arg("fetch"), "origin")
         .with_context(|| format!("cannot clone {}", without_secret(url)))
         .hint(format!("git ls-remote {}", without_secret(url)))?;
-    // An empty repository has no default branch to be told.
+    // An empty repository has no default branch.
     quiet(git::as_user(place).args(["remote", "set-head", "origin", "--auto"])).ok();
     Ok(())
 }
 
-/// A name for people, that nobody has yet.
+/// Returns a readable name that is not in use yet.
 fn free_name(repos: &Path, url: &str) -> PathBuf {
     let last = url
         .trim_end_matches('/')
@@ -219,8 +221,8 @@ fn free_name(repos: &Path, url: &str) -> PathBuf {
     place
 }
 
-/// A worktree at `place`: on the branch that is asked for, or, where that is checked out elsewhere, on a new
-/// one named after the agent that begins there. Returns the branch.
+/// Adds a worktree at `place`: on the requested branch, or, where that is checked out elsewhere, on
+/// a new one that begins there and is named after the agent. Returns the branch.
 fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) -> Result<String> {
     let has = |reference: &str| {
         let mut command = git::as_user(repository);
@@ -248,8 +250,8 @@ fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) 
         format!("refs/heads/{requested}"),
         format!("refs/remotes/origin/{requested}"),
     );
-    // What others have pushed is newer than a branch here that nobody works on; but that one may hold commits
-    // of its own, so it is what is taken where it is free.
+    // Remote commits may be newer than a local branch that no worktree has checked out; but that
+    // branch may hold its own commits, so it is used where it is free.
     let snapshot = match (has(&local), has(&remote)) {
         (_, true) if is_checked_out(repository, &local)? => Some(remote),
         (true, _) => Some(local.clone()),
@@ -268,18 +270,21 @@ fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) 
             .hint(format!("git -C {} branch --all", repository.display()))
             .kind(ErrorKind::Usage);
         }
-        return Err(anyhow!("the repository has no commit yet, so nothing can be checked out"))
-            .hint(format!(
-                "git clone it to workspaces/{name}, then: spotkeep add {name} --workspace workspaces/{name}"
-            ))
-            .kind(ErrorKind::Usage);
+        return Err(anyhow!(
+            "the repository has no commit yet, so nothing can be checked out"
+        ))
+        .hint(format!(
+            "git clone it to workspaces/{name}, \
+                 then: spotkeep add {name} --workspace workspaces/{name}"
+        ))
+        .kind(ErrorKind::Usage);
     };
     let mut add = git::as_user(repository);
     add.args(["worktree", "add"]);
     let branch = if is_checked_out(repository, &local)? {
         let own = free_branch(repository, name)?;
         if has(&format!("refs/heads/{own}")) {
-            // From a workspace of before, with its commits.
+            // From an earlier workspace, with its commits.
             add.arg(place).arg(&own);
         } else {
             add.args(["--no-track", "-b", &own])
@@ -314,7 +319,7 @@ fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) 
     Ok(branch)
 }
 
-/// A branch named after the agent that no other worktree has.
+/// Returns a branch named after the agent that no other worktree has checked out.
 fn free_branch(repository: &Path, name: &AgentName) -> Result<String> {
     for count in 1..100 {
         let branch = match count {
@@ -328,7 +333,7 @@ fn free_branch(repository: &Path, name: &AgentName) -> Result<String> {
     Err(anyhow!("a hundred branches are named like {name}")).hint("spotkeep add with --branch")
 }
 
-/// Whether some worktree is on a branch. The bare repository's own HEAD is nobody's.
+/// Whether a worktree has a branch checked out. The bare repository's own HEAD does not count.
 fn is_checked_out(repository: &Path, reference: &str) -> Result<bool> {
     let list = text(git::as_user(repository).args(["worktree", "list", "--porcelain"]))?;
     Ok(list.split("\n\n").any(|worktree| {
@@ -338,22 +343,23 @@ fn is_checked_out(repository: &Path, reference: &str) -> Result<bool> {
     }))
 }
 
-/// Removes what an `add` that was interrupted left behind.
-fn clear(repository: &Path, aside: &Path) -> Result<()> {
-    if !aside.exists() {
+/// Removes what an interrupted `add` left behind.
+fn clear(repository: &Path, temporary: &Path) -> Result<()> {
+    if !temporary.exists() {
         return Ok(());
     }
     let mut remove = git::as_user(repository);
     remove
         .args(["worktree", "remove", "--force", "--force"])
-        .arg(aside);
+        .arg(temporary);
     if quiet(&mut remove).is_err() {
-        fs::remove_dir_all(aside).with_context(|| format!("cannot remove {}", aside.display()))?;
+        fs::remove_dir_all(temporary)
+            .with_context(|| format!("cannot remove {}", temporary.display()))?;
     }
     Ok(())
 }
 
-/// What git printed, trimmed.
+/// Returns what git printed, trimmed.
 fn text(command: &mut Command) -> Result<String> {
     let output = command::run(command, SHORT)?;
     if !output.status.success() {
@@ -366,7 +372,7 @@ fn quiet(command: &mut Command) -> Result<()> {
     text(command).map(|_| ())
 }
 
-/// A download, for as long as it takes: a person sees how far it is, and can end it.
+/// Runs a download without a time limit: the user sees its progress, and can interrupt it.
 fn watched(command: &mut Command, what: &str) -> Result<()> {
     let is_terminal = std::io::stderr().is_terminal();
     if is_terminal {
@@ -407,7 +413,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shared_clone_has_a_name_for_people_that_is_its_own() {
+    fn a_shared_clone_has_a_readable_unique_name() {
         let dir = tempfile::tempdir().unwrap();
         let name = |url: &str| free_name(dir.path(), url).file_name().unwrap().to_owned();
         assert_eq!(name("https://h/you/api.git"), "api.git");

@@ -1,4 +1,4 @@
-//! Where an agent works, as git sees it.
+//! Git facts about an agent's workspace: git directory, branch, status, running git processes.
 
 mod create;
 
@@ -11,10 +11,11 @@ use state::layout::DataDir;
 
 pub use create::{CreatedWorkspace, Source, make};
 
-/// A status of 50,000 files takes 0.15 s (measured); a cold disk far longer.
+/// A status of 50,000 files takes 0.15 s (measured); a cold disk takes far longer.
 const STATUS_LIMIT: Duration = Duration::from_secs(60);
 
-/// Read without running git: the git directory of a workspace; a linked worktree's own part of its repository.
+/// Returns the git directory of a workspace (a linked worktree's own part of its repository),
+/// without running git.
 #[must_use]
 pub fn git_dir(workspace: &Path) -> Option<PathBuf> {
     let dot_git = workspace.join(".git");
@@ -25,8 +26,8 @@ pub fn git_dir(workspace: &Path) -> Option<PathBuf> {
     Some(workspace.join(text.strip_prefix("gitdir:")?.trim()))
 }
 
-/// The directory that holds the repository's objects and refs, shared by all its worktrees;
-/// `None` where this is no git workspace.
+/// Returns the directory that holds the repository's objects and refs, shared by all its worktrees;
+/// `None` where the workspace is not a git repository.
 #[must_use]
 pub fn common_dir(workspace: &Path) -> Option<PathBuf> {
     let git_dir = git_dir(workspace)?;
@@ -36,7 +37,7 @@ pub fn common_dir(workspace: &Path) -> Option<PathBuf> {
     }
 }
 
-/// What of a workspace may not survive a preemption, in sentences.
+/// Returns warnings on what of a workspace may not survive a preemption.
 #[must_use]
 pub fn warnings(data_dir: &DataDir, workspace: &Path) -> Vec<String> {
     let mut all = Vec::new();
@@ -58,7 +59,7 @@ pub fn warnings(data_dir: &DataDir, workspace: &Path) -> Vec<String> {
     all
 }
 
-/// The branch checked out, or the short commit where it is detached.
+/// Returns the branch checked out, or the short commit where HEAD is detached.
 #[must_use]
 pub fn branch(workspace: &Path) -> Option<String> {
     let head = fs::read_to_string(git_dir(workspace)?.join("HEAD")).ok()?;
@@ -69,8 +70,8 @@ pub fn branch(workspace: &Path) -> Option<String> {
     }
 }
 
-/// Whether a process of git works in one of these directories, or may: one whose place cannot be read
-/// counts. Names are looked at first, which everybody may read.
+/// Whether a git process works in one of these directories, or may: one whose working directory
+/// cannot be read counts. Names are checked first, which every user may read.
 #[must_use]
 pub fn holds_git_dir(dirs: &[&Path]) -> bool {
     let dirs: Vec<PathBuf> = dirs
@@ -89,13 +90,13 @@ pub fn holds_git_dir(dirs: &[&Path]) -> bool {
         }
         match fs::read_link(process.join("cwd")) {
             Ok(cwd) => within(&cwd) || holds_open(&process, &within),
-            // It has ended, or is somebody else's.
+            // It has ended, or is another user's.
             Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
         }
     })
 }
 
-/// Whether a process has a file open whose path is `desired`.
+/// Whether a process has a file open whose path is `requested`.
 fn holds_open(process: &Path, requested: &dyn Fn(&Path) -> bool) -> bool {
     let Ok(files) = fs::read_dir(process.join("fd")) else {
         return false;
@@ -105,7 +106,7 @@ fn holds_open(process: &Path, requested: &dyn Fn(&Path) -> bool) -> bool {
         .any(|file| fs::read_link(file.path()).is_ok_and(|path| requested(&path)))
 }
 
-/// Whether any process that we can see has this very file open.
+/// Whether any process that spotkeep can see has this very file open.
 #[must_use]
 pub fn is_open_anywhere(path: &Path) -> bool {
     let Ok(path) = fs::canonicalize(path) else {
@@ -119,14 +120,15 @@ pub fn is_open_anywhere(path: &Path) -> bool {
         .any(|entry| holds_open(&entry.path(), &|open| open == path))
 }
 
-/// What `git status` says with these arguments; `None` where this is no git workspace. Nothing is written
-/// but in `aside`, a directory of ours, and no program is run that the repository names: a filter, or the
-/// fsmonitor of a submodule. So a file that a filter has changed counts as changed until the agent's own git has looked at it.
+/// Returns the output of `git status` with these arguments; `None` where the workspace is not a git
+/// repository. It writes only to `private`, a directory of spotkeep's, and runs no program that the
+/// repository names: a filter, or the fsmonitor of a submodule. So a file that a filter has changed
+/// counts as changed until the agent's own git has read it.
 #[must_use]
-pub fn status(workspace: &Path, aside: &Path, arguments: &[&str]) -> Option<String> {
+pub fn status(workspace: &Path, private: &Path, arguments: &[&str]) -> Option<String> {
     let until = Instant::now() + STATUS_LIMIT;
     let repository = Repository::find(workspace, until).ok()??;
-    let shadow = ShadowGitDir::open(aside, &repository).ok()?;
+    let shadow = ShadowGitDir::open(private, &repository).ok()?;
     let head = objects::look_up(&Git::refs(&repository, until), &["HEAD"]).ok()?;
     shadow
         .set_head(head.get("HEAD").map(|object| object.oid.as_str()))
@@ -172,7 +174,7 @@ mod tests {
             write(&format!("new-{round}"), "");
             let index = fs::read(workspace.join(".git/index")).unwrap();
             let expected = git(&[&["status"], &arguments[..]].concat());
-            let found = status(&workspace, &dir.path().join("aside"), &arguments);
+            let found = status(&workspace, &dir.path().join("private"), &arguments);
             assert_eq!(found, Some(expected), "{round}");
             assert_eq!(fs::read(workspace.join(".git/index")).unwrap(), index);
             git(&[
@@ -184,13 +186,13 @@ mod tests {
         }
         fs::remove_dir_all(workspace.join(".git")).unwrap();
         assert_eq!(
-            status(&workspace, &dir.path().join("aside"), &arguments),
+            status(&workspace, &dir.path().join("private"), &arguments),
             None
         );
     }
 
     #[test]
-    fn a_repository_and_its_linked_worktree_are_told_apart_and_share_one_common_directory() {
+    fn a_repository_and_its_linked_worktree_have_own_git_directories_and_one_common_directory() {
         let dir = tempfile::tempdir().unwrap();
         let main = dir.path().join("main");
         fs::create_dir_all(main.join(".git/worktrees/w")).unwrap();

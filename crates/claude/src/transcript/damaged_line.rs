@@ -1,17 +1,18 @@
-//! Whole JSON objects out of one damaged line.
+//! Recovery of whole JSON objects from a damaged line of a transcript.
 //!
-//! Claude never repairs a torn line: it glues its next record onto it. A power cut leaves NULs. A
-//! text cut between the two halves of an emoji leaves half a surrogate pair, which JavaScript
-//! writes and reads back, and which strict parsers refuse together with the whole record.
+//! Claude Code never repairs a line that was cut off: it appends its next record to it. A power cut
+//! leaves NULs. A text that was cut between the two halves of an emoji leaves half a surrogate
+//! pair, which JavaScript writes and reads back, and which strict parsers refuse together with the
+//! whole record.
 
 use std::borrow::Cow;
 
 use serde_json::{Deserializer, Map, Value};
 
-/// How many places of one line are tried as the beginning of a record.
+/// How many positions of one line are tried as the beginning of a record.
 const ATTEMPTS: usize = 10_000;
 
-/// What a line held.
+/// Content of a line.
 #[derive(Debug, Default)]
 pub(crate) struct Parsed {
     /// The whole objects in it.
@@ -20,7 +21,7 @@ pub(crate) struct Parsed {
     pub(crate) skipped: u64,
 }
 
-/// Reads a line without its newline.
+/// Parses a line without its newline.
 pub(crate) fn parse(line: &[u8]) -> Parsed {
     let mut parsed = Parsed::default();
     let line = trim(line);
@@ -46,7 +47,7 @@ pub(crate) fn parse(line: &[u8]) -> Parsed {
     parsed
 }
 
-/// A single whole object and nothing else; what a last line without its newline may be.
+/// Parses a single whole object with nothing else; a last line without its newline may be one.
 pub(crate) fn parse_exactly(line: &[u8]) -> Option<Map<String, Value>> {
     let line = trim(line);
     if line.last() != Some(&b'}') {
@@ -70,7 +71,7 @@ fn trim(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// The object that `text` begins with and its length; nothing and 0 where it is torn.
+/// Returns the object that `text` begins with and its length; nothing and 0 where it is cut off.
 fn first_object(text: &str) -> (Option<Map<String, Value>>, usize) {
     let mut stream = Deserializer::from_str(text).into_iter::<Map<String, Value>>();
     match stream.next() {
@@ -79,16 +80,17 @@ fn first_object(text: &str) -> (Option<Map<String, Value>>, usize) {
     }
 }
 
-/// Whether an object inside of a torn record is no part of it. Every record that decides anything
-/// names its session (measured on 2.1.197 and 2.1.330).
+/// Whether an object inside a damaged record is a separate record. Every record that is used names
+/// its session (measured on 2.1.197 and 2.1.330).
 fn is_record(object: &Map<String, Value>) -> bool {
     object.contains_key("type") && object.contains_key("sessionId")
 }
 
-/// Where the next record begins in a text that begins with a torn one; its end where none does.
+/// Returns where the next record begins in a text that begins with a damaged one; the text's end
+/// where none does.
 ///
-/// The torn record may hold whole objects of its own. A record is what looks like one and reaches
-/// to the end of the line, or is followed by another object.
+/// The damaged record may contain whole objects. A record is an object that looks like one and
+/// reaches to the end of the line, or is followed by another object.
 fn next_record(text: &str, attempts: &mut usize) -> usize {
     let candidates = text.match_indices("{\"").map(|(at, _)| at);
     for at in candidates.filter(|at| *at > 0) {
@@ -106,7 +108,7 @@ fn next_record(text: &str, attempts: &mut usize) -> usize {
     text.len()
 }
 
-/// Replaces each half of a surrogate pair that stands alone by the replacement character.
+/// Replaces each unpaired half of a surrogate pair by the replacement character.
 fn whole_surrogates(text: &str) -> Cow<'_, str> {
     if !text.contains("\\ud") && !text.contains("\\uD") {
         return Cow::Borrowed(text);
@@ -123,7 +125,7 @@ fn whole_surrogates(text: &str) -> Cow<'_, str> {
                 rest = &rest[6..];
                 continue;
             }
-            // An escaped backslash must not lend its second half to what follows.
+            // An escaped backslash must not combine its second half with the text that follows.
             _ => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
         };
         out.push_str(&rest[..used]);
@@ -133,7 +135,7 @@ fn whole_surrogates(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The code unit of a `\uXXXX` that `text` begins with.
+/// Returns the code unit of a `\uXXXX` that `text` begins with.
 fn unit(text: &str) -> Option<u16> {
     u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok()
 }
@@ -161,32 +163,32 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_record_glued_to_a_torn_one_is_found() {
-        let torn = r#"{"type":"user","message":{"usage":{"type":"x"},"content":"abc"#;
+    fn a_whole_record_after_a_damaged_one_on_its_line_is_found() {
+        let broken = r#"{"type":"user","message":{"usage":{"type":"x"},"content":"abc"#;
         let line = format!(
-            r#"{torn}{{"parentUuid":null,"message":{{"a":1}},"type":"b","sessionId":"s"}}"#
+            r#"{broken}{{"parentUuid":null,"message":{{"a":1}},"type":"b","sessionId":"s"}}"#
         );
         assert_eq!(
             types(line.as_bytes()),
-            (vec!["b".to_owned()], torn.len() as u64)
+            (vec!["b".to_owned()], broken.len() as u64)
         );
     }
 
     #[test]
-    fn nulls_before_between_and_after_records_are_passed_over() {
+    fn nulls_before_between_and_after_records_are_skipped() {
         let line = b"\0\0{\"type\":\"a\"}\0\0\0{\"type\":\"b\"}\0\0";
         assert_eq!(types(line), (vec!["a".to_owned(), "b".to_owned()], 0));
         assert_eq!(types(&[0; 512]), (vec![], 0));
     }
 
     #[test]
-    fn a_record_torn_by_nulls_does_not_hide_the_next() {
+    fn a_record_damaged_by_nulls_does_not_hide_the_next() {
         let line = b"{\"type\":\"a\",\"x\":\"12\0\0\0\0{\"type\":\"b\",\"sessionId\":\"s\"}";
         assert_eq!(types(line).0, ["b"]);
     }
 
     #[test]
-    fn half_an_emoji_and_invalid_utf8_cost_one_character_and_not_the_record() {
+    fn half_an_emoji_and_invalid_utf8_lose_one_character_and_not_the_record() {
         let parsed = parse(br#"{"type":"a","t":"x\ud83d","u":"\ud83d\ude00","v":"\\ud83d"}"#);
         assert_eq!(parsed.objects[0]["t"], "x\u{fffd}");
         assert_eq!(parsed.objects[0]["u"], "\u{1f600}");

@@ -1,8 +1,8 @@
-//! The conversations that a configuration directory holds, and what belongs to each of them.
+//! Index of conversations: lists transcripts, and the files that belong to each.
 //!
-//! A conversation can be carried to another configuration directory, and to another working directory: its
-//! transcript under the folder of the new one is all that `--resume` needs, and the words of before keep the
-//! old directory, which does no harm (measured on 2.1.197 and 2.1.330).
+//! A conversation can be moved to another configuration directory, and to another working
+//! directory: its transcript in the folder of the new directory is all that `--resume` needs. Older
+//! records keep the old directory, which does no harm (measured on 2.1.197 and 2.1.330).
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -15,41 +15,43 @@ use super::record::RecordKind;
 use sys::time::Timestamp;
 use sys::uuid::is_uuid;
 
-/// How much of a transcript is read for its directory, at most, in bytes. It is in every record of a turn.
+/// How much of a transcript is read to find its directory, at most, in bytes. Every record of a
+/// turn names it.
 const HEAD: u64 = 1 << 20;
 
-/// How much of its end is read for its name. Claude repeats that when a session goes on.
+/// How much of its end is read to find its name, in bytes. Claude Code repeats the name when a
+/// session continues.
 const END: u64 = 256 << 10;
 
 /// One conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
-    /// Its session.
+    /// Id of its session.
     pub session_id: String,
-    /// Where its words are.
+    /// Path of its transcript.
     pub transcript: PathBuf,
-    /// How many bytes they have.
+    /// Size of the transcript in bytes.
     pub bytes: u64,
-    /// When the last was written.
+    /// Time of the last change.
     pub changed_at: Timestamp,
 }
 
-/// What a transcript says of itself.
+/// Facts about a session that its transcript records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct About {
-    /// The directory that it was begun in, by which Claude named its folder; another one of its
-    /// directories where none of them fits the folder, as after a move.
+    /// The directory in which the session was begun, after which Claude Code named the folder;
+    /// another one of its directories where none fits the folder, as after a move.
     pub cwd: Option<PathBuf>,
-    /// The name that somebody gave it.
+    /// The name that the user gave it.
     pub title: Option<String>,
-    /// Whether it was begun by a program (`claude -p`), and not at a terminal.
+    /// Whether a program began it (`claude -p`), and not a user at a terminal.
     pub by_program: bool,
 }
 
-/// The conversations in which something was said, in no order. Those of subagents are not among them.
+/// Returns the conversations that have user records, in no order. Those of subagents are left out.
 ///
 /// # Errors
-/// The directory is there and cannot be read.
+/// The directory exists and cannot be read.
 pub fn conversations(config_dir: &Path) -> io::Result<Vec<Conversation>> {
     let mut found = Vec::new();
     for folder in entries(&config_dir.join("projects"))? {
@@ -58,7 +60,7 @@ pub fn conversations(config_dir: &Path) -> io::Result<Vec<Conversation>> {
             let Some(session_id) = name.strip_suffix(".jsonl").filter(|id| is_uuid(id)) else {
                 continue;
             };
-            // One that vanishes meanwhile was Claude's to remove.
+            // One that vanishes meanwhile was removed by Claude Code.
             let Ok(metadata) = fs::metadata(&transcript) else {
                 continue;
             };
@@ -75,7 +77,7 @@ pub fn conversations(config_dir: &Path) -> io::Result<Vec<Conversation>> {
     Ok(found)
 }
 
-/// What is in a directory; nothing where there is none.
+/// Returns the entries of a directory; none where it is missing.
 fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(dir) {
         Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
@@ -91,7 +93,7 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-/// Reads the beginning and the end of a transcript for what it says of itself.
+/// Reads the facts about a session from the beginning and the end of its transcript.
 ///
 /// # Errors
 /// It cannot be read.
@@ -134,15 +136,15 @@ pub fn about(transcript: &Path) -> io::Result<About> {
     Ok(about)
 }
 
-/// Whether a folder is that of a directory.
+/// Whether a folder's name is that of a directory.
 fn fits(folder: &str, cwd: &Path) -> bool {
     let slug = slug(cwd);
     folder == slug || (slug.len() > SLUG_LIMIT && folder.starts_with(&slug))
 }
 
-/// What Claude keeps of a session, where it is and where it would be if its folder were another one.
-/// Both are relative to the configuration directory; any of it may be missing. The transcript is the first; the
-/// last is the memory of the folder, which all sessions in it share.
+/// Returns the files that Claude Code keeps for a session, each with its present path and the path
+/// in another folder. Both are relative to the configuration directory; any of them may be missing.
+/// The first is the transcript; the last is the memory of the folder, which all its sessions share.
 #[must_use]
 pub fn companions(session_id: &str, from: &str, to: &str) -> Vec<(PathBuf, PathBuf)> {
     let project = |folder: &str| Path::new("projects").join(folder);
@@ -161,8 +163,8 @@ pub fn companions(session_id: &str, from: &str, to: &str) -> Vec<(PathBuf, PathB
     all
 }
 
-/// The name of the folder for a directory whose symlinks are resolved; `None` where its path is so long
-/// that Claude adds a hash to it. A session is then resumed by its file.
+/// Returns the name of the folder for a directory whose symlinks are resolved; `None` where its
+/// path is so long that Claude Code adds a hash. A session is then resumed by its file.
 #[must_use]
 pub fn folder(cwd: &Path) -> Option<String> {
     Some(slug(cwd)).filter(|slug| slug.len() <= SLUG_LIMIT)
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn conversations_are_found_and_what_holds_no_words_is_not_one() {
+    fn conversations_are_found_and_files_without_user_records_are_not() {
         let dir = tempfile::tempdir().unwrap();
         assert!(conversations(dir.path()).unwrap().is_empty());
         put(
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_is_the_one_that_the_folder_is_named_after_and_the_newest_name_counts() {
+    fn the_directory_is_the_one_that_the_folder_is_named_after_and_the_newest_name_is_used() {
         let dir = tempfile::tempdir().unwrap();
         let title = |text: &str| {
             format!(r#"{{"type":"custom-title","customTitle":"{text}","sessionId":"{ID}"}}"#)
@@ -231,13 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn a_transcript_in_a_folder_of_another_name_still_tells_a_directory() {
+    fn a_transcript_in_a_folder_of_another_name_still_names_a_directory() {
         let dir = tempfile::tempdir().unwrap();
         let path = put(
             dir.path(),
             "-moved",
             "u.jsonl",
-            &format!("{{\"torn\n{}", said("/srv/a")),
+            &format!("{{\"cut\n{}", said("/srv/a")),
         );
         assert_eq!(about(&path).unwrap().cwd.unwrap(), Path::new("/srv/a"));
     }

@@ -1,8 +1,8 @@
-//! Where the transcript of a session is: `projects/<slug>/<session id>.jsonl`.
+//! Transcript lookup: finds the transcript of a session, `projects/<slug>/<session id>.jsonl`.
 //!
-//! Found by its file name, because the slug is ambiguous (`a_b` and `a-b` share one) and because
-//! its hash for long paths is not known. One id can have a file in two folders: uniqueness is per
-//! folder (measured on 2.1.197).
+//! The lookup goes by the file name, because the slug is ambiguous (`a_b` and `a-b` share one) and
+//! because its hash for long paths is not known. One id can have a file in two folders: Claude Code
+//! keeps ids unique per folder only (measured on 2.1.197).
 
 use std::fs;
 use std::io;
@@ -14,27 +14,28 @@ use sys::error::{Context as _, Result, ensure};
 use sys::files;
 use sys::time::Timestamp;
 
-/// A slug is cut here, and a hash of the whole path follows (measured on 2.1.197 and 2.1.330).
+/// A slug is cut at this length, and a hash of the whole path follows (measured on 2.1.197 and
+/// 2.1.330).
 pub(crate) const SLUG_LIMIT: usize = 200;
 
-/// What is there of a session.
+/// Result of a lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TranscriptLookup {
-    /// No file: nothing was ever said, or it is lost.
+    /// No file: the session has no records yet, or they are lost.
     Missing,
-    /// A file in which no user record can be read. Claude refuses both `--resume` ("no
-    /// conversation found") and `--session-id` ("already in use") with it (measured on 2.1.197 and
-    /// 2.1.330): bring the conversation back if there was one, else [`set_aside`] and start anew.
+    /// A file without a readable user record. Claude Code refuses both `--resume` ("no conversation
+    /// found") and `--session-id` ("already in use") with it (measured on 2.1.197 and 2.1.330):
+    /// restore the conversation if there was one, else [`quarantine`] the file and start again.
     Blank(PathBuf),
     /// A conversation.
     Present(PathBuf),
     /// Files in more than one folder, those with user records first.
     Several(Vec<PathBuf>),
-    /// It could not be told, and why.
+    /// The lookup failed, and why.
     Unknown(String),
 }
 
-/// Looks for the transcript of a session.
+/// Looks up the transcript of a session.
 #[must_use]
 pub fn locate(config_dir: &Path, session_id: &str) -> TranscriptLookup {
     match find(config_dir, session_id) {
@@ -83,11 +84,11 @@ fn find(config_dir: &Path, session_id: &str) -> io::Result<Vec<(PathBuf, bool)>>
     Ok(found)
 }
 
-/// Renames a blank transcript out of Claude's way, so that its session id can be used again.
-/// Returns where it is now.
+/// Renames a blank transcript, so that Claude Code can use its session id again. Returns the new
+/// path.
 ///
 /// # Errors
-/// It holds words after all, or the disk refused.
+/// The transcript holds a conversation, or cannot be renamed.
 pub fn quarantine(blank: &Path) -> Result<PathBuf> {
     ensure!(
         !has_user_record(blank)?,
@@ -96,15 +97,15 @@ pub fn quarantine(blank: &Path) -> Result<PathBuf> {
     );
     let mut name = blank.file_name().unwrap_or_default().to_owned();
     name.push(format!(".blank-{}", Timestamp::now().as_millis()));
-    let aside = blank.with_file_name(name);
-    fs::rename(blank, &aside)
+    let quarantined = blank.with_file_name(name);
+    fs::rename(blank, &quarantined)
         .and_then(|()| files::sync_dir(blank.parent().unwrap_or(Path::new("."))))
         .with_context(|| format!("cannot rename {}", blank.display()))?;
-    Ok(aside)
+    Ok(quarantined)
 }
 
-/// Any record of a user's counts, also one of a local command such as `/clear`: Claude resumes
-/// a session that has no more than that.
+/// Whether a transcript has a user record. One of a local command like `/clear` counts: Claude Code
+/// resumes a session that has nothing else.
 pub(crate) fn has_user_record(path: &Path) -> io::Result<bool> {
     let mut found = false;
     Reader::open(path).each(|record| {
@@ -122,8 +123,8 @@ pub(crate) fn has_user_record(path: &Path) -> io::Result<bool> {
     Ok(found)
 }
 
-/// The name of Claude's folder for a working directory, whose symlinks must be resolved already.
-/// Longer than 200 characters it is only the beginning of the name.
+/// Returns the name of Claude Code's folder for a working directory, whose symlinks must be
+/// resolved already. Where it is longer than 200 characters, only the beginning of the name.
 #[must_use]
 pub fn slug(cwd: &Path) -> String {
     let full: String = cwd
@@ -205,11 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_blank_transcript_is_set_aside_and_nothing_is_lost() {
+    fn only_a_blank_transcript_is_quarantined_and_nothing_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let path = put(dir.path(), "-a", "{\"type\":\"us");
-        let aside = quarantine(&path).unwrap();
-        assert_eq!(fs::read_to_string(aside).unwrap(), "{\"type\":\"us");
+        let quarantined = quarantine(&path).unwrap();
+        assert_eq!(fs::read_to_string(quarantined).unwrap(), "{\"type\":\"us");
         assert_eq!(locate(dir.path(), "u"), TranscriptLookup::Missing);
         let path = put(dir.path(), "-a", USER);
         assert!(quarantine(&path).is_err());

@@ -1,4 +1,4 @@
-//! Transcripts: where they are, how they are read, and what they say.
+//! Transcripts: lookup, reading, and evaluation of Claude Code's session transcripts.
 
 pub(crate) mod damaged_line;
 pub mod index;

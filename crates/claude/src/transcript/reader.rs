@@ -1,7 +1,7 @@
-//! The one reader of transcripts: tolerant, incremental, and bounded in memory.
+//! Transcript reader: tolerant of damaged lines, incremental, and bounded in memory.
 //!
-//! A place in a transcript is (session, generation, offset). Claude only ever appends; a file that
-//! shrank or was replaced is another generation and is read from its beginning.
+//! A position in a transcript is (session, generation, offset). Claude Code only appends; a file
+//! that shrank or was replaced is another generation and is read from its beginning.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -16,13 +16,13 @@ use super::record::Record;
 /// How much is read at once, in bytes.
 const CHUNK: usize = 256 * 1024;
 
-/// A longer line is passed over, in bytes. A record with several large images stays below it.
+/// Longer lines are skipped, in bytes. A record with several large images is shorter.
 const LONGEST_LINE: usize = 64 * 1024 * 1024;
 
-/// How far a transcript has been read.
+/// Position up to which a transcript has been read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// Raised whenever the file shrank or was replaced.
+    /// Increases whenever the file shrank or was replaced.
     pub generation: u32,
     /// Bytes from the beginning; a record begins here, or will.
     pub offset: u64,
@@ -31,7 +31,7 @@ pub struct Mark {
 /// What could not be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Skipped {
-    /// Lines with something unreadable in them.
+    /// Lines with an unreadable part.
     pub lines: u64,
     /// Bytes that belong to no record, NULs not counted.
     pub bytes: u64,
@@ -47,19 +47,19 @@ pub struct Reader {
     partial: Vec<u8>,
     /// Bytes of the unfinished line that are not kept: leading NULs, or a line that is too long.
     dropped: u64,
-    /// The rest of this line is to be passed over.
+    /// The rest of this line is skipped.
     overlong: bool,
     skipped: Skipped,
 }
 
 impl Reader {
-    /// Reads from the beginning. The file need not exist yet.
+    /// Returns a reader at the beginning. The file need not exist yet.
     #[must_use]
     pub fn open(path: impl Into<PathBuf>) -> Self {
         Self::from_mark(path, Mark::default())
     }
 
-    /// Goes on where an earlier reader stood.
+    /// Returns a reader that continues at an earlier reader's mark.
     #[must_use]
     pub fn from_mark(path: impl Into<PathBuf>, mark: Mark) -> Self {
         Self {
@@ -73,7 +73,8 @@ impl Reader {
         }
     }
 
-    /// Begins with the first line that starts in the last `bytes` of the file, as generation 0.
+    /// Returns a reader at the first line that starts in the last `bytes` of the file, as
+    /// generation 0.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -91,30 +92,31 @@ impl Reader {
                 offset: start.saturating_sub(1),
             },
         );
-        // Reading one byte early tells a line that starts exactly there from the rest of another.
+        // Reading one byte early distinguishes a line that starts exactly there from the rest of
+        // another.
         reader.overlong = start > 0;
         Ok(reader)
     }
 
-    /// The file that it reads.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How far it has read.
+    /// Returns the position up to which it has read.
     #[must_use]
     pub fn mark(&self) -> Mark {
         self.mark
     }
 
-    /// What could not be read so far.
+    /// Returns what could not be read so far.
     #[must_use]
     pub fn skipped(&self) -> Skipped {
         self.skipped
     }
 
-    /// The records that are new since the last call. A missing file has none.
+    /// Returns the records that are new since the last call. A missing file has none.
     ///
     /// For the first read of a transcript, which may be huge, use [`Reader::each`].
     ///
@@ -129,9 +131,9 @@ impl Reader {
         Ok(records)
     }
 
-    /// Hands over the records that are new since the last call, one by one, until `take` returns
-    /// false; the rest of the file is then left for the next call, except for records on the same
-    /// piece of it.
+    /// Passes the records that are new since the last call to `take`, one by one, until it returns
+    /// false; the rest of the file is then left for the next call, except for records in the same
+    /// chunk.
     ///
     /// # Errors
     /// The file cannot be read; what was read before stays read.
@@ -180,7 +182,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The first byte that has not been looked at.
+    /// Returns the offset of the first byte that has not been read.
     fn reached(&self) -> u64 {
         self.mark.offset + self.dropped + self.partial.len() as u64
     }
@@ -228,8 +230,8 @@ impl Reader {
         go_on
     }
 
-    /// A last line without its newline counts as soon as it is a whole object: a power cut may
-    /// have taken the newline alone, and Claude goes on behind it without adding one.
+    /// A last line without its newline counts as soon as it is a whole object: a power cut may have
+    /// removed the newline alone, and Claude Code continues behind it without adding one.
     fn take_unended_line(&mut self, take: &mut impl FnMut(Record) -> bool) {
         if self.overlong {
             return;
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_handed_over_once_it_is_whole() {
+    fn a_record_is_returned_once_it_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("u.jsonl");
         let mut reader = Reader::open(&path);
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_reader_goes_on_where_the_first_one_stood() {
+    fn a_later_reader_continues_at_the_mark_of_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("u.jsonl");
         append(&path, &format!("{}\n{{\"type\":\"cust", title("one")));
@@ -353,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_of_nulls_is_passed_over_without_being_held() {
+    fn a_run_of_nulls_is_skipped_without_being_kept_in_memory() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("u.jsonl");
         append(&path, &format!("{}\n", title("one")));
@@ -371,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_stops_where_it_is_told() {
+    fn reading_stops_when_the_callback_returns_false() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("u.jsonl");
         let line = format!("{}\n", title(&"x".repeat(1_000)));
@@ -389,10 +391,10 @@ mod tests {
             ..Default::default()
         })]
 
-        /// A power cut anywhere, NULs in its place, and a Claude that goes on behind it: only the
-        /// record that was being written is lost, however often the file is looked at meanwhile.
+        /// A power cut anywhere, NULs in its place, and Claude Code continuing behind it: only the
+        /// record that was being written is lost, however often the file is read meanwhile.
         #[test]
-        fn a_power_cut_costs_no_whole_record(
+        fn a_power_cut_loses_no_whole_record(
             names in proptest::collection::vec("[a-z{}\":,\\\\é\u{0}😀 ]{0,12}", 1..6),
             more in proptest::collection::vec("[a-z{}\"]{0,8}", 1..4),
             at in 0.0..1.0f64,

@@ -1,8 +1,8 @@
-//! One record of a transcript, reduced to what decides something or is shown to people.
+//! Record of a transcript, reduced to the fields that are used or shown.
 //!
-//! Measured on 2.1.197 and 2.1.330. A block of an assistant's message is a record of its own,
-//! written once the message is whole, so its stop reason is always that of the message; what was
-//! still streaming is nowhere.
+//! Measured on 2.1.197 and 2.1.330. Each block of an assistant's message is its own record, written
+//! once the message is complete, so its stop reason is always that of the message. A message that
+//! was still streaming is not recorded.
 
 use serde_json::Value;
 
@@ -11,9 +11,9 @@ use sys::time::Timestamp;
 /// One record.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// What it says.
+    /// Kind and content.
     pub kind: RecordKind,
-    /// Its own id; records about the session have none.
+    /// Its id; records about the session have none.
     pub uuid: Option<String>,
     /// The record that it continues; with `uuid` they form a tree.
     pub parent: Option<String>,
@@ -23,43 +23,43 @@ pub struct Record {
     pub sidechain: bool,
 }
 
-/// What a record says.
+/// Kind and content of a record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RecordKind {
-    /// Something said to the model that begins or goes on with a turn.
+    /// A message to the model that begins or continues a turn.
     Prompt {
-        /// The words.
+        /// Text of the message.
         text: String,
-        /// Who said it.
+        /// Who sent it.
         by: Speaker,
     },
-    /// A command that runs in Claude itself (`/rename`, `! ls`) and its output, or a reminder: no
-    /// turn.
+    /// A command that runs in Claude Code itself (`/rename`, `! ls`) and its output, or a reminder;
+    /// it begins no turn.
     Local(String),
-    /// A message that was queued while the model worked, and that it was given within the turn.
+    /// A message that was queued while the model worked, and was passed to it within the turn.
     Absorbed(String),
-    /// The summary that takes the place of what was compacted away.
+    /// The summary that replaces a compacted conversation.
     Summary,
-    /// What tools answered.
+    /// Results of tools.
     ToolResults(Vec<ToolResult>),
-    /// A part of what the model said.
+    /// A part of the model's answer.
     Assistant {
-        /// In order.
+        /// Blocks in order.
         blocks: Vec<Block>,
         /// `end_turn` at the end of a turn, `tool_use` where tools are to run.
         stop: Option<String>,
-        /// What the whole message cost; each record of it says the same.
+        /// Tokens of the whole message; each record of it has the same.
         cost: Option<Cost>,
     },
-    /// Claude's own words in place of an answer that the API did not give.
+    /// Claude Code's own message in place of an answer that the API did not give.
     ApiError {
         /// `rate_limit`, `authentication_failed`, `server_error`, `unknown` ...
         error: Option<String>,
         /// HTTP status.
         status: Option<u16>,
-        /// As it is shown.
+        /// The message as it is shown.
         text: String,
-        /// When a usage limit ends; 2.1.330 says it, 2.1.197 only in words.
+        /// When a usage limit ends; 2.1.330 records it, 2.1.197 only has it in the text.
         resets_at: Option<Timestamp>,
     },
     /// The user pressed Escape.
@@ -70,10 +70,10 @@ pub enum RecordKind {
     /// The end of an interactive turn (`turn_duration`); not written under `-p`, nor always after
     /// an error.
     TurnEnd {
-        /// Subagents that the turn left running, and on which it waits.
+        /// Subagents that the turn left running, and for which it waits.
         background_agents: u64,
     },
-    /// A remark of Claude's, by its subtype: `compact_boundary`, `stop_hook_summary`,
+    /// A remark of Claude Code, by its subtype: `compact_boundary`, `stop_hook_summary`,
     /// `local_command` ...
     System(String),
     /// A prompt was queued while the model worked.
@@ -82,14 +82,14 @@ pub enum RecordKind {
     Dequeue(Dequeue),
     /// The session was given a name.
     Title(String),
-    /// What we have no use for, by its type.
+    /// A record that is not used, by its type.
     Unknown(String),
 }
 
-/// Who said a prompt.
+/// Sender of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaker {
-    /// A human, or whoever started Claude with a prompt.
+    /// The user, or the program that started Claude Code with a prompt.
     Human,
     /// Claude Code itself: an expanded command, a hook's objection, the end of a background task.
     Machine,
@@ -98,63 +98,63 @@ pub enum Speaker {
 /// How prompts left the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dequeue {
-    /// The first one, or the one with these words where they are given.
+    /// The first prompt, or the one with this text where it is given.
     One(Option<String>),
-    /// All, back into the input box.
+    /// All prompts, back into the input box.
     All,
 }
 
-/// What a message of the model cost. A message of several blocks is as many records, and the cost
-/// stands in each: it counts once.
+/// Tokens of a message of the model. A message of several blocks is recorded several times, each
+/// with the same cost, which counts once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cost {
-    /// Of which message; without an id it cannot be told from another's.
+    /// Id of the message; without one, equal costs cannot be matched.
     pub message: Option<String>,
-    /// How much.
+    /// Number of tokens.
     pub tokens: Tokens,
 }
 
-/// Tokens, as the API counts them.
+/// Token counts, as the API reports them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// Given to the model, and in no cache.
+    /// Input that is in no cache.
     pub input: u64,
-    /// Said by the model.
+    /// Output of the model.
     pub output: u64,
-    /// Given to the model, and put into its cache.
+    /// Input that is written to the cache.
     pub cache_written: u64,
-    /// Given to the model out of its cache: the same words again.
+    /// Input that is read from the cache, so it was sent before.
     pub cache_read: u64,
 }
 
 /// A part of an assistant's message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Block {
-    /// Words.
+    /// Text.
     Text(String),
     /// A call of a tool.
     ToolUse {
-        /// Which a result refers to.
+        /// Id that the result refers to.
         id: String,
         /// Name of the tool.
         name: String,
         /// Its arguments.
         input: Value,
     },
-    /// Thinking, and whatever comes.
+    /// Thinking, and unknown types.
     Other(String),
 }
 
-/// The answer to one tool call.
+/// Result of one tool call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolResult {
-    /// The call.
+    /// Id of the call.
     pub tool_use_id: String,
     /// Whether the tool failed or was refused.
     pub is_error: bool,
-    /// What it said, images left out.
+    /// Output as text, without images.
     pub text: String,
-    /// Id of the task that it left running in the background: a command or a subagent. Its end
-    /// is told later, in a `<task-notification>`.
+    /// Id of the task that it left running in the background: a command or a subagent. Its end is
+    /// recorded later, in a `<task-notification>`.
     pub background: Option<String>,
 }

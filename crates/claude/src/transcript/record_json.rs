@@ -1,4 +1,4 @@
-//! Reads a record out of its JSON. Whatever is not as expected becomes [`RecordKind::Unknown`].
+//! Parser of transcript records from JSON. Unexpected input becomes [`RecordKind::Unknown`].
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use super::record::{Block, Cost, Dequeue, Record, RecordKind, Speaker, Tokens, T
 use sys::time::Timestamp;
 
 impl Record {
-    /// Reads a record; whatever is not as expected becomes [`RecordKind::Unknown`].
+    /// Parses a record; unexpected input becomes [`RecordKind::Unknown`].
     #[must_use]
     pub fn from_json(json: &Map<String, Value>) -> Self {
         let text = |key: &str| json.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -52,7 +52,8 @@ fn user(json: &Map<String, Value>) -> RecordKind {
             in_tool: rest.starts_with(" for tool use"),
         };
     }
-    // A resumed session notes what it lost in the background, and 2.1.330 begins no turn for that.
+    // A resumed session records what it lost in the background, and 2.1.330 begins no turn for
+    // that.
     if is_local(&text, flag(json, "isMeta")) || flag(json, "queueTranscriptOnly") {
         return RecordKind::Local(text);
     }
@@ -68,8 +69,8 @@ fn user(json: &Map<String, Value>) -> RecordKind {
     RecordKind::Prompt { text, by }
 }
 
-/// A command of the user's own (`/doit`) also begins with its name, but what it expands to follows
-/// as a record without these marks.
+/// A user's own command (`/doit`) also begins with its name, but the text that it expands to
+/// follows as a record without these marks.
 fn is_local(text: &str, meta: bool) -> bool {
     let marks = ["<local-command-", "<command-", "<bash-"];
     marks.iter().any(|mark| text.starts_with(mark))
@@ -177,7 +178,8 @@ fn tool_result(block: &Value) -> Option<ToolResult> {
     })
 }
 
-/// A record of tool results has one of them; what the tool told Claude itself stands beside it.
+/// A record of tool results has one result; what the tool reported to Claude Code itself stands
+/// beside it.
 fn background_task(json: &Map<String, Value>) -> Option<String> {
     let told = json.get("toolUseResult")?;
     let id = told.get("backgroundTaskId").or_else(|| {
@@ -191,7 +193,7 @@ fn blocks(content: Option<&Value>) -> impl Iterator<Item = &Value> {
     content.and_then(Value::as_array).into_iter().flatten()
 }
 
-/// The words of a content, which is a string or a list of blocks.
+/// Returns the text of a content, which is a string or a list of blocks.
 fn text_of(content: Option<&Value>) -> String {
     if let Some(text) = content.and_then(Value::as_str) {
         return text.to_owned();
@@ -216,13 +218,13 @@ mod tests {
 
     fn read(text: &str) -> Record {
         let Value::Object(json) = serde_json::from_str(text).unwrap() else {
-            panic!("no object")
+            panic!("not an object")
         };
         Record::from_json(&json)
     }
 
     #[test]
-    fn a_prompt_of_a_human_is_told_from_one_of_the_machine() {
+    fn a_prompt_of_the_user_is_distinguished_from_one_of_the_machine() {
         let human = read(
             r#"{"type":"user","origin":{"kind":"human"},"message":{"content":"do it"},"uuid":"a"}"#,
         );
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_command_is_no_prompt() {
+    fn a_local_command_is_not_a_prompt() {
         for text in [
             r#"{"type":"user","isMeta":true,"message":{"content":"<local-command-caveat>x"}}"#,
             r#"{"type":"user","message":{"content":"<bash-input>ls</bash-input>"}}"#,
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_as_expected_is_unknown_and_never_a_panic() {
+    fn unexpected_input_is_unknown_and_never_a_panic() {
         for text in [
             "{}",
             r#"{"type":7}"#,

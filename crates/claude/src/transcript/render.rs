@@ -1,31 +1,30 @@
-//! Pure: a transcript as lines for a person: who said what, tools by what they are used on, results
-//! shortened.
+//! Transcript rendering: lines for people, with shortened tool calls and results. Pure.
 
 use serde_json::Value;
 
 use super::record::{Block, Record, RecordKind};
 use sys::time::Timestamp;
 
-/// Who says a line.
+/// Speaker of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineSpeaker {
-    /// The user, or spotkeep in their place.
+    /// The user, or spotkeep on the user's behalf.
     User,
     /// The model.
     Claude,
     /// A call of a tool.
     Tool,
-    /// What a tool answered.
+    /// Result of a tool.
     Result {
-        /// It failed, or was refused.
+        /// The tool failed, or was refused.
         is_error: bool,
     },
-    /// Claude Code, of the API.
+    /// Claude Code's message about the API.
     Api,
 }
 
 impl LineSpeaker {
-    /// A word for it.
+    /// Returns its name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -38,18 +37,18 @@ impl LineSpeaker {
     }
 }
 
-/// Something that was said.
+/// One line of a rendered transcript.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TranscriptLine {
-    /// When.
+    /// Time of the record.
     pub at: Option<Timestamp>,
-    /// By whom.
+    /// Its speaker.
     pub who: LineSpeaker,
-    /// Whole, and with its lines; a call in one line.
+    /// The whole text with its line breaks; a call in one line.
     pub text: String,
 }
 
-/// What a record says to a person; nothing where only Claude needs it.
+/// Returns the lines of a record; none where only Claude Code needs it.
 #[must_use]
 pub fn render(record: &Record) -> Vec<TranscriptLine> {
     let line = |who: LineSpeaker, text: &str| TranscriptLine {
@@ -82,25 +81,25 @@ pub fn render(record: &Record) -> Vec<TranscriptLine> {
         RecordKind::Interrupted { .. } => vec![line(LineSpeaker::User, "pressed Escape")],
         RecordKind::Summary => vec![line(
             LineSpeaker::Claude,
-            "(what came before was compacted)",
+            "(the conversation before this was compacted)",
         )],
         _ => Vec::new(),
     };
-    // A result may be empty and says that it came; words may not.
+    // An empty result shows that it came; an empty text shows nothing.
     let speaks = |said: &TranscriptLine| {
         !said.text.is_empty() || matches!(said.who, LineSpeaker::Result { .. })
     };
     all.into_iter().filter(speaks).collect()
 }
 
-/// Without what moves a terminal's cursor, or colours it: a result may hold anything.
+/// Removes characters that move a terminal's cursor, or change its colours: a result may hold any.
 fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
         match c {
             '\x1b' if rest.next_if_eq(&'[').is_some() => {
-                // A control sequence ends with its first letter, or the like.
+                // A control sequence ends with its first letter, or a similar character.
                 while rest.next().is_some_and(|c| !('@'..='~').contains(&c)) {}
             }
             '\n' | '\t' => clean.push(c),
@@ -111,7 +110,7 @@ fn clean(text: &str) -> String {
     clean
 }
 
-/// What a tool is used on, by the argument that says it best.
+/// The arguments that describe a tool call, best one first.
 const SUBJECTS: [&str; 11] = [
     "command",
     "file_path",
@@ -126,7 +125,7 @@ const SUBJECTS: [&str; 11] = [
     "prompt",
 ];
 
-/// A call in one line: the tool, and what it is used on.
+/// Returns a call in one line: the tool and its main argument.
 #[must_use]
 pub fn call(name: &str, input: &Value) -> String {
     if let Some(todos) = input.get("todos").and_then(Value::as_array) {
@@ -140,7 +139,7 @@ pub fn call(name: &str, input: &Value) -> String {
         Some(fields) if fields.is_empty() => String::new(),
         _ => input.to_string(),
     });
-    // A command of several lines is known by its first, and so is a plan.
+    // A command of several lines is shown by its first, and so is a plan.
     let mut lines = subject
         .lines()
         .map(str::trim)
@@ -150,14 +149,14 @@ pub fn call(name: &str, input: &Value) -> String {
     one_line(&format!("{name} {first}{more}"))
 }
 
-/// On one line, and without what moves a cursor: whatever it was made of may hold anything.
+/// Joins a text into one line, without characters that move a cursor: its source may hold any.
 pub(crate) fn one_line(text: &str) -> String {
     let text = clean(text);
     let words: Vec<&str> = text.split(['\n', '\t']).map(str::trim).collect();
     words.join(" ").trim().to_owned()
 }
 
-/// A list of things to do, by the one that is being done.
+/// Returns a to-do list in one line: the item in progress, and how many are done.
 fn todo(todos: &[Value]) -> String {
     let text = |todo: &Value, key: &str| todo.get(key).and_then(Value::as_str).map(str::to_owned);
     let is = |todo: &&Value, state: &str| text(todo, "status").as_deref() == Some(state);
@@ -176,7 +175,7 @@ mod tests {
 
     fn lines(json: Value) -> Vec<(&'static str, String)> {
         let Value::Object(json) = json else {
-            panic!("no object")
+            panic!("not an object")
         };
         render(&Record::from_json(&json))
             .into_iter()
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_known_by_what_it_is_used_on() {
+    fn a_call_is_shown_with_its_main_argument() {
         for (name, input, expected) in [
             (
                 "Bash",
@@ -223,17 +222,20 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_was_said_moves_the_cursor() {
+    fn no_text_of_a_transcript_moves_the_cursor() {
         assert_eq!(clean("\x1b[1;31mred\x1b[0m\r\n\tx\x07\x1b"), "red\n\tx");
         assert_eq!(clean("\x1b[31"), "");
     }
 
     #[test]
-    fn what_only_claude_needs_is_no_line_and_an_empty_result_is_one() {
+    fn records_that_only_claude_needs_give_no_line_and_an_empty_result_gives_one() {
         assert!(lines(json!({"type": "system", "subtype": "turn_duration"})).is_empty());
         assert!(
-            lines(json!({"type": "assistant", "message": {"content": [{"type": "text", "text": " "}]}}))
-                .is_empty()
+            lines(
+                json!({"type": "assistant", "message": {"content": [{"type": "text",
+            "text": " "}]}})
+            )
+            .is_empty()
         );
         let result = json!({"type": "user", "message": {"content": [
             {"type": "tool_result", "tool_use_id": "t", "content": ""}]}});

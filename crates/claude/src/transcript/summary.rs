@@ -1,4 +1,4 @@
-//! Pure: a transcript in a glance: what is being done now, what was said last, what it cost.
+//! Transcript summary: the present activity, the model's last text, and the tokens used. Pure.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use super::record::{Block, Record, RecordKind};
 use super::render::{TranscriptLine, call, one_line, render};
 use super::tokens::Counters;
 
-/// So many of the newest lines are kept.
+/// Number of newest lines that are kept.
 const LINES: usize = 400;
 
 /// A line is kept up to this length, in characters: a result may be a whole file.
@@ -16,9 +16,9 @@ const LINE_MAX: usize = 4_000;
 #[derive(Debug, Clone, Default)]
 pub struct Story {
     counters: Counters,
-    /// Calls that have no answer yet, by their ids.
+    /// Calls without a result yet, with their ids.
     open: Vec<(String, String)>,
-    /// What the model said last, in this turn.
+    /// The model's last text in this turn.
     words: Option<String>,
     /// The last turn has ended.
     is_over: bool,
@@ -26,7 +26,7 @@ pub struct Story {
 }
 
 impl Story {
-    /// Takes in the next record of the file.
+    /// Adds the next record of the file.
     pub fn push(&mut self, record: &Record) {
         self.counters.push(record);
         if record.sidechain {
@@ -76,8 +76,8 @@ impl Story {
         }
     }
 
-    /// What it is doing now, or what it said last where it does nothing: a tool with what it is used
-    /// on, or words.
+    /// Returns the tool call that runs now, with its main argument, or the model's last text where
+    /// none runs.
     #[must_use]
     pub fn doing(&self) -> Option<String> {
         match &self.open[..] {
@@ -93,13 +93,13 @@ impl Story {
         self.is_over
     }
 
-    /// What it cost so far.
+    /// Returns the tokens used so far.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// The newest lines, oldest first.
+    /// Returns the newest lines, oldest first.
     pub fn lines(&self) -> impl ExactSizeIterator<Item = &TranscriptLine> + DoubleEndedIterator {
         self.lines.iter()
     }
@@ -113,7 +113,7 @@ mod tests {
 
     fn push(story: &mut Story, json: Value) {
         let Value::Object(json) = json else {
-            panic!("no object")
+            panic!("not an object")
         };
         story.push(&Record::from_json(&json));
     }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_the_open_tool_then_the_last_words() {
+    fn the_open_tool_is_shown_and_then_the_last_text() {
         let mut story = Story::default();
         assert_eq!(story.doing(), None);
         push(
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_lines_are_kept_and_none_is_endless() {
+    fn only_the_newest_lines_are_kept_and_each_is_bounded() {
         let mut story = Story::default();
         for _ in 0..LINES + 5 {
             push(&mut story, text(&"é".repeat(LINE_MAX + 5), "tool_use"));

@@ -1,4 +1,4 @@
-//! Follows a transcript and keeps what its end says.
+//! Follower of a transcript that keeps the state of its end.
 
 use std::collections::VecDeque;
 
@@ -7,16 +7,16 @@ use super::tail::{OpenTool, Tail};
 use crate::api_error::{ApiStop, Recorded};
 use sys::time::Timestamp;
 
-/// What our own prompts begin with; they are no request of the user's.
+/// Beginning of the prompts that spotkeep sends; they do not count as requests of the user.
 pub const OWN_MARK: &str = "[spotkeep] ";
 
-/// What a nudge begins with: a word to a Claude that still runs, after the API stopped its turn.
+/// Beginning of a nudge, which is sent to a running Claude Code after the API stopped its turn.
 pub const NUDGE_MARK: &str = "[spotkeep] The API ";
 
-/// How much is kept of a prompt, in characters.
+/// How much of a prompt is kept, in characters.
 const PROMPT_LIMIT: usize = 2_000;
 
-/// A record continues one of so many before it, or one that comes behind it.
+/// A record continues one of this many records before it, or one that follows it.
 const RECENT: usize = 64;
 
 /// Follows a transcript record by record.
@@ -25,7 +25,7 @@ pub struct TailState {
     turn: Turn,
     open: Vec<OpenTool>,
     killed: Killed,
-    /// Ids of what runs in the background.
+    /// Ids of background tasks.
     tasks: Vec<String>,
     queue: VecDeque<String>,
     last_activity: Option<Timestamp>,
@@ -35,20 +35,21 @@ pub struct TailState {
     order: RecordOrder,
 }
 
-/// Whether records come in the order in which they were made. Claude writes from several places at once: on a
-/// crowded machine 2.1.197 wrote the end of a turn before the prompt that it answers (seen in 1 of 100
-/// turns that end at once, for want of a login).
+/// Whether records come in the order in which they were made. Claude Code writes from several
+/// places at once: on a crowded machine 2.1.197 wrote the end of a turn before the prompt that it
+/// answers (seen in 1 of 100 turns that end at once, for lack of a login).
 #[derive(Debug, Clone, Default)]
 struct RecordOrder {
     /// Ids of the last records.
     recent: VecDeque<String>,
-    /// When the last words of Claude's were made, where what they continue was not there yet.
+    /// When the last message of Claude Code was made, where the record that it continues was not
+    /// there yet.
     ahead: Option<Timestamp>,
 }
 
 impl RecordOrder {
-    /// Whether a record was made before the words of Claude's that are there already, and is a part of what
-    /// led to them.
+    /// Whether a record was made before the message of Claude Code that is there already, and is a
+    /// part of what led to it.
     fn is_late(&mut self, record: &Record) -> bool {
         if let Some(uuid) = &record.uuid {
             if self.recent.len() == RECENT {
@@ -76,22 +77,22 @@ impl RecordOrder {
     }
 }
 
-/// How often the API has stopped the turn that the user asked for last, with no word of the model in
-/// between.
+/// How often the API has stopped the turn that the user requested last, without an answer of the
+/// model in between.
 #[derive(Debug, Clone, Default)]
 struct Stops {
     in_a_row: u32,
     last: Option<String>,
-    /// Words of the model, ever.
+    /// Answers of the model in total.
     answers: u64,
 }
 
-/// Calls of this turn that were answered, but only with the signal that ended them.
+/// Calls of this turn whose only result is the signal that ended them.
 #[derive(Debug, Clone, Default)]
 struct Killed {
     tools: Vec<OpenTool>,
     at: Option<Timestamp>,
-    /// The model has gone on since.
+    /// The model has continued since.
     passed: bool,
 }
 
@@ -108,7 +109,7 @@ enum Turn {
 }
 
 impl TailState {
-    /// Takes in the next record of the file.
+    /// Adds the next record of the file.
     pub fn push(&mut self, record: &Record) {
         if record.sidechain {
             return;
@@ -167,7 +168,7 @@ impl TailState {
         }
     }
 
-    /// What the end says now.
+    /// Returns the state at the end now.
     #[must_use]
     pub fn tail(&self) -> Tail {
         match &self.turn {
@@ -187,10 +188,11 @@ impl TailState {
         }
     }
 
-    /// What the end says of a Claude that was told to stop at `at`, by the clock of that machine.
+    /// Returns the state at the end of a Claude Code that was asked to stop at `at`, by the clock
+    /// of that machine.
     ///
-    /// A stop can be raced: 2.1.197 may send one more request when its tools are killed, and the
-    /// model then ends the turn on the news that they were. Such a turn was cut by us.
+    /// A stop can be a race: 2.1.197 may send one more request when its tools are killed, and the
+    /// model then ends the turn after the report of that. Such a turn was cut by the stop.
     #[must_use]
     pub fn tail_when_stopped(&self, at: Timestamp) -> Tail {
         let by_us = self.killed.at.is_some_and(|killed| killed >= at);
@@ -219,20 +221,23 @@ impl TailState {
         }
     }
 
-    /// When the last record of the main conversation was made, by the clock of that machine.
+    /// Returns when the last record of the main conversation was made, by the clock of that
+    /// machine.
     #[must_use]
     pub fn last_activity(&self) -> Option<Timestamp> {
         self.last_activity
     }
 
-    /// What the user asked last, at most 2000 characters of it; our own notes do not count.
+    /// Returns the user's last prompt, at most 2000 characters of it; prompts that spotkeep sent do
+    /// not count.
     #[must_use]
     pub fn last_prompt(&self) -> Option<&str> {
         self.last_prompt.as_deref()
     }
 
-    /// Prompts that were typed while the model worked and that it has not been given. Claude
-    /// keeps its queue in memory, so after its end they are lost unless somebody says them again.
+    /// Returns prompts that were typed while the model worked and that it has not been given.
+    /// Claude Code keeps its queue in memory, so after its end they are lost unless they are sent
+    /// again.
     #[must_use]
     pub fn queued(&self) -> Vec<&str> {
         self.queue
@@ -242,27 +247,27 @@ impl TailState {
             .collect()
     }
 
-    /// How often in a row the API has stopped what the user asked for last; zero once the model has
-    /// said a word again.
+    /// Returns how often in a row the API has stopped the user's last request; zero once the model
+    /// has answered again.
     #[must_use]
     pub fn stops_in_a_row(&self) -> u32 {
         self.stops.in_a_row
     }
 
-    /// The id of the record in which the API stopped a turn last.
+    /// Returns the id of the record in which the API stopped a turn last.
     #[must_use]
     pub fn last_stop(&self) -> Option<&str> {
         self.stops.last.as_deref()
     }
 
-    /// How many messages of the model were seen.
+    /// Returns how many messages of the model were seen.
     #[must_use]
     pub fn answers(&self) -> u64 {
         self.stops.answers
     }
 
-    /// Whether the beginning of the last turn was among the records: then no earlier one changes what the end says, but for what was
-    /// left running in the background.
+    /// Whether the beginning of the last turn was among the records: then no earlier one changes
+    /// the state at the end, except for background tasks.
     #[must_use]
     pub fn found_request(&self) -> bool {
         self.found_request
@@ -277,10 +282,10 @@ impl TailState {
         self.open.clear();
         self.killed = Killed::default();
         if text.starts_with(NUDGE_MARK) {
-            return; // Said to the very process: what it had running, it still has.
+            return; // Sent to the running process, so its background tasks still run.
         }
         if text.starts_with(OWN_MARK) {
-            // The note has told what was queued and what ran in the process before.
+            // The note has listed what was queued and what ran in the process before.
             self.queue.clear();
             self.tasks.clear();
             return;
@@ -289,7 +294,7 @@ impl TailState {
         self.asked(text);
     }
 
-    /// What came of it is known already.
+    /// The result of this prompt is known already.
     fn late_prompt(&mut self, text: &str, by: Speaker) {
         if by == Speaker::Human && !text.starts_with(OWN_MARK) {
             self.asked(text);
@@ -362,7 +367,7 @@ impl TailState {
                 });
             }
         }
-        // Behind `max_tokens` or `pause_turn` Claude goes on by itself.
+        // After `max_tokens` or `pause_turn` Claude Code continues automatically.
         if !calls && matches!(stop, Some("end_turn" | "stop_sequence" | "refusal")) {
             self.end(Turn::Done {
                 background_agents: 0,
@@ -392,9 +397,9 @@ fn asks_the_user(tool: &OpenTool) -> bool {
     matches!(tool.name.as_str(), "AskUserQuestion" | "ExitPlanMode")
 }
 
-/// Whether a tool's answer says no more than that it was ended from outside. On SIGTERM 2.1.330
-/// kills the running command and records this (2.1.197 mostly leaves the call open), so a call that
-/// our own stop cut off looks answered.
+/// Whether a tool's result only says that it was ended from outside. On SIGTERM 2.1.330 kills the
+/// running command and records this (2.1.197 mostly leaves the call open), so a call that
+/// spotkeep's stop cut off looks answered.
 fn was_killed(answer: &str) -> bool {
     let signs = [
         "Exit code 137",

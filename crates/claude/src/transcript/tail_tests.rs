@@ -1,4 +1,4 @@
-//! The classes of [`Tail`], by transcripts that both versions of Claude Code really wrote.
+//! Tests of the states of [`Tail`], with transcripts that both versions of Claude Code wrote.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ fn fixture(version: &str, name: &str) -> TailState {
     state
 }
 
-/// The tail of one kind of transcript, once per version.
+/// Returns the tail of one kind of transcript, once per version.
 fn tails(name: &str) -> Vec<Tail> {
     VERSIONS
         .iter()
@@ -97,7 +97,7 @@ fn an_unanswered_prompt_or_tool_result_is_a_cut_stream() {
 }
 
 #[test]
-fn escape_before_the_first_word_is_told_by_the_status_alone() {
+fn escape_before_the_first_output_shows_only_in_the_status() {
     for tail in tails("esc_nothing") {
         assert_eq!(tail, Tail::CutInStream);
         assert!(!tail.was_cut(Some(&Status::Idle)));
@@ -115,7 +115,7 @@ fn escape_is_an_interruption_in_the_stream_and_in_a_tool() {
 }
 
 #[test]
-fn an_open_question_or_plan_waits_for_a_human() {
+fn an_open_question_or_plan_waits_for_the_user() {
     for (name, tool_name) in [("ask", "AskUserQuestion"), ("plan", "ExitPlanMode")] {
         for tail in tails(name) {
             assert!(
@@ -127,7 +127,7 @@ fn an_open_question_or_plan_waits_for_a_human() {
 }
 
 #[test]
-fn what_the_api_said_is_told_apart() {
+fn errors_of_the_api_are_distinguished() {
     for (name, expected) in [
         ("api_529", ApiStop::Overloaded),
         ("api_429", ApiStop::RateLimited),
@@ -151,7 +151,7 @@ fn what_the_api_said_is_told_apart() {
     }
 }
 
-/// As 2.1.197 wrote it on a crowded machine, with what says nothing here left out.
+/// As 2.1.197 wrote it on a crowded machine, without the records that do not matter here.
 #[test]
 fn the_end_of_a_turn_that_is_written_before_its_prompt_is_its_end() {
     let lines = [
@@ -188,13 +188,13 @@ fn the_end_of_a_turn_that_is_written_before_its_prompt_is_its_end() {
         "{at}"
     );
 
-    // Of an answer in two parts as well, whose second continues the first.
+    // The same holds for an answer in two parts, whose second continues the first.
     let more = r#"{"type":"assistant","uuid":"g","parentUuid":"e","timestamp":"2026-11-29T15:30:44.580Z","message":{"role":"assistant","stop_reason":"end_turn","content":[{"type":"text","text":"so it is"}]}}"#;
     let state = said(&[lines[0], more, lines[2], lines[3]]);
     assert_eq!(state.tail(), Tail::Idle);
 
-    // In whatever order they were written, what is asked after that begins another turn, also where the clock was
-    // set back meanwhile and everything is in its place.
+    // In whatever order the records were written, a later prompt begins another turn, also where
+    // the clock was set back meanwhile and the records are in order.
     let next = |time: &str| {
         format!(
             r#"{{"type":"user","uuid":"f","parentUuid":"d","timestamp":"{time}","message":{{"role":"user","content":"on"}}}}"#
@@ -210,7 +210,7 @@ fn the_end_of_a_turn_that_is_written_before_its_prompt_is_its_end() {
 }
 
 #[test]
-fn both_versions_say_to_the_minute_when_a_limit_ends() {
+fn both_versions_record_to_the_minute_when_a_limit_ends() {
     for (name, expected) in [
         ("limit_session", "2026-11-23T02:38"),
         ("limit_week", "2026-11-26T00:08"),
@@ -231,14 +231,14 @@ fn both_versions_say_to_the_minute_when_a_limit_ends() {
 #[test]
 fn a_subagent_is_an_open_tool_or_is_awaited_in_the_background() {
     let [old, new] = &tails("agent")[..] else {
-        panic!("two versions")
+        panic!("there are two versions")
     };
     assert!(matches!(old, Tail::CutInTool { tools } if tools[0].name == "Agent"));
     assert_eq!(*new, Tail::AwaitingTasks { count: 1 });
 }
 
 #[test]
-fn a_command_in_the_background_is_awaited_until_its_end_is_told() {
+fn a_command_in_the_background_is_awaited_until_its_end_is_recorded() {
     let awaited = Tail::AwaitingTasks { count: 1 };
     assert_eq!(tails("bgshell"), [awaited.clone(), awaited.clone()]);
     assert!(awaited.was_cut(Some(&Status::Shell)));
@@ -246,12 +246,12 @@ fn a_command_in_the_background_is_awaited_until_its_end_is_told() {
 }
 
 #[test]
-fn records_of_a_subagent_say_nothing_of_the_main_conversation() {
+fn records_of_a_subagent_do_not_change_the_main_conversation() {
     assert_eq!(tails("agent_side"), [Tail::Empty, Tail::Empty]);
 }
 
 #[test]
-fn a_queued_prompt_is_known_until_the_model_has_it() {
+fn a_queued_prompt_is_listed_until_the_model_has_it() {
     for version in VERSIONS {
         let queued = fixture(version, "queued");
         assert_eq!(queued.queued(), ["please text queued words"]);
@@ -264,7 +264,7 @@ fn a_queued_prompt_is_known_until_the_model_has_it() {
 }
 
 #[test]
-fn our_own_note_is_not_the_last_request_and_empties_the_queue() {
+fn a_resume_note_is_not_the_last_request_and_empties_the_queue() {
     for version in VERSIONS {
         let state = fixture(version, "kill_tool1_resumed");
         assert_eq!(
@@ -276,7 +276,7 @@ fn our_own_note_is_not_the_last_request_and_empties_the_queue() {
 }
 
 #[test]
-fn the_turn_is_found_behind_more_output_than_the_first_look() {
+fn the_turn_is_found_before_more_output_than_the_first_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("u.jsonl");
     let big = "x".repeat(1024 * 1024);
@@ -294,7 +294,7 @@ fn the_turn_is_found_behind_more_output_than_the_first_look() {
 }
 
 #[test]
-fn a_turn_that_ended_on_the_news_of_our_own_kill_was_cut() {
+fn a_turn_that_ended_after_the_stop_killed_its_tool_was_cut() {
     let [old, _] = VERSIONS.map(|version| fixture(version, "term_agent"));
     assert_eq!(old.tail(), Tail::Idle);
     let at = |text| Timestamp::parse(text).unwrap();
@@ -305,7 +305,7 @@ fn a_turn_that_ended_on_the_news_of_our_own_kill_was_cut() {
     assert_eq!(
         old.tail_when_stopped(at("2026-11-23T00:00:00Z")),
         Tail::Idle,
-        "killed before the stop, by somebody else"
+        "killed before the stop, by another process"
     );
 }
 

@@ -1,26 +1,26 @@
-//! Pure: the tokens of a session, out of its transcript.
+//! Token counts of a session, from its transcript. Pure.
 //!
-//! A message of several blocks is written as several records, and each says what the whole message
-//! cost: it is counted once, by its id. Records of parallel messages may stand between.
+//! A message of several blocks is written as several records, and each has the cost of the whole
+//! message: it is counted once, by its id. Records of parallel messages may stand between.
 
 use std::collections::VecDeque;
 
 use super::record::{Cost, Record, RecordKind, Tokens};
 
-/// Records of one message stand this close together, counted in messages.
+/// Records of one message are this close together, counted in messages.
 const NEAR: usize = 32;
 
-/// Tokens so far.
+/// Tokens counted so far.
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
     total: Tokens,
     context: u64,
-    /// The last few messages, with what was counted for each.
+    /// The last few messages, with the tokens that were counted for each.
     near: VecDeque<(String, Tokens)>,
 }
 
 impl Counters {
-    /// Takes in the next record of the file.
+    /// Adds the next record of the file.
     pub fn push(&mut self, record: &Record) {
         let RecordKind::Assistant {
             cost: Some(cost), ..
@@ -41,7 +41,7 @@ impl Counters {
             near.find(|(known, _)| known == id)
         });
         if let Some((_, counted)) = counted {
-            // A message that was still being said may have been written with less of it.
+            // A message that was still streaming may have been recorded with fewer tokens.
             let more = cost.tokens.output.saturating_sub(counted.output);
             counted.output = counted.output.saturating_add(more);
             self.total.output = self.total.output.saturating_add(more);
@@ -56,13 +56,13 @@ impl Counters {
         }
     }
 
-    /// All that was counted.
+    /// Returns the sum of all tokens.
     #[must_use]
     pub fn total(&self) -> Tokens {
         self.total
     }
 
-    /// How much the model has before its eyes: what it was given last, and said then.
+    /// Returns the size of the model's context: the input of the last message, and its output.
     #[must_use]
     pub fn context(&self) -> u64 {
         self.context
@@ -70,8 +70,8 @@ impl Counters {
 }
 
 impl Tokens {
-    /// Both together. Whoever can write into a transcript can claim any number; one too large to be counted is the
-    /// largest.
+    /// Returns the sum of both. Any process that can write a transcript can claim any number, so
+    /// the sum stops at the largest value.
     fn and(self, more: Self) -> Self {
         Self {
             input: self.input.saturating_add(more.input),
@@ -81,7 +81,8 @@ impl Tokens {
         }
     }
 
-    /// What was new to the model, or said by it: without what came out of its cache again.
+    /// Returns the tokens that were new to the model or written by it: all but those read from its
+    /// cache.
     #[must_use]
     pub fn fresh(self) -> u64 {
         self.input
@@ -96,21 +97,21 @@ mod tests {
 
     use super::*;
 
-    fn record(id: &str, output: u64, side: bool) -> Record {
+    fn record(id: &str, output: u64, sidechain: bool) -> Record {
         let Value::Object(json) = json!({
-            "type": "assistant", "isSidechain": side,
+            "type": "assistant", "isSidechain": sidechain,
             "message": {"id": id, "content": [{"type": "text", "text": "x"}], "usage": {
                 "input_tokens": 10, "output_tokens": output,
                 "cache_creation_input_tokens": 200, "cache_read_input_tokens": 3000,
             }},
         }) else {
-            panic!("no object")
+            panic!("not an object")
         };
         Record::from_json(&json)
     }
 
     #[test]
-    fn a_message_of_several_records_counts_once_with_the_most_that_it_said() {
+    fn a_message_of_several_records_counts_once_with_its_largest_cost() {
         let mut counters = Counters::default();
         for (id, output) in [("a", 1), ("a", 5), ("b", 7), ("a", 5)] {
             counters.push(&record(id, output, false));
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_beyond_all_counting_are_the_most_that_there_can_be() {
+    fn token_counts_stop_at_the_largest_value() {
         let mut counters = Counters::default();
         counters.push(&record("a", u64::MAX, false));
         counters.push(&record("b", 1, false));
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subagents_words_count_and_are_not_what_the_agent_has_before_its_eyes() {
+    fn a_subagents_tokens_count_but_not_for_the_agents_context() {
         let mut counters = Counters::default();
         counters.push(&record("a", 5, false));
         counters.push(&record("b", 1_000, true));

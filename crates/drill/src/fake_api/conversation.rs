@@ -1,5 +1,4 @@
-//! A request to the model, read: whose conversation it is, what was asked last, and how far the
-//! answer has come. Pure.
+//! Parses a Messages API request: the agent, the last prompt, and the tool calls since then. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,15 +6,15 @@ use serde_json::Value;
 
 use super::marker::Marker;
 
-/// How the note of a keeper begins.
+/// The prefix of a keeper's note.
 pub const NOTE: &str = "[spotkeep]";
-/// How a prompt of a drill begins: `DRILL agent=NAME plan=PLAN`.
+/// The prefix of a drill's prompt: `DRILL agent=NAME plan=PLAN`.
 pub const PROMPT: &str = "DRILL ";
 
-/// What an agent is made to do.
+/// The plan of an agent: what the fake API makes it do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
-    /// A few tool calls that dirty the workspace, then one that never ends.
+    /// A few tool calls that change the workspace, then one that never ends.
     Tool,
     /// A tool call, then a text that never ends.
     Stream,
@@ -23,14 +22,14 @@ pub enum Plan {
     Second,
     /// A whole turn, then nothing.
     Idle,
-    /// Tool calls without end, each writing a file of its own.
+    /// Tool calls without end, each of which writes a new file.
     Steady,
     /// A tool call that never ends, and after each note another one.
     Hold,
 }
 
 impl Plan {
-    /// As a prompt says it.
+    /// Returns the name in a prompt.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -57,34 +56,34 @@ impl Plan {
     }
 }
 
-/// What was asked last.
+/// The last user message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
     /// A prompt of the drill; the number counts the agent's turns from 1.
     Prompt(u32),
     /// The keeper's note after a preemption.
     Note(String),
-    /// Anything else, such as what a person types.
+    /// Any other message, like one that a user types.
     Other,
 }
 
-/// One conversation, as far as a request shows it.
+/// The state of a conversation, as far as a request shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
-    /// The agent whose conversation this is.
+    /// The name of the agent.
     pub agent: String,
-    /// What it was told to do.
+    /// The plan in the agent's last prompt.
     pub plan: Plan,
-    /// What was asked last.
+    /// The last user message.
     pub asked: Asked,
-    /// Tool calls of the model since then.
+    /// The number of tool calls since the last user message.
     pub calls: usize,
-    /// Every mark that the model can see, except in a note.
+    /// Every mark in the request, except in a note.
     pub markers: BTreeSet<Marker>,
 }
 
-/// Reads the body of a request; `None` if it belongs to no agent of a drill, or is one of the
-/// requests that the program makes for itself (titles, quota probes), which bring no tools.
+/// Parses the body of a request; `None` if it belongs to no agent of a drill, or is one of Claude
+/// Code's own requests (titles, quota probes), which have no tools.
 #[must_use]
 pub fn read(body: &Value) -> Option<Conversation> {
     let tools = body.get("tools")?.as_array()?;
@@ -137,12 +136,12 @@ pub fn read(body: &Value) -> Option<Conversation> {
     })
 }
 
-/// Text that the program adds to what a person said.
+/// Whether a text is one that Claude Code adds to a message.
 fn is_machinery(text: &str) -> bool {
     text.is_empty() || text.starts_with('<')
 }
 
-/// Reads `DRILL agent=NAME plan=PLAN [turn=N]`.
+/// Parses `DRILL agent=NAME plan=PLAN [turn=N]`.
 fn prompt(text: &str) -> Option<(String, Plan, u32)> {
     let mut agent = None;
     let mut plan = None;
@@ -182,7 +181,7 @@ fn block(block: &Value) -> Block {
     }
 }
 
-/// All strings in a value, one a line.
+/// Returns all strings in a value, one in each line.
 fn texts(value: Option<&Value>) -> String {
     match value {
         Some(Value::String(text)) => text.clone(),
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_prompt_is_found_behind_what_the_program_adds() {
+    fn the_newest_prompt_is_found_among_texts_that_claude_adds() {
         let conversation = read(&request(json!([
             {"role": "user", "content": [
                 {"type": "text", "text": "<system-reminder>x</system-reminder>"},
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_begins_anew_and_its_own_marks_do_not_count() {
+    fn a_note_restarts_the_count_of_calls_and_its_marks_do_not_count() {
         let conversation = read(&request(json!([
             {"role": "user", "content": "DRILL agent=a plan=second turn=2"},
             {"role": "assistant", "content": [{"type": "text", "text": "No response requested."}]},
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_asks_for_itself_is_nobodys_conversation() {
+    fn claudes_own_requests_are_not_conversations() {
         let title = json!({"messages": [{"role": "user", "content": "DRILL agent=a plan=tool"}]});
         assert_eq!(read(&title), None);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The model's own account of what was said: the truth that a drill counts against.
+//! The fake API's log of all records, against which a drill counts losses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -7,65 +7,65 @@ use super::conversation::{Asked, Conversation};
 use super::marker::{Marker, MarkerKind};
 use super::script::{self, Answer};
 
-/// All agents, by name.
+/// The log of all agents.
 #[derive(Debug, Clone, Default)]
 pub struct RequestLog {
-    /// What each agent's conversation holds.
+    /// The conversations, by agent name.
     pub agents: BTreeMap<String, Account>,
-    /// Requests that belonged to no agent.
+    /// The number of requests that belonged to no agent.
     pub side_requests: u64,
 }
 
-/// One agent.
+/// The log of one agent.
 #[derive(Debug, Clone, Default)]
 pub struct Account {
-    /// What the model said completely and what it was told, oldest first, each once.
+    /// The records that the API has sent completely or received, oldest first, each once.
     pub records: Vec<Record>,
-    /// What it is at and will not finish.
+    /// The call or text that never ends, if the agent is in one.
     pub open: Option<Open>,
-    /// Turns that the model ended.
+    /// The number of turns that have ended.
     pub turns_ended: u32,
-    /// Cut turns that went on: the step after the note was done.
+    /// The number of cut turns that went on: the step after the note was done.
     pub continued: u32,
-    /// Requests so far.
+    /// The number of requests so far.
     pub requests: u64,
-    /// The first request after [`AgentRecords::new_life`].
+    /// The first request after [`RequestLog::next_boot`].
     pub first: Option<LoggedRequest>,
     next_serial: u64,
     known: BTreeSet<Marker>,
 }
 
-/// One message block that was said completely, or one prompt or tool output that arrived.
+/// A message block that was sent completely, or a prompt or tool output that was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its mark.
+    /// The mark of the record.
     pub marker: Marker,
-    /// When the last byte was sent, or when it came.
+    /// When its last byte was sent, or when it was received.
     pub at: Instant,
 }
 
-/// Where an agent stands open.
+/// A call or a text that never ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
     /// The mark of the call or of the text.
     pub marker: Marker,
-    /// When the model had said all that it will say (a call), or its first part (a text).
+    /// When the call was sent, or the first part of the text.
     pub at: Instant,
 }
 
-/// One request.
+/// A request to the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoggedRequest {
-    /// When it came.
+    /// When it was received.
     pub at: Instant,
     /// Every mark in it, except in a note.
     pub markers: BTreeSet<Marker>,
-    /// The note, if that was asked last.
+    /// The note, if it is the last user message.
     pub note: Option<String>,
 }
 
 impl RequestLog {
-    /// Forgets which request was the first, so that the next one is.
+    /// Begins the next boot: each agent's next request is its first.
     pub fn next_boot(&mut self) {
         for account in self.agents.values_mut() {
             account.first = None;
@@ -73,12 +73,12 @@ impl RequestLog {
         }
     }
 
-    /// Takes in a request and decides its answer.
+    /// Logs a request and returns its answer.
     pub fn request(&mut self, conversation: &Conversation, at: Instant) -> Answer {
         let account = self.agents.entry(conversation.agent.clone()).or_default();
         account.requests += 1;
         for marker in &conversation.markers {
-            // What the model said itself is taken down when it has been said.
+            // What the API sends is logged when it has been sent.
             if matches!(marker.kind, MarkerKind::Prompt | MarkerKind::Output) {
                 account.record(marker, at);
             }
@@ -102,13 +102,13 @@ impl RequestLog {
         answer
     }
 
-    /// A block was sent to its last byte.
+    /// Logs a block that was sent completely.
     pub fn record(&mut self, marker: &Marker, at: Instant) {
         let account = self.agents.entry(marker.agent.clone()).or_default();
         account.record(marker, at);
     }
 
-    /// An answer was sent to its end, or as far as it will ever go.
+    /// Logs an answer that was sent to its end, or to the point where it stops for good.
     pub fn answered(&mut self, agent: &str, answer: &Answer, at: Instant) {
         let account = self.agents.entry(agent.to_owned()).or_default();
         match answer {

@@ -1,18 +1,20 @@
-//! Marks such as `[[agent-1:a:7]]`: each thing that is said in a drill carries one of its own, so
-//! that what was lost can be named and nothing is counted twice.
+//! Marks like `[[agent-1:t:7]]`, which identify each record of a drill.
+//!
+//! Every prompt, text, call and output has its own mark, so that a loss can be named and no record
+//! is counted twice.
 
 use std::fmt;
 
-/// What kind of record a mark stands for.
+/// The kind of record that a mark identifies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MarkerKind {
-    /// What a person typed.
+    /// A prompt.
     Prompt,
-    /// A text of the model.
+    /// A text from the API.
     Text,
-    /// A tool call of the model.
+    /// A tool call from the API.
     Call,
-    /// What a tool said.
+    /// The output of a tool.
     Output,
 }
 
@@ -32,7 +34,7 @@ impl MarkerKind {
             .find(|kind| letter == kind.letter().to_string())
     }
 
-    /// In words, for a report.
+    /// Returns the name for a report.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -44,14 +46,14 @@ impl MarkerKind {
     }
 }
 
-/// One mark.
+/// A mark.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Marker {
     /// The agent's name.
     pub agent: String,
-    /// What it marks.
+    /// The kind of record.
     pub kind: MarkerKind,
-    /// Never the same twice for one agent.
+    /// A number that is unique for each agent.
     pub serial: u64,
 }
 
@@ -68,8 +70,8 @@ impl fmt::Display for Marker {
 }
 
 impl Marker {
-    /// A shell command that prints the mark without containing it: a call that quotes its own
-    /// output's mark would be taken for that output.
+    /// Returns a shell command that prints the mark without containing it: a call that contained
+    /// its output's mark would be taken for that output.
     #[must_use]
     pub fn echo(&self) -> String {
         format!(
@@ -80,7 +82,7 @@ impl Marker {
         )
     }
 
-    /// Every mark in a text, in order.
+    /// Returns every mark in a text, in order.
     pub fn all_in(text: &str) -> impl Iterator<Item = Self> + '_ {
         text.split("[[").skip(1).filter_map(|rest| {
             let mut parts = rest.split_once("]]")?.0.split(':');
@@ -99,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_found_again_and_its_echo_holds_none() {
+    fn a_mark_is_found_in_a_text_and_not_in_its_echo_command() {
         let marker = Marker {
             agent: "agent-1".into(),
             kind: MarkerKind::Output,

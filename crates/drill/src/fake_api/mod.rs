@@ -1,5 +1,6 @@
-//! A Messages API on loopback that makes agents do what their prompts say, and keeps a
-//! [`Ledger`] of it.
+//! A fake Anthropic Messages API on loopback, for drills and tests.
+//!
+//! It answers by the plan in each prompt, and logs all requests in a [`RequestLog`].
 
 pub mod conversation;
 pub mod log;
@@ -20,28 +21,28 @@ use marker::Marker;
 use script::Answer;
 use sys::error::Result;
 
-/// Between two pieces of a text that never ends.
+/// The pause between two pieces of a text that never ends.
 const TRICKLE: Duration = Duration::from_millis(200);
-/// Before each answer to a steady agent, so that it writes a handful of steps a second.
+/// The pause before each answer to a steady agent, so that it writes a few steps a second.
 const PACE: Duration = Duration::from_millis(150);
 
-/// How the next conversation request goes wrong.
+/// A fault of the next conversation request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// 401, 429, 529 ...; 0: the connection is dropped without a word.
+    /// The HTTP status (401, 429, 529 ...); 0 closes the connection without an answer.
     pub status: u16,
     /// Seconds for the `retry-after` header.
     pub retry_after: Option<u32>,
-    /// It is a subscription's usage limit, which ends then, in seconds since 1970.
+    /// The end of a subscription's usage limit, in seconds since 1970.
     pub limit_until: Option<i64>,
-    /// It comes in the midst of an answer that has begun.
+    /// The fault comes after the answer has begun.
     pub midway: bool,
-    /// Nothing more comes, and no end either.
+    /// The answer stalls: nothing more is sent, and the connection stays open.
     pub stalls: bool,
 }
 
 impl Fault {
-    /// A plain refusal.
+    /// An error status in place of an answer.
     #[must_use]
     pub fn status(status: u16) -> Self {
         Self {
@@ -53,7 +54,7 @@ impl Fault {
         }
     }
 
-    /// The same in the midst of an answer.
+    /// An error after the answer has begun.
     #[must_use]
     pub fn midway(status: u16) -> Self {
         Self {
@@ -62,7 +63,7 @@ impl Fault {
         }
     }
 
-    /// A request that is taken in, and nothing comes back.
+    /// A request that gets no answer.
     #[must_use]
     pub fn silent() -> Self {
         Self {
@@ -71,7 +72,7 @@ impl Fault {
         }
     }
 
-    /// An answer that begins and then neither goes on nor ends.
+    /// An answer that begins and then stalls.
     #[must_use]
     pub fn stalled() -> Self {
         Self {
@@ -81,7 +82,7 @@ impl Fault {
     }
 }
 
-/// The model; it ends when dropped.
+/// The fake API; it ends when dropped.
 #[derive(Debug)]
 pub struct Model {
     server: Server,
@@ -89,37 +90,37 @@ pub struct Model {
 }
 
 impl Model {
-    /// Starts a model that nobody has asked anything.
+    /// Starts the server with an empty log.
     ///
     /// # Errors
-    /// No port can be had.
+    /// The server cannot listen on a port.
     pub fn start() -> Result<Self> {
         Self::start_at(0)
     }
 
-    /// The same on a port of its own choice, for a machine of which we are the outside.
+    /// Like [`Model::start`], on a given port, for a virtual machine whose requests lead to it.
     ///
     /// # Errors
-    /// The port cannot be had.
+    /// The server cannot listen on the port.
     pub fn start_at(port: u16) -> Result<Self> {
         let fake = Arc::new(Fake::default());
         let server = Server::start("model", port, Arc::clone(&fake) as Arc<dyn Handler>)?;
         Ok(Self { server, fake })
     }
 
-    /// As `ANTHROPIC_BASE_URL` takes it.
+    /// Returns the URL, as `ANTHROPIC_BASE_URL` takes it.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.server.address())
     }
 
-    /// What has been said so far.
+    /// Returns a copy of the log.
     #[must_use]
     pub fn request_log(&self) -> RequestLog {
         self.fake.state().request_log.clone()
     }
 
-    /// Waits until the log shows `enough`; `false` when `limit` has passed before.
+    /// Waits until `enough` is true for the log; `false` if `limit` has passed.
     #[must_use]
     pub fn wait(&self, limit: Duration, enough: impl Fn(&RequestLog) -> bool) -> bool {
         let (state, _) = self
@@ -132,35 +133,36 @@ impl Model {
         enough(&state.request_log)
     }
 
-    /// The next boot begins: each agent's next request is its first.
+    /// Begins the next boot: each agent's next request is its first.
     pub fn next_boot(&self) {
         self.fake.state().request_log.next_boot();
     }
 
-    /// Lets the next `times` requests of conversations fail, after the faults already waiting.
+    /// Adds a fault to the next `times` conversation requests, after the faults that are already
+    /// queued.
     pub fn fault(&self, fault: Fault, times: usize) {
         let mut state = self.fake.state();
         state.faults.extend(std::iter::repeat_n(Some(fault), times));
     }
 
-    /// Answers the next `times` requests of conversations before the faults that come later.
+    /// Answers the next `times` conversation requests before later faults.
     pub fn let_pass(&self, times: usize) {
         let mut state = self.fake.state();
         state.faults.extend(std::iter::repeat_n(None, times));
     }
 
-    /// From now on nothing fails.
+    /// Removes all faults.
     pub fn clear_faults(&self) {
         self.fake.state().faults.clear();
     }
 
-    /// While set, every connection is reset.
+    /// Sets whether every connection is reset.
     pub fn refuse(&self, refuse: bool) {
         self.fake.refusing.store(refuse, Ordering::SeqCst);
     }
 }
 
-/// How an answer was asked for.
+/// The form of answer that a request asks for.
 struct Asked {
     model: String,
     streaming: bool,
@@ -176,7 +178,7 @@ struct Fake {
 #[derive(Debug, Default)]
 struct State {
     request_log: RequestLog,
-    /// In their order; `None` lets one request pass.
+    /// The queued faults; `None` lets one request pass.
     faults: VecDeque<Option<Fault>>,
     stopped: bool,
 }
@@ -186,14 +188,14 @@ impl Fake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the log and wakes who waits for it.
+    /// Changes the state and wakes the threads that wait for it.
     fn note<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.state());
         self.changed.notify_all();
         result
     }
 
-    /// Lets time pass, unless the server ends; returns whether it goes on.
+    /// Waits, unless the server ends; returns whether it still runs.
     fn pause(&self, duration: Duration) -> bool {
         let until = Instant::now() + duration;
         let mut state = self.state();
@@ -228,7 +230,7 @@ impl Fake {
         };
         let arrived = Instant::now();
         if let Some(Some(fault)) = self.note(|state| state.faults.pop_front()) {
-            // An answer that comes as a whole has no midst.
+            // An answer without streaming cannot fail midway.
             if fault.midway && asked.streaming {
                 return self.fail_midway(reply, &asked, fault);
             }
@@ -308,7 +310,7 @@ impl Fake {
         while self.pause(Duration::from_secs(1)) {}
     }
 
-    /// Half an answer, and then what the fault says. Nothing of it is a record.
+    /// Sends half an answer, and then the fault. It is not recorded.
     fn fail_midway(&self, reply: Reply<'_>, asked: &Asked, fault: Fault) -> io::Result<()> {
         let mut to = reply.stream(200, &[("Content-Type", "text/event-stream")])?;
         let start = json!({"message": message(&asked.model, None)});
@@ -321,7 +323,7 @@ impl Fake {
         if fault.status == 0 {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        let (kind, message) = (kind_of(fault.status), words_of(fault.status));
+        let (kind, message) = (kind_of(fault.status), message_of(fault.status));
         let error = json!({"error": {"type": kind, "message": message}});
         to.write(&event("error", error))?;
         to.finish()
@@ -383,8 +385,8 @@ fn kind_of(status: u16) -> &'static str {
     }
 }
 
-/// The words of the API itself, of which an error in the midst of an answer shows nothing else.
-fn words_of(status: u16) -> &'static str {
+/// The API's own message, which is all that Claude shows of an error after an answer has begun.
+fn message_of(status: u16) -> &'static str {
     match status {
         401 => "invalid x-api-key",
         429 => "This request would exceed your account's rate limit. Please try again later.",
@@ -424,7 +426,8 @@ fn stop_reason(answer: &Answer) -> Option<&'static str> {
     })
 }
 
-/// The frame of an answer. Its id is unlike any other: blocks of one id count as one message.
+/// The message around an answer's blocks, with a unique id: Claude treats blocks with one id as one
+/// message.
 fn message(model: &str, stop_reason: Option<&str>) -> Value {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -445,7 +448,7 @@ fn text_delta(index: usize, text: &str) -> String {
     event("content_block_delta", delta)
 }
 
-/// One whole block: its start, all of it in one piece, its stop.
+/// The events of one whole block: its start, one delta, its stop.
 fn block_events(index: usize, block: &Value) -> String {
     let (empty, piece) = if block["type"] == "tool_use" {
         let mut empty = block.clone();
@@ -485,14 +488,14 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_and_the_answer_are_taken_down_once_each() {
+    fn a_prompt_and_its_answer_are_each_recorded_once() {
         let model = Model::start().unwrap();
         for _ in 0..2 {
             let prompt = "DRILL agent=a plan=idle [[a:p:0]]";
             let answer = ask(&model, true, prompt).text().unwrap();
             assert!(answer.contains("message_stop"), "{answer}");
         }
-        during("all is taken down", || {
+        during("all records are logged", || {
             model.wait(FOREVER, |request_log| {
                 request_log.agents["a"].records.len() == 5
             })
@@ -530,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_breaks_off_has_begun_and_has_no_end() {
+    fn an_answer_that_fails_midway_has_a_beginning_and_no_end() {
         let model = Model::start().unwrap();
         model.fault(Fault::midway(529), 1);
         let answer = ask(&model, true, "DRILL agent=a plan=idle").text().unwrap();
@@ -540,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_meet_conversations_and_not_side_requests() {
+    fn faults_apply_to_conversations_and_not_to_side_requests() {
         let model = Model::start().unwrap();
         let fault = Fault {
             retry_after: Some(7),

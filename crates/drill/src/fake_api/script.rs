@@ -1,22 +1,23 @@
-//! What the model says next. Pure: it follows from the conversation alone, so the model can be
-//! asked again after any cut.
+//! Chooses the next answer of the fake API. Pure.
+//!
+//! The answer depends on the conversation alone, so a request can be repeated after any cut.
 
 use serde_json::{Value, json};
 
 use super::conversation::{Asked, Conversation, Plan};
 use super::marker::{Marker, MarkerKind};
 
-/// The file that a turn writes when it goes on after a cut.
+/// The file that an agent writes when its turn goes on after a cut.
 pub const CONTINUED_FILE: &str = "continued.txt";
 /// The file that an agent writes when its open tool call runs.
 pub const OPEN_FILE: &str = "open.txt";
 
-/// One answer of the model.
+/// An answer of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A text, then a tool call.
     Call {
-        /// What is said before it.
+        /// The text before the call.
         say: String,
         /// The mark of the text.
         text: Marker,
@@ -24,25 +25,25 @@ pub enum Answer {
         command: String,
         /// The mark of the call.
         call: Marker,
-        /// It never ends: this is where the agent is cut.
+        /// Whether the call never ends, so that the agent is cut in it.
         open: bool,
     },
-    /// A text that never ends: this is where the agent is cut.
+    /// A text that never ends, so that the agent is cut in it.
     Endless {
         /// The mark at its beginning.
         text: Marker,
     },
-    /// A text, and the turn is over.
+    /// A text that ends the turn.
     End {
-        /// What is said.
+        /// The text.
         say: String,
-        /// Its mark; without one it does not count.
+        /// The mark of the text; without one it is not counted.
         text: Option<Marker>,
     },
 }
 
-/// The next answer, and whether this request shows that a cut turn has gone on.
-/// `serial` is the agent's next free number; an answer takes three at most.
+/// Returns the next answer. `serial` is the agent's next free number; an answer takes three at
+/// most.
 #[must_use]
 pub fn next(conversation: &Conversation, serial: u64) -> Answer {
     match &conversation.asked {
@@ -84,8 +85,8 @@ fn in_a_turn(conversation: &Conversation, turn: u32, serial: u64) -> Answer {
         (Plan::Tool, _, 2) => at.open(),
         (Plan::Second, 2, 0) => at.call("Now a change and a new file.", second),
         (Plan::Second, 2, 1) => at.open(),
-        // Also when the open call came back: a program that is being ended may kill its tool and
-        // ask again at once. A real model would still be thinking when the end comes.
+        // Also after the open call returned: a Claude that is being ended may kill its tool and
+        // send another request at once. A real model would still be thinking when the end comes.
         (Plan::Tool | Plan::Stream, _, _) | (Plan::Second, 2, _) => Answer::Endless {
             text: at.marker(MarkerKind::Text, 0),
         },
@@ -93,7 +94,7 @@ fn in_a_turn(conversation: &Conversation, turn: u32, serial: u64) -> Answer {
     }
 }
 
-/// Makes marked answers.
+/// Makes answers with marks.
 struct Numbers<'a> {
     agent: &'a str,
     serial: u64,
@@ -133,7 +134,7 @@ impl<'a> Numbers<'a> {
         )
     }
 
-    /// `tail` and not `sleep`: newer versions of the Bash tool refuse a bare `sleep`.
+    /// Uses `tail`, because newer versions of the Bash tool refuse a bare `sleep`.
     fn open(&self) -> Answer {
         Answer::Call {
             say: "This will take long.".to_owned(),
@@ -152,7 +153,7 @@ impl<'a> Numbers<'a> {
     }
 }
 
-/// The content blocks of an answer that ends, each with its mark.
+/// Returns the content blocks of an answer that ends, each with its mark.
 #[must_use]
 pub fn content(answer: &Answer) -> Vec<(Value, Option<Marker>)> {
     let text = |say: &str, marker: &Option<Marker>| {
@@ -168,9 +169,10 @@ pub fn content(answer: &Answer) -> Vec<(Value, Option<Marker>)> {
             ..
         } => {
             let mark = Some(mark.clone());
+            let agent = call.agent.replace(|c: char| !c.is_alphanumeric(), "_");
             let tool_use = json!({
                 "type": "tool_use",
-                "id": format!("toolu_{}_{:06}", call.agent.replace(|c: char| !c.is_alphanumeric(), "_"), call.serial),
+                "id": format!("toolu_{agent}_{:06}", call.serial),
                 "name": "Bash",
                 "input": {"command": command, "description": format!("A step {call}")},
             });
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn each_plan_is_cut_where_it_says() {
+    fn each_plan_opens_a_call_or_text_at_its_step() {
         let opens =
             |plan, turn, calls| is_open(&next(&conversation(plan, Asked::Prompt(turn), calls), 1));
         assert!(!opens(Plan::Tool, 1, 1) && opens(Plan::Tool, 1, 2) && opens(Plan::Tool, 1, 3));
@@ -221,9 +223,8 @@ mod tests {
     fn after_the_note_comes_one_step_and_the_end() {
         let note = || Asked::Note(String::new());
         let step = next(&conversation(Plan::Tool, note(), 0), 5);
-        assert!(
-            matches!(&step, Answer::Call { command, open: false, .. } if command.contains(CONTINUED_FILE))
-        );
+        assert!(matches!(&step, Answer::Call { command, open: false,
+            .. } if command.contains(CONTINUED_FILE)));
         let done = conversation(Plan::Tool, note(), 1);
         assert!(has_continued(&done));
         assert!(matches!(next(&done, 8), Answer::End { text: Some(_), .. }));

@@ -1,13 +1,15 @@
-//! A fake of Claude Code where the real one cannot be had, or where two hundred are needed:
-//! it starts, writes, ends and resumes as the real one was measured to, and speaks to a model on
-//! loopback only. `STAND_IN_*` variables make it misbehave:
+//! A fake Claude Code for tests and drills: starts, writes, ends and resumes like the real one.
 //!
-//! | variable | what it does |
+//! It is for machines without Claude Code, and for fleets of two hundred. Its behaviour follows
+//! measurements of the real program, and it talks to an API on loopback only. `FAKE_CLAUDE_*`
+//! variables make it fail:
+//!
+//! | variable | effect |
 //! |---|---|
-//! | `STAND_IN_EXIT=N` | exits with N at once |
-//! | `STAND_IN_HANG=1` | starts and never shows a session |
-//! | `STAND_IN_DIALOG=TEXT` | shows a dialog and waits |
-//! | `STAND_IN_IGNORE_TERM=1` | does not end upon SIGTERM |
+//! | `FAKE_CLAUDE_EXIT=N` | exits with N at once |
+//! | `FAKE_CLAUDE_HANG=1` | starts and never shows a session |
+//! | `FAKE_CLAUDE_DIALOG=TEXT` | shows a dialog and waits |
+//! | `FAKE_CLAUDE_IGNORE_TERM=1` | does not end upon SIGTERM |
 
 mod session;
 mod startup_dialogs;
@@ -27,7 +29,7 @@ use sys::signal::{self, Ask};
 use sys::terminal::take_keys;
 use terminal::{Keys, open_box, show};
 
-/// What reaches the program from outside.
+/// A line of input or a signal.
 enum Event {
     Line(String),
     Signal(Ask),
@@ -55,7 +57,7 @@ impl Arguments {
                 "-n" | "--name" => parsed.name = args.next().cloned(),
                 "--dangerously-skip-permissions" => parsed.bypass = true,
                 "--version" | "-v" => parsed.version = true,
-                // Options of the real one that take a value, as far as agents are started with them.
+                // Options with a value that agents are started with.
                 "--model"
                 | "--settings"
                 | "--permission-mode"
@@ -73,7 +75,7 @@ impl Arguments {
     }
 }
 
-/// Where everything of the program is kept.
+/// The paths of Claude's configuration, and the working directory.
 #[derive(Debug)]
 struct ClaudePaths {
     config_dir: PathBuf,
@@ -82,7 +84,7 @@ struct ClaudePaths {
 }
 
 impl ClaudePaths {
-    fn of_the_environment() -> Result<Self> {
+    fn from_env() -> Result<Self> {
         let home = || std::env::var_os("HOME").map(PathBuf::from);
         let (config_dir, config_file) = match std::env::var_os("CLAUDE_CONFIG_DIR") {
             Some(dir) => (PathBuf::from(&dir), PathBuf::from(dir).join(".claude.json")),
@@ -96,7 +98,7 @@ impl ClaudePaths {
             config_file,
             cwd: std::env::current_dir()
                 .and_then(|dir| dir.canonicalize())
-                .context("the working directory is gone")?,
+                .context("cannot find the working directory")?,
         })
     }
 }
@@ -118,15 +120,15 @@ fn run(arguments: &Arguments) -> Result<u8> {
         show("0.0.0 (fake)");
         return Ok(0);
     }
-    if let Some(code) = variable("STAND_IN_EXIT") {
+    if let Some(code) = variable("FAKE_CLAUDE_EXIT") {
         return Ok(code.parse().unwrap_or(1));
     }
-    let place = ClaudePaths::of_the_environment()?;
+    let place = ClaudePaths::from_env()?;
     let events = listen()?;
-    if variable("STAND_IN_HANG").is_some() {
+    if variable("FAKE_CLAUDE_HANG").is_some() {
         return Ok(wait_for_the_end(&events, None));
     }
-    // A session that cannot be had is refused before anything is asked.
+    // A session that cannot be opened is refused before any dialog.
     let opened = transcript::open(arguments, &place)?;
     if let Some(code) = startup_dialogs::pass(arguments, &place, &events)? {
         return Ok(code);
@@ -142,7 +144,7 @@ fn run(arguments: &Arguments) -> Result<u8> {
     Ok(code)
 }
 
-/// Signals and texts as they come, from threads of their own.
+/// Starts the threads that read signals and input; returns their events.
 fn listen() -> Result<Receiver<Event>> {
     let (sender, events) = channel();
     let lines = sender.clone();
@@ -172,7 +174,7 @@ fn listen() -> Result<Receiver<Event>> {
     Ok(events)
 }
 
-/// What is submitted with Enter, key by key.
+/// Returns the texts that are submitted with Enter.
 fn typed(mut stdin: impl std::io::Read) -> impl Iterator<Item = String> {
     let (mut keys, mut bytes) = (Keys::default(), vec![0; 4096]);
     let chunks = std::iter::from_fn(move || {
@@ -182,11 +184,13 @@ fn typed(mut stdin: impl std::io::Read) -> impl Iterator<Item = String> {
     chunks.flatten()
 }
 
-/// Hands typed lines on until something ends the program; returns its exit code.
+/// Passes typed lines on until an event ends the program; returns its exit code.
 fn wait_for_the_end(events: &Receiver<Event>, session: Option<(&Session, &Sender<String>)>) -> u8 {
     for event in events {
         let code = match event {
-            Event::Signal(Ask::Terminate) if variable("STAND_IN_IGNORE_TERM").is_some() => continue,
+            Event::Signal(Ask::Terminate) if variable("FAKE_CLAUDE_IGNORE_TERM").is_some() => {
+                continue;
+            }
             Event::Signal(Ask::Terminate) => 143,
             Event::Signal(Ask::Interrupt) => 0,
             Event::Line(line) => match (line.trim(), session) {

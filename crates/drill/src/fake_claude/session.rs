@@ -1,4 +1,4 @@
-//! A running session: its file under `sessions/`, and what is written to its transcript.
+//! A running session of the fake: its file below `sessions/`, and its transcript records.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use sys::files::create_private_dir;
 use sys::process::ProcessId;
 use sys::time::Timestamp;
 
-/// What a program calls itself in its records.
+/// The version in the records.
 const VERSION: &str = "0.0.0-fake";
 
-/// One process with the session that it is in now.
+/// A process and its current session.
 #[derive(Debug)]
 pub(super) struct Session {
     place: ClaudePaths,
@@ -32,7 +32,8 @@ struct State {
     id: String,
     path: PathBuf,
     name: Option<String>,
-    /// The name is written with the first record, so that no transcript is without a prompt.
+    /// Whether the name is written. It is written with the first record, so that every transcript
+    /// has a prompt.
     named: bool,
     parent: Option<String>,
     last_prompt: String,
@@ -41,7 +42,7 @@ struct State {
 }
 
 impl Session {
-    /// Begins or resumes one, and shows it as idle.
+    /// Begins or resumes a session, and sets its status to idle.
     pub(super) fn begin(place: ClaudePaths, opened: Opened, name: Option<String>) -> Result<Self> {
         let session = Self {
             process: ProcessId::current()?,
@@ -73,7 +74,7 @@ impl Session {
         sessions.join(format!("{}.json", self.process.pid))
     }
 
-    /// Shows what the process is at: `busy`, `idle` or `waiting`.
+    /// Writes the status to the session file: `busy`, `idle` or `waiting`.
     pub(super) fn status(&self, status: &str) {
         let state = self.state();
         if state.ended {
@@ -87,35 +88,35 @@ impl Session {
             "peerProtocol": 1, "kind": "interactive", "entrypoint": "cli",
             "name": state.name, "status": status, "updatedAt": now, "statusUpdatedAt": now,
         });
-        // A disk that is gone is noticed by nobody here, as in the real program.
+        // Write errors are ignored, as in the real program.
         fs::write(self.file(), shown.to_string()).ok();
     }
 
-    /// What the model is sent.
+    /// Returns the messages for the next request.
     pub(super) fn messages(&self) -> Vec<Value> {
         self.state().messages.clone()
     }
 
-    /// A prompt: typed, or from the command line.
+    /// Records a prompt, typed or from the command line.
     pub(super) fn prompt(&self, text: &str) {
         self.state().last_prompt = text.to_owned();
         self.append_record("user", &json!(text), json!({"promptSource": "typed"}));
     }
 
-    /// One block of the model, whole.
+    /// Records one whole block of an answer.
     pub(super) fn assistant(&self, block: &Value, message_id: &str) {
         self.append_record(
             "assistant",
             &json!([block]),
             json!({"message": {
                 "id": message_id, "type": "message", "model": "drill",
-                // The same in each record of a message, as the real program has it.
+                // The same in each record of a message, as in the real program.
                 "usage": {"input_tokens": 100, "output_tokens": 20},
             }}),
         );
     }
 
-    /// What a tool said.
+    /// Records the result of a tool.
     pub(super) fn tool_result(&self, id: &str, output: &str, is_error: bool) {
         let block = json!({
             "tool_use_id": id, "type": "tool_result", "content": output, "is_error": is_error,
@@ -124,7 +125,8 @@ impl Session {
         self.append_record("user", &json!([block]), extra);
     }
 
-    /// What the real program writes in place of an answer that did not come. The model is told.
+    /// Records an API error in place of an answer, like the real program. Later requests include
+    /// it.
     pub(super) fn api_error(&self, refusal: &Refusal) {
         let block = json!([{"type": "text", "text": refusal.shown()}]);
         let mut extra = json!({
@@ -140,14 +142,14 @@ impl Session {
         self.append_record("assistant", &block, extra);
     }
 
-    /// The turn is over.
+    /// Records the end of a turn.
     pub(super) fn turn_ended(&self, millis: u128) {
         let duration = u64::try_from(millis).unwrap_or(u64::MAX);
         let record = json!({"type": "system", "subtype": "turn_duration", "durationMs": duration});
         self.record(&mut self.state(), record);
     }
 
-    /// `/clear`: the same process, a new session.
+    /// Begins a new session in the same process, for `/clear`.
     pub(super) fn clear(&self) -> Result<()> {
         let mut state = self.state();
         state.id = new_id()?;
@@ -162,7 +164,8 @@ impl Session {
         Ok(())
     }
 
-    /// The orderly end: what waits is written, then the last prompt; the session file goes.
+    /// Ends the session: writes the waiting records and the last prompt, and removes the session
+    /// file.
     pub(super) fn end(&self) {
         let mut state = self.state();
         state.ended = true;
@@ -210,7 +213,7 @@ impl Session {
     }
 }
 
-/// Adds the fields of `extra`, going into objects that both have.
+/// Merges the fields of `extra` into `into`, recursively.
 fn merge(into: &mut Value, extra: Value) {
     match (into, extra) {
         (Value::Object(fields), Value::Object(more)) => {

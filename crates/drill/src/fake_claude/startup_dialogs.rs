@@ -1,5 +1,7 @@
-//! What stands between a start and the first prompt when nothing was seeded: the dialogs of the
-//! real program, in its order, with its defaults. Two of the defaults are "No".
+//! The start-up dialogs of the fake: those of the real program, in its order and with its defaults.
+//!
+//! They appear where the configuration does not answer them in advance. Two of the defaults are
+//! "No".
 
 use std::fs;
 use std::path::Path;
@@ -12,15 +14,15 @@ use sys::error::{Result, bail};
 use sys::signal::Ask;
 use sys::user;
 
-/// Why the program stands still.
+/// A dialog that blocks the start.
 #[derive(Debug, PartialEq, Eq)]
 struct Dialog {
     text: String,
-    /// Enter goes on; otherwise it ends the program.
+    /// Whether Enter accepts the dialog; if not, it ends the program.
     enter_goes_on: bool,
 }
 
-/// Shows every dialog that is due and waits for a human. Returns the exit code if it ends here.
+/// Shows each dialog and waits for the user. Returns the exit code if the program ends.
 pub(super) fn pass(
     arguments: &Arguments,
     place: &ClaudePaths,
@@ -45,7 +47,7 @@ fn wait(dialog: &Dialog, events: &Receiver<Event>) -> Option<u8> {
         Ok(Event::Line(_)) => Some(1),
         Ok(Event::Signal(Ask::Terminate)) => Some(143),
         Ok(Event::Signal(Ask::Interrupt)) => Some(0),
-        // Nobody can answer any more.
+        // The input is closed.
         Err(_) => Some(1),
     }
 }
@@ -58,7 +60,7 @@ fn dialogs(arguments: &Arguments, place: &ClaudePaths) -> Vec<Dialog> {
             enter_goes_on,
         });
     };
-    if let Some(text) = variable("STAND_IN_DIALOG") {
+    if let Some(text) = variable("FAKE_CLAUDE_DIALOG") {
         ask(&text, true);
     }
     let Ok(config) = read(&place.config_file) else {
@@ -96,7 +98,7 @@ fn dialogs(arguments: &Arguments, place: &ClaudePaths) -> Vec<Dialog> {
     due
 }
 
-/// A file that is missing holds nothing; one that is no JSON is an error.
+/// Reads a JSON file; null if it is missing, an error if it is not JSON.
 fn read(path: &Path) -> Result<Value, ()> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|_| ()),
@@ -104,7 +106,7 @@ fn read(path: &Path) -> Result<Value, ()> {
     }
 }
 
-/// An entry for a parent directory suffices.
+/// Whether the directory, or a parent of it, is trusted.
 fn trusted(config: &Value, cwd: &Path) -> bool {
     cwd.ancestors().any(|dir| {
         let dir = dir.to_string_lossy();
@@ -112,7 +114,7 @@ fn trusted(config: &Value, cwd: &Path) -> bool {
     })
 }
 
-/// Keys are known by their last twenty characters.
+/// Whether a key is approved, by its last twenty characters.
 fn approved(config: &Value, key: &str) -> bool {
     let tail = key.get(key.len().saturating_sub(20)..).unwrap_or(key);
     config["customApiKeyResponses"]["approved"]

@@ -1,10 +1,11 @@
-//! The fake's terminal: what it says scrolls by, and below that stands an input box like the
-//! real program's (`claude::input`).
+//! The screen of the fake: output that scrolls, and below it an input box like the real program's.
+//!
+//! `claude::input_box` parses that box.
 
 use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A longer text is shown as a remark that there is one. The real program takes 800, and breaks lines.
+/// The maximum length of an input that is shown in full. The real program has 800, and wraps lines.
 const SHOWN_MAX: usize = 150;
 
 const LINE: &str = "────────────────────────────────────────────────────────────";
@@ -17,14 +18,14 @@ static TERMINAL: Mutex<Terminal> = Mutex::new(Terminal {
 
 #[derive(Debug)]
 struct Terminal {
-    /// What was typed, in UTF-8.
+    /// The input, in UTF-8.
     input: Vec<u8>,
     is_open: bool,
-    /// How many rows of the screen the box takes now.
+    /// The number of rows that the box takes now.
     rows: usize,
 }
 
-/// Shows a line above the box; nobody looking is no error.
+/// Prints a line above the box. Errors are ignored: the terminal may be closed.
 pub(super) fn show(text: &str) {
     let mut terminal = lock();
     terminal.erase();
@@ -32,7 +33,7 @@ pub(super) fn show(text: &str) {
     terminal.draw();
 }
 
-/// Shows the box from now on, or none.
+/// Shows or hides the box.
 pub(super) fn open_box(is_open: bool) {
     let mut terminal = lock();
     terminal.erase();
@@ -40,7 +41,7 @@ pub(super) fn open_box(is_open: bool) {
     terminal.draw();
 }
 
-/// Asks the terminal to mark what is pasted.
+/// Turns on bracketed paste mode.
 pub(super) fn mark_pastes() {
     write("\u{1b}[?2004h");
 }
@@ -79,16 +80,16 @@ impl Terminal {
     }
 }
 
-/// What keys make of the input.
+/// The state of the key parser.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    /// A sequence that has begun, without its escape.
+    /// An escape sequence that has begun, without the escape character.
     sequence: Option<Vec<u8>>,
     is_pasting: bool,
 }
 
 impl Keys {
-    /// Takes in what was typed; returns the texts that were submitted with Enter.
+    /// Processes input bytes; returns the texts that were submitted with Enter.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut terminal = lock();
         terminal.erase();
@@ -115,7 +116,7 @@ impl Keys {
         }
         match byte {
             0x1b => self.sequence = Some(Vec::new()),
-            // The terminal makes the same of Enter and of a line's end in a paste.
+            // The terminal sends the same byte for Enter and for a line break in a paste.
             b'\r' | b'\n' if self.is_pasting => input.push(b'\n'),
             b'\r' | b'\n' => {
                 let text = std::mem::take(input);

@@ -10,17 +10,17 @@ use testing::wait::{FOREVER, during, until_with};
 
 const U: &str = "11111111-2222-4333-8444-555555555555";
 
-/// Not a test by itself: the program that the tests below start, in a process of its own.
+/// Not a test, but the program that the tests below start as a separate process.
 #[test]
 fn fake_process() {
-    if let Ok(args) = std::env::var("STAND_IN_ARGS") {
+    if let Ok(args) = std::env::var("FAKE_CLAUDE_ARGS") {
         let args: Vec<String> = serde_json::from_str(&args).unwrap();
         let code = run(&Arguments::parse(&args));
         std::process::exit(code.map_or(1, i32::from));
     }
 }
 
-/// A fresh configuration and workspace with a model, and everything ended at its end.
+/// A new configuration and workspace with a fake API. Dropping it ends all processes.
 struct Bench {
     dir: tempfile::TempDir,
     model: Model,
@@ -67,9 +67,9 @@ impl Bench {
         let (_, module) = module_path!().split_once("::").unwrap();
         Command::new(std::env::current_exe().unwrap())
             .arg("--exact")
-            .arg(format!("{module}::stand_in_process"))
+            .arg(format!("{module}::fake_process"))
             .arg("--nocapture")
-            .env("STAND_IN_ARGS", serde_json::to_string(args).unwrap())
+            .env("FAKE_CLAUDE_ARGS", serde_json::to_string(args).unwrap())
             .env("CLAUDE_CONFIG_DIR", self.dir.path().join("cfg"))
             .env("ANTHROPIC_BASE_URL", self.model.url())
             .env("ANTHROPIC_API_KEY", "dummy")
@@ -94,7 +94,7 @@ impl Bench {
         fs::read_to_string(path).unwrap_or_default()
     }
 
-    /// Waits until something holds, looking whenever the configuration directory changes.
+    /// Waits until `what` is true, and checks it whenever the configuration directory changes.
     fn until(&self, what: impl Fn() -> bool) {
         let watch = Watch::new().unwrap();
         let pause = || {
@@ -109,9 +109,9 @@ impl Bench {
         });
     }
 
-    /// Waits until the model has heard or said something.
+    /// Waits until `so` is true for the request log.
     fn until_model(&self, so: impl Fn(&RequestLog) -> bool) {
-        during("what the model is asked", || self.model.wait(FOREVER, so));
+        during("the fake API's log", || self.model.wait(FOREVER, so));
     }
 
     fn session_file(&self, child: &Child) -> serde_json::Value {
@@ -147,7 +147,7 @@ fn signal(child: &mut Child, signal: Signal) -> Option<i32> {
 }
 
 #[test]
-fn a_turn_cut_by_sigterm_is_whole_on_disk_and_goes_on_with_the_note() {
+fn a_turn_cut_by_sigterm_is_complete_on_disk_and_goes_on_with_the_note() {
     let bench = Bench::new();
     let mut first = bench.start(&[
         "--session-id",
@@ -176,7 +176,7 @@ fn a_turn_cut_by_sigterm_is_whole_on_disk_and_goes_on_with_the_note() {
     let mut second = bench.start(&["--resume", U, "-n", "a", "[spotkeep] you were cut"]);
     bench.until_model(|request_log| request_log.agents["a"].turns_ended == 1);
     let seen = bench.model.request_log().agents["a"].first.clone().unwrap();
-    // The open call is dropped from what the model sees, and nothing else is.
+    // Only the open call is dropped from the request.
     let missing: Vec<_> = request_log.agents["a"]
         .records
         .iter()
@@ -237,7 +237,7 @@ fn clear_changes_the_session_and_exit_ends_it() {
 }
 
 #[test]
-fn without_trust_a_dialog_stands_in_the_way() {
+fn without_trust_a_dialog_blocks_the_start() {
     use std::io::Write as _;
     let bench = Bench::new();
     bench.config(&serde_json::json!({
@@ -251,7 +251,7 @@ fn without_trust_a_dialog_stands_in_the_way() {
 }
 
 #[test]
-fn the_arguments_of_claude_are_understood() {
+fn claudes_arguments_are_parsed() {
     let args = [
         "--resume",
         "U",

@@ -1,5 +1,7 @@
-//! The fake's transcript: appended as the real one is (a tenth of a second behind, whole
-//! lines, one open, write and close a flush, never synced), and read back with its tolerance.
+//! The transcript of the fake, written and read like the real program's.
+//!
+//! Records are appended in whole lines, a tenth of a second late, with one open, write and close
+//! for each flush and without a sync. Damaged lines are tolerated when it is read.
 
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
@@ -14,24 +16,24 @@ use serde_json::{Value, json};
 use super::{Arguments, ClaudePaths};
 use sys::error::{Context as _, Result, bail};
 
-/// How long records are gathered before they are written.
+/// How long records are collected before they are written.
 const BATCH: Duration = Duration::from_millis(100);
 
-/// The session that a start leads to.
+/// A session that a start has opened.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) session_id: String,
     pub(super) path: PathBuf,
-    /// What the model is to see of the past.
+    /// The messages of the past for the next request.
     pub(super) messages: Vec<Value>,
-    /// The newest record, which the next one hangs on.
+    /// The uuid of the newest record, which is the parent of the next one.
     pub(super) parent: Option<String>,
 }
 
-/// The session that the arguments ask for.
+/// Opens the session that the arguments ask for.
 ///
 /// # Errors
-/// It exists and should not, or the other way round: the texts are the real program's.
+/// A new session exists, or one to resume does not. The messages are the real program's.
 pub(super) fn open(arguments: &Arguments, place: &ClaudePaths) -> Result<Opened> {
     let path_of = |id: &str| {
         let folder = place.config_dir.join("projects").join(slug(&place.cwd));
@@ -71,13 +73,13 @@ pub(super) fn open(arguments: &Arguments, place: &ClaudePaths) -> Result<Opened>
     })
 }
 
-/// A fresh id.
+/// Returns a new random id.
 pub(super) fn new_id() -> Result<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/uuid").context("no random id")?;
     Ok(id.trim().to_owned())
 }
 
-/// The folder of a working directory: everything but letters and digits becomes a dash.
+/// Returns the folder name of a working directory: all but letters and digits become dashes.
 fn slug(cwd: &Path) -> String {
     cwd.to_string_lossy()
         .chars()
@@ -86,8 +88,9 @@ fn slug(cwd: &Path) -> String {
         .collect()
 }
 
-/// What a resumed model sees: torn lines and NULs are skipped, a tool call without its output is
-/// dropped, and a turn that was cut is closed with the two sentences of the real program.
+/// Reads the messages for a resumed session: damaged lines and NULs are skipped, a tool call
+/// without its output is dropped, and a turn that was cut is closed with the real program's two
+/// sentences.
 fn load(path: &Path) -> (Vec<Value>, Option<String>) {
     let bytes = fs::read(path).unwrap_or_default();
     let records: Vec<Value> = bytes
@@ -147,7 +150,7 @@ fn blocks(records: &[Value]) -> impl Iterator<Item = &Value> {
         .flatten()
 }
 
-/// The file itself, written by a thread of its own.
+/// Writes transcripts, in a separate thread.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     lines: Sender<WriterCommand>,
@@ -160,7 +163,7 @@ enum WriterCommand {
 
 impl Writer {
     pub(super) fn start() -> Result<Self> {
-        let (lines, orders) = channel::<WriterCommand>();
+        let (lines, commands) = channel::<WriterCommand>();
         let work = move || {
             let mut waiting: Vec<(PathBuf, String)> = Vec::new();
             let mut due: Option<Instant> = None;
@@ -168,7 +171,7 @@ impl Writer {
                 let limit = due.map_or(Duration::from_secs(3600), |due| {
                     due.saturating_duration_since(Instant::now())
                 });
-                match orders.recv_timeout(limit) {
+                match commands.recv_timeout(limit) {
                     Ok(WriterCommand::Append(path, line)) => {
                         waiting.push((path, line));
                         due.get_or_insert(Instant::now() + BATCH);
@@ -194,11 +197,11 @@ impl Writer {
 
     /// Appends a record, a tenth of a second later.
     pub(super) fn append(&self, path: &Path, record: &Value) {
-        let order = WriterCommand::Append(path.to_owned(), format!("{record}\n"));
-        self.lines.send(order).ok();
+        let command = WriterCommand::Append(path.to_owned(), format!("{record}\n"));
+        self.lines.send(command).ok();
     }
 
-    /// Writes what waits, now.
+    /// Writes the waiting records now.
     pub(super) fn flush(&self) {
         let (done, wait) = sync_channel(1);
         self.lines.send(WriterCommand::Flush(done)).ok();
@@ -206,7 +209,8 @@ impl Writer {
     }
 }
 
-/// One open, write and close for each file; like the real program, a full disk is not noticed.
+/// Writes records with one open, write and close for each file. Errors are ignored, as in the real
+/// program.
 fn flush(waiting: &mut Vec<(PathBuf, String)>) {
     while let Some(path) = waiting.first().map(|(path, _)| path.clone()) {
         let (now, later) = std::mem::take(waiting)
@@ -237,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_resumed_model_does_not_see_the_call_that_was_cut() {
+    fn a_resumed_request_does_not_have_the_call_that_was_cut() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("u.jsonl");
         let lines = [

@@ -1,4 +1,4 @@
-//! A turn of the fake: ask the model, run its tools, until it ends.
+//! A turn of the fake: sends requests to the API and runs the tool calls until the turn ends.
 
 use std::io;
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ use super::{show, variable};
 use crate::http;
 use sys::error::{Context as _, Result};
 
-/// Starts the thread that works prompts off, one after another; those typed meanwhile wait.
+/// Starts the thread that runs a turn for each prompt, one after another.
 pub(super) fn start(session: Arc<Session>) -> Result<Sender<String>> {
     let (sender, prompts) = channel::<String>();
     std::thread::Builder::new()
@@ -60,30 +60,30 @@ fn turn(session: &Session, prompt: &str) {
     session.status("idle");
 }
 
-/// Why an answer did not come.
+/// An API error in place of an answer.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    /// HTTP status; 0 where the API was not reached.
+    /// The HTTP status; 0 if the API was not reached.
     pub(super) status: u16,
-    /// When a usage limit ends, in seconds since 1970.
+    /// The end of a usage limit, in seconds since 1970.
     pub(super) limit_until: Option<i64>,
-    said: String,
+    text: String,
 }
 
 impl Refusal {
-    /// As the real program words it (2.1.330).
+    /// Returns the message of the real program (2.1.330).
     pub(super) fn shown(&self) -> String {
-        let said = &self.said;
+        let text = &self.text;
         match self.status {
-            0 => format!("API Error: Unable to connect to API ({said})"),
-            401 | 403 => format!("Please run /login · API Error: {} {said}", self.status),
+            0 => format!("API Error: Unable to connect to API ({text})"),
+            401 | 403 => format!("Please run /login · API Error: {} {text}", self.status),
             429 if self.limit_until.is_some() => "You've hit your 5-hour limit".to_owned(),
-            429 => format!("API Error: Request rejected (429) · {said}"),
-            status => format!("API Error: {status} {said}"),
+            429 => format!("API Error: Request rejected (429) · {text}"),
+            status => format!("API Error: {status} {text}"),
         }
     }
 
-    /// The word that is recorded for it.
+    /// Returns the error name in the record.
     pub(super) fn error(&self) -> &'static str {
         match self.status {
             401 | 403 => "authentication_failed",
@@ -99,7 +99,7 @@ impl From<io::Error> for Refusal {
         Self {
             status: 0,
             limit_until: None,
-            said: error.to_string(),
+            text: error.to_string(),
         }
     }
 }
@@ -110,7 +110,7 @@ impl From<serde_json::Error> for Refusal {
     }
 }
 
-/// Asks the model; a refusal is tried again as often as the real program would.
+/// Sends a request; retries an error as often as the real program would.
 fn ask_with_retries(session: &Session) -> Result<Vec<Value>, Refusal> {
     let retries = variable("CLAUDE_CODE_MAX_RETRIES").and_then(|count| count.parse().ok());
     let mut delay = Duration::from_millis(500);
@@ -122,7 +122,7 @@ fn ask_with_retries(session: &Session) -> Result<Vec<Value>, Refusal> {
             {
                 return Err(refusal);
             }
-            // The real program waits likewise, and nothing here could wake it earlier.
+            // The real program waits too, and nothing here could wake it earlier.
             Err(_) => std::thread::sleep(delay),
         }
         delay = (delay * 2).min(Duration::from_secs(8));
@@ -130,7 +130,7 @@ fn ask_with_retries(session: &Session) -> Result<Vec<Value>, Refusal> {
     ask(session)
 }
 
-/// One request. Every block is taken down when it is whole; returns the tool calls.
+/// Sends one request and records every whole block of the answer; returns the tool calls.
 fn ask(session: &Session) -> Result<Vec<Value>, Refusal> {
     let base = variable("ANTHROPIC_BASE_URL")
         .ok_or_else(|| io::Error::other("ANTHROPIC_BASE_URL is not set"))?;
@@ -146,7 +146,7 @@ fn ask(session: &Session) -> Result<Vec<Value>, Refusal> {
         return Err(Refusal {
             status: answer.status,
             limit_until: until.and_then(|until| until.parse().ok()),
-            said: answer.text()?,
+            text: answer.text()?,
         });
     }
     let mut calls = Vec::new();
@@ -191,8 +191,7 @@ fn ask(session: &Session) -> Result<Vec<Value>, Refusal> {
     Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
 }
 
-/// Runs a command in a session of its own, as the real program does: the end of this process does
-/// not end it.
+/// Runs a command in its own session, like the real program, so that it survives this process.
 fn bash(command: &str) -> (String, bool) {
     let output = Command::new("setsid")
         .args(["bash", "-c", command])

@@ -1,4 +1,4 @@
-//! The client: one request, one connection, loopback only.
+//! An HTTP/1.1 client for loopback, with one connection for each request.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 
 use super::wire::{body_of, read_headers, read_line};
 
-/// An answer as a client sees it: the head is read, the body comes line by line.
+/// A response whose head is read; the body is read line by line.
 pub struct Response {
     /// The status code.
     pub status: u16,
@@ -16,10 +16,10 @@ pub struct Response {
 }
 
 impl Response {
-    /// The next line of the body without its line end; `None` at the end.
+    /// Reads the next line of the body, without its line break; `None` at the end.
     ///
     /// # Errors
-    /// The server has gone.
+    /// The connection is closed.
     pub fn line(&mut self) -> io::Result<Option<String>> {
         let mut line = String::new();
         if self.body.read_line(&mut line)? == 0 {
@@ -28,10 +28,10 @@ impl Response {
         Ok(Some(line.trim_end().to_owned()))
     }
 
-    /// The rest of the body.
+    /// Reads the rest of the body.
     ///
     /// # Errors
-    /// The server has gone.
+    /// The connection is closed.
     pub fn text(&mut self) -> io::Result<String> {
         let mut text = String::new();
         self.body.read_to_string(&mut text)?;
@@ -39,10 +39,10 @@ impl Response {
     }
 }
 
-/// Sends one request to `http://127.0.0.1:PORT/...` on a connection of its own.
+/// Sends a request to `http://127.0.0.1:PORT/...` on a new connection.
 ///
 /// # Errors
-/// The host is not loopback, or the server is not there.
+/// The host is not loopback, or the connection fails.
 pub fn send(
     method: &str,
     url: &str,
@@ -75,7 +75,7 @@ pub fn send(
         .split(' ')
         .nth(1)
         .and_then(|code| code.parse().ok())
-        .ok_or_else(|| io::Error::other("not an HTTP answer"))?;
+        .ok_or_else(|| io::Error::other("not an HTTP response"))?;
     let headers = read_headers(&mut reader)?;
     Ok(Response {
         status,

@@ -1,7 +1,7 @@
-//! Plain HTTP/1.1 on loopback: the server under the fakes, and the fake's client.
+//! Plain HTTP/1.1 on loopback: the server of the fakes, and the client of the fake Claude.
 //!
-//! A thread per connection, bounded requests, and nothing that could leave the machine: the server
-//! binds 127.0.0.1 only and the client refuses any other host.
+//! The server has a thread for each connection, limits the size of requests, and binds 127.0.0.1
+//! only. The client refuses any other host.
 
 mod client;
 mod server;
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_comes_back_whole_or_in_pieces() {
+    fn an_answer_is_sent_whole_or_in_pieces() {
         let server = Server::start("echo", 0, Arc::new(Echo)).unwrap();
         let url = format!("http://{}", server.address());
         let mut whole = send("POST", &format!("{url}/a?b=c"), &[], b"hello").unwrap();
@@ -73,7 +73,7 @@ mod tests {
         let mut idle = TcpStream::connect(server.address()).unwrap();
         send("GET", &format!("http://{}", server.address()), &[], b"").unwrap();
         drop(server);
-        // An end or a reset, and at once.
+        // The connection ends or is reset at once.
         assert!(matches!(idle.read(&mut [0]), Ok(0) | Err(_)));
     }
 

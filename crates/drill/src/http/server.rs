@@ -1,4 +1,4 @@
-//! The server: it binds loopback, hands requests out, and ends when dropped.
+//! An HTTP/1.1 server on loopback that passes requests to a handler, and ends when dropped.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write as _};
@@ -11,20 +11,21 @@ use sys::error::{Context as _, Result, ensure};
 
 /// Answers the requests of a [`Server`], from many threads.
 pub trait Handler: Send + Sync + 'static {
-    /// Asked when a request has arrived and before it is read; `false` resets the connection.
+    /// Called when a request has arrived, before it is read; `false` resets the connection.
     fn admit(&self) -> bool {
         true
     }
-    /// Answers one request. It may hold the request open, and must return soon after [`Self::stop`].
+    /// Answers one request. It may hold the request open, and must return soon after
+    /// [`Self::stop`].
     ///
     /// # Errors
-    /// The client has gone.
+    /// The connection is closed.
     fn answer(&self, request: &Request, reply: Reply<'_>) -> io::Result<()>;
-    /// The server ends: whoever holds a request lets go of it.
+    /// Called when the server ends; the handler must answer the requests that it holds.
     fn stop(&self) {}
 }
 
-/// A server on `127.0.0.1`, on a port that the kernel chose; it ends when dropped.
+/// A server on `127.0.0.1`; it ends when dropped.
 pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -44,13 +45,13 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts answering on a port of loopback; 0: on any that is free.
+    /// Starts a server on a port of loopback; 0 is any free port.
     ///
     /// # Errors
-    /// No port or no thread can be had.
+    /// The port or a thread is not available.
     pub fn start(name: &str, port: u16, handler: Arc<dyn Handler>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-            .with_context(|| format!("cannot listen for the {name} fake on loopback"))?;
+            .with_context(|| format!("cannot listen on loopback for the fake {name} server"))?;
         let address = listener.local_addr()?;
         ensure!(address.ip().is_loopback(), "{address} is not loopback");
         let shared = Arc::new(Shared {
@@ -67,7 +68,7 @@ impl Server {
         Ok(Self { address, shared })
     }
 
-    /// `127.0.0.1:PORT`.
+    /// Returns the address, `127.0.0.1:PORT`.
     #[must_use]
     pub fn address(&self) -> String {
         self.address.to_string()
@@ -81,7 +82,7 @@ impl Drop for Server {
         for stream in self.shared.live().values() {
             stream.shutdown(std::net::Shutdown::Both).ok();
         }
-        // Wakes the accepting thread, which then sees that it should end.
+        // Wakes the accepting thread, which then ends.
         drop(TcpStream::connect(self.address));
     }
 }
@@ -98,7 +99,7 @@ impl Shared {
             }
             let Ok(stream) = stream else { continue };
             let shared = Arc::clone(self);
-            // A thread that cannot be had drops the connection: the client sees a reset.
+            // Without a thread, the connection is dropped, and the client sees a reset.
             std::thread::Builder::new()
                 .stack_size(256 * 1024)
                 .spawn(move || shared.connection(&stream))
@@ -111,9 +112,10 @@ impl Shared {
         if let Ok(clone) = stream.try_clone() {
             self.live().insert(id, clone);
         }
-        // Looked at after the insertion, so that a stop either finds us in the list or is seen.
+        // Checked after the insertion: a stop either finds this connection in the map, or is seen
+        // here.
         if !self.stopping.load(Ordering::SeqCst) {
-            // The client has gone, which is its right.
+            // The client may close the connection at any time.
             self.serve(stream).ok();
         }
         self.live().remove(&id);
@@ -141,7 +143,7 @@ impl Shared {
     }
 }
 
-/// Where one answer goes.
+/// The destination of one answer.
 #[derive(Debug)]
 pub struct Reply<'a> {
     stream: &'a TcpStream,
@@ -152,7 +154,7 @@ impl<'a> Reply<'a> {
     /// Sends a whole answer.
     ///
     /// # Errors
-    /// The client has gone.
+    /// The connection is closed.
     pub fn send(self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> io::Result<()> {
         let mut bytes = head(status, headers);
         bytes.extend(format!("Content-Length: {}\r\n\r\n", body.len()).into_bytes());
@@ -163,10 +165,10 @@ impl<'a> Reply<'a> {
         stream.write_all(&bytes)
     }
 
-    /// Begins an answer that comes in pieces.
+    /// Begins an answer in pieces.
     ///
     /// # Errors
-    /// The client has gone.
+    /// The connection is closed.
     pub fn stream(self, status: u16, headers: &[(&str, &str)]) -> io::Result<Pieces<'a>> {
         let mut bytes = head(status, headers);
         bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
@@ -176,7 +178,7 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// An answer under way.
+/// An answer that is sent in pieces.
 #[derive(Debug)]
 pub struct Pieces<'a> {
     stream: &'a TcpStream,
@@ -186,7 +188,7 @@ impl Pieces<'_> {
     /// Sends one piece at once.
     ///
     /// # Errors
-    /// The client has gone.
+    /// The connection is closed.
     pub fn write(&mut self, text: &str) -> io::Result<()> {
         let piece = format!("{:x}\r\n{text}\r\n", text.len());
         self.stream.write_all(piece.as_bytes())
@@ -195,7 +197,7 @@ impl Pieces<'_> {
     /// Ends the answer.
     ///
     /// # Errors
-    /// The client has gone.
+    /// The connection is closed.
     pub fn finish(mut self) -> io::Result<()> {
         self.write("")
     }

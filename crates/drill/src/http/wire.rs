@@ -1,23 +1,23 @@
-//! How requests and answers look on the wire.
+//! Parses HTTP/1.1 requests, headers and bodies.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
 
 /// The longest request or header line, in bytes.
 const LINE_LIMIT: u64 = 16 * 1024;
-/// The longest body, in bytes: ten times the largest conversation that was ever measured.
+/// The longest body, in bytes: ten times the largest conversation that was measured.
 const BODY_LIMIT: u64 = 512 * 1024 * 1024;
-/// The most headers of one message.
+/// The maximum number of headers in a message.
 const HEADER_LIMIT: usize = 200;
 
-/// One request, read whole.
+/// A whole request.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// `GET`, `POST` ...
     pub method: String,
     /// The path without its query.
     pub path: String,
-    /// The query as `name=value` pairs, undecoded: nobody here needs escapes.
+    /// The query as `name=value` pairs, not decoded: the clients here use no escapes.
     pub query: Vec<(String, String)>,
     /// Header names in lower case.
     pub headers: HashMap<String, String>,
@@ -26,7 +26,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The value of a query parameter.
+    /// Returns the value of a query parameter.
     #[must_use]
     pub fn query(&self, name: &str) -> Option<&str> {
         let pair = self.query.iter().find(|(key, _)| key == name)?;
@@ -79,8 +79,8 @@ pub(super) fn read_headers(reader: &mut impl BufRead) -> io::Result<HashMap<Stri
     Err(io::Error::other("too many headers"))
 }
 
-/// The body that the headers announce. Without a length there is none in a request, and in an
-/// answer it goes on to the end of the connection.
+/// Returns a reader of the body. Without a length, a request has no body, and a response has one up
+/// to the end of the connection.
 pub(super) fn body_of<'a, R: BufRead + 'a>(
     reader: R,
     headers: &HashMap<String, String>,
@@ -97,10 +97,10 @@ pub(super) fn body_of<'a, R: BufRead + 'a>(
     Box::new(reader.take(length.unwrap_or(rest).min(BODY_LIMIT)))
 }
 
-/// Takes the chunk framing off a body.
+/// Decodes a chunked body.
 struct Chunked<R> {
     reader: R,
-    /// Bytes of the present chunk that are still to come.
+    /// The number of bytes left in the current chunk.
     left: u64,
 }
 

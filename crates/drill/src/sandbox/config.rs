@@ -1,4 +1,4 @@
-//! What a sandbox's root declares: settings that lead to the fakes.
+//! The `spotkeep.toml` of a sandbox, with settings that lead to the fakes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::Sandbox;
 use sys::error::{Context as _, Result};
 
-/// A dummy: nothing that a drill starts can reach anything that would take a key.
+/// A dummy key. No program of a drill can reach a server that would accept a key.
 const KEY: &str = "drill-key-that-opens-nothing";
 impl Sandbox {
-    /// Declares the data directory: `init`, then the settings that lead to the fakes.
+    /// Runs `init`, and writes settings that lead to the fakes.
     ///
     /// # Errors
     /// `init` failed.
@@ -21,7 +21,7 @@ impl Sandbox {
             None => self.fake()?,
         };
         let path = self.data_dir().join("spotkeep.toml");
-        let text = fs::read_to_string(&path).context("init left no spotkeep.toml")?;
+        let text = fs::read_to_string(&path).context("init wrote no spotkeep.toml")?;
         let run = self.dir.join("run");
         let tmp = self.dir.join("tmp");
         let env = [
@@ -50,14 +50,14 @@ impl Sandbox {
             &format!("{{ {} }}", env.join(", ")),
         );
         self.write(&path, &text)?;
-        // A user has said yes to the key once; everything else is the keeper's to merge.
+        // The key is approved, as by a user; the keeper merges everything else.
         let tail = KEY.get(KEY.len().saturating_sub(20)..).unwrap_or(KEY);
         let known = serde_json::json!({"customApiKeyResponses": {"approved": [tail]}});
         let file = self.data_dir().join(".claude/.claude.json");
         self.write(&file, &known.to_string())
     }
 
-    /// The fake as a program that takes Claude's arguments.
+    /// Writes a script that runs the fake Claude; returns its path.
     ///
     /// # Errors
     /// The disk is full.
@@ -73,18 +73,18 @@ impl Sandbox {
     }
 }
 
-/// A TOML string. JSON's escapes are among TOML's.
+/// Quotes a TOML string. JSON's escapes are valid in TOML.
 fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// The declaration with another metadata server.
+/// Returns the config with another metadata server.
 #[must_use]
 pub fn point_at(text: &str, metadata: &str) -> String {
     set(text, "cloud", "metadata", &quote(metadata))
 }
 
-/// Sets a key of a table in TOML text, in place of one that is there.
+/// Sets a key of a table in TOML text, and removes an earlier value.
 fn set(text: &str, table: &str, key: &str, value: &str) -> String {
     let header = format!("[{table}]");
     let mut lines = Vec::new();

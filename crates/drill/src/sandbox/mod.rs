@@ -1,5 +1,7 @@
-//! A place of its own for a drill: a data directory, a home, git workspaces in every state of undone work,
-//! a cleaned environment, and an end that leaves nothing behind.
+//! The sandbox of a drill: a data directory, a home, git workspaces and a clean environment.
+//!
+//! The workspaces have every kind of uncommitted change. When the sandbox is dropped, its processes
+//! and files are removed.
 
 mod config;
 mod unprivileged;
@@ -19,12 +21,12 @@ use sys::files::create_private_dir;
 use sys::power_cut::cut_power;
 use sys::process::{self, Pidfd, Signal, with_marker};
 
-/// How long a tool of the system, or a command of ours, may take.
+/// The time limit of a system tool or of a spotkeep command.
 const LIMIT: Duration = Duration::from_secs(60);
-/// The longest path of the temporary directory that still leaves room for a socket's path.
+/// The longest path of the temporary directory with which a socket's path is still short enough.
 const LONGEST_TEMP: usize = 40;
 
-/// The sandbox. Dropping it ends every process in it and removes it.
+/// A sandbox. Dropping it ends every process in it and removes its files.
 #[derive(Debug)]
 pub struct Sandbox {
     dir: PathBuf,
@@ -32,15 +34,16 @@ pub struct Sandbox {
     id: String,
     keep: bool,
     on_loop: bool,
-    /// Whom everything runs as that is started in it; `None`: as this process.
+    /// The user that runs all programs of the sandbox; `None` for the user of this process.
     user: Option<u32>,
 }
 
 impl Sandbox {
-    /// An empty one; with `on_loop`, its data directory is a filesystem of its own that can be cut.
+    /// Creates an empty sandbox. With `on_loop`, its data directory is a separate file system whose
+    /// power can be cut.
     ///
     /// # Errors
-    /// No room, or the loop filesystem cannot be had (it needs root).
+    /// The disk is full, or the loop file system cannot be made (it needs root).
     pub fn create(keep: bool, on_loop: bool) -> Result<Self> {
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").context("no random id")?;
         let id = uuid.get(..8).unwrap_or("drill").to_owned();
@@ -69,26 +72,26 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// The same with another program as `spotkeep` than the one that runs now.
+    /// Uses another `spotkeep` program than the one that runs now.
     #[must_use]
     pub fn with_program(mut self, exe: PathBuf) -> Self {
         self.exe = exe;
         self
     }
 
-    /// Where everything is.
+    /// Returns the directory of the sandbox.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The data directory that the keeper keeps.
+    /// Returns the data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("root")
     }
 
-    /// An agent's workspace.
+    /// Returns an agent's workspace.
     #[must_use]
     pub fn workspace(&self, name: &str) -> PathBuf {
         self.data_dir().join("workspaces").join(name)
@@ -102,7 +105,8 @@ impl Sandbox {
         format!("SPOTKEEP_RUNTIME_DIR={}", self.dir.join("run").display())
     }
 
-    /// A command in the sandbox's environment, which holds nothing of ours.
+    /// Returns a command in the sandbox's environment, which has no variables of this process but
+    /// `PATH`.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
         let mut command = self.run_as(program);
@@ -120,16 +124,16 @@ impl Sandbox {
         command
     }
 
-    /// Runs git in an agent's workspace with nothing of the user's configuration; what it printed.
+    /// Runs git in an agent's workspace without the user's configuration; returns its output.
     ///
     /// # Errors
-    /// git failed; the error holds what it said.
+    /// git failed; the error has its output.
     pub fn git(&self, name: &str, args: &[&str]) -> Result<String> {
         let mut command = self.command(Path::new("git"));
         git(&mut command, &self.workspace(name), args)
     }
 
-    /// An agent's workspace, taken down.
+    /// Returns the digest of an agent's workspace.
     ///
     /// # Errors
     /// It cannot be read, or git fails.
@@ -137,12 +141,12 @@ impl Sandbox {
         Digest::with_git(&self.workspace(name), &|args| self.git(name, args))
     }
 
-    /// `spotkeep` on the sandbox's root in its n-th boot, with its own metadata server.
+    /// Returns a spotkeep command on the data directory in its n-th boot, with a metadata server.
     ///
     /// # Errors
     /// The metadata server is not on loopback.
     pub fn spotkeep(&self, boot_id: u32, metadata: &str) -> Result<Command> {
-        let address: std::net::SocketAddr = metadata.parse().context("no metadata address")?;
+        let address: std::net::SocketAddr = metadata.parse().context("invalid metadata address")?;
         ensure!(
             address.ip().is_loopback(),
             "a drill does not run with the metadata server {metadata}: it is not on loopback"
@@ -156,10 +160,10 @@ impl Sandbox {
         Ok(command)
     }
 
-    /// Runs a verb of spotkeep to its end and returns what it printed.
+    /// Runs a spotkeep verb to its end and returns its output.
     ///
     /// # Errors
-    /// It failed; the error holds what it said.
+    /// It failed; the error has its output.
     pub fn verb(&self, boot_id: u32, metadata: &str, args: &[&str]) -> Result<String> {
         let mut command = self.spotkeep(boot_id, metadata)?;
         let output = command::run(command.args(args), LIMIT)?;
@@ -174,7 +178,7 @@ impl Sandbox {
         Ok(output.stdout)
     }
 
-    /// Starts a keeper; its log goes to a file of the boot.
+    /// Starts a keeper, whose log is written to the boot's log file.
     ///
     /// # Errors
     /// It cannot be started.
@@ -186,19 +190,19 @@ impl Sandbox {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Ctrl-C in the terminal is for the drill, which then ends everything in order.
+            // Ctrl-C in the terminal goes to the drill, which then removes the sandbox.
             .process_group(0);
         command.spawn().context("cannot start the keeper")
     }
 
-    /// The log of the keeper in its n-th boot.
+    /// Returns the path of the keeper's log in the n-th boot.
     #[must_use]
     pub fn log(&self, boot_id: u32) -> PathBuf {
         self.dir.join(format!("keeper-{boot_id}.log"))
     }
 
-    /// Ends every process of the sandbox by SIGKILL, all that are there at once, until none is
-    /// left. Returns when the first signal was sent.
+    /// Kills all processes of the sandbox at once, and repeats until none is left. Returns the time
+    /// of the first signal.
     ///
     /// # Errors
     /// Some did not end.
@@ -220,27 +224,27 @@ impl Sandbox {
             for process in &found {
                 ensure!(
                     process.wait(Some(deadline)),
-                    "a process did not end by SIGKILL"
+                    "a process did not end after SIGKILL"
                 );
             }
         }
     }
 
-    /// Cuts the power of the data directory's filesystem. Returns when.
+    /// Cuts the power of the data directory's file system. Returns the time.
     ///
     /// # Errors
-    /// The data directory is not on a loop filesystem.
+    /// The data directory is not on a loop file system.
     pub fn cut_power(&self) -> Result<Instant> {
         ensure!(
             self.on_loop,
-            "the data directory is not on a filesystem of its own"
+            "the data directory is not on a separate file system"
         );
         let at = Instant::now();
         cut_power(&self.data_dir())?;
         Ok(at)
     }
 
-    /// Mounts the data directory again after a cut, which recovers its journal.
+    /// Mounts the data directory again after a cut, which replays its journal.
     ///
     /// # Errors
     /// It cannot be unmounted or mounted.
@@ -276,10 +280,10 @@ impl Drop for Sandbox {
 }
 
 impl Sandbox {
-    /// Ends what runs and removes what is there, unless it is to be kept. Also for another thread,
-    /// when the drill itself is interrupted.
+    /// Ends all processes and removes the files, unless they are to be kept. Another thread calls
+    /// it when the drill is interrupted.
     pub fn clear(&self) {
-        // What cannot be ended or removed now cannot be helped; the paths are unmistakable.
+        // Errors are ignored: nothing else can be done, and the paths name the drill.
         self.end_everything().ok();
         if self.keep {
             return;
@@ -307,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metadata_server_elsewhere_is_refused() {
+    fn a_metadata_server_beyond_loopback_is_refused() {
         let sandbox = Sandbox::create(false, false).unwrap();
         let error = sandbox.spotkeep(1, "192.0.2.1:80").unwrap_err();
         assert!(error.to_string().contains("not on loopback"), "{error}");
@@ -325,7 +329,7 @@ mod tests {
             .spawn()
             .unwrap();
         let dir = sandbox.dir().to_path_buf();
-        testing::wait::until("its process is there", || {
+        testing::wait::until("its process runs", || {
             (!with_marker(&sandbox.marker()).is_empty()).then_some(())
         });
         drop(sandbox);

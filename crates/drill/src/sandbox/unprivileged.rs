@@ -1,8 +1,8 @@
-//! Under root, whom a drill's programs run as: a user that is nobody else's.
+//! Runs the programs of a drill as an unprivileged user, if the drill runs as root.
 //!
-//! A drill starts a claude, git, tmux and all that these start. None of it has to be root, and what
-//! root starts out of a repository that somebody cloned must not be. Root itself makes the sandbox,
-//! mounts its disk and cuts that disk's power.
+//! A drill starts claude, git, tmux and their children. None of them needs root, and a program from
+//! a cloned repository must not run as root. Root itself only makes the sandbox, mounts its disk
+//! and cuts the power of that disk. The user id has no account and no other processes.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, lchown};
@@ -14,26 +14,26 @@ use crate::claude_program;
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::user;
 
-/// The ids that systemd gives to services for as long as they run, and no distribution to an
+/// The user ids that systemd allocates to running services, and that no distribution gives to an
 /// account (systemd.io/UIDS-GIDS).
 const IDS: std::ops::RangeInclusive<u32> = 61_184..=65_519;
 
 impl Sandbox {
-    /// Has everything that is started in it run as an unprivileged user, where this is root.
+    /// As root, sets an unprivileged user for all programs of the sandbox.
     ///
     /// # Errors
-    /// There is no room for a copy of the program, or the kernel refuses.
+    /// The program cannot be copied, or the kernel refuses a change of owner or mode.
     pub fn unprivileged(mut self) -> Result<Self> {
         if user::id() != 0 {
             return Ok(self);
         }
         let count = IDS.end() - IDS.start() + 1;
-        // Not by the process id, which is 1 in a process namespace of every drill's own.
+        // Not from the pid, which is 1 in the PID namespace of every drill.
         let random = u32::from_str_radix(&self.id, 16).unwrap_or_default();
         self.user = Some(IDS.start() + random % count);
         set_mode(&self.dir, 0o711)?;
         set_mode(&self.dir.join("bin"), 0o755)?;
-        // Root's own copy may lie where nobody else gets to.
+        // The program may be in a directory that other users cannot enter.
         let copy = self.dir.join("bin/spotkeep");
         fs::copy(&self.exe, &copy).context("cannot copy the program into the sandbox")?;
         set_mode(&copy, 0o755)?;
@@ -44,7 +44,7 @@ impl Sandbox {
         Ok(self)
     }
 
-    /// A program that runs as the sandbox's user.
+    /// Returns a command that runs a program as the sandbox's user.
     pub(super) fn run_as(&self, program: &Path) -> Command {
         let Some(user) = self.user else {
             return Command::new(program);
@@ -58,20 +58,20 @@ impl Sandbox {
         command
     }
 
-    /// Gives a file that root has made to the sandbox's user.
+    /// Makes the sandbox's user the owner of a file.
     fn chown(&self, path: &Path) -> Result<()> {
         let Some(user) = self.user else { return Ok(()) };
         lchown(path, Some(user), Some(user))
-            .with_context(|| format!("cannot give {} away", path.display()))
+            .with_context(|| format!("cannot change the owner of {}", path.display()))
     }
 
-    /// The path by which the sandbox's user gets to a claude: a copy of one that lies in a
-    /// directory of root's own.
+    /// Returns a path of a claude that the sandbox's user can run: of a copy, if it is in a
+    /// directory that only root can read.
     ///
     /// # Errors
-    /// There is no room, or it is a script, which needs what lies beside it.
+    /// The disk is full, or it is a script, which needs the files beside it.
     pub fn within_reach(&self, claude: &Path) -> Result<PathBuf> {
-        if self.user.is_none() || claude_program::is_everybodys(claude) {
+        if self.user.is_none() || claude_program::is_executable_by_all(claude) {
             return Ok(claude.to_owned());
         }
         let failed = || format!("cannot copy {} into the sandbox", claude.display());
@@ -81,7 +81,7 @@ impl Sandbox {
                  claude as an unprivileged user",
                 claude.display()
             ))
-            .hint("spotkeep drill --claude PATH, where everybody can read");
+            .hint("spotkeep drill --claude PATH, with a path that all users can read");
         }
         let copy = self.dir.join("bin/claude");
         fs::copy(claude, &copy).with_context(failed)?;
@@ -90,9 +90,9 @@ impl Sandbox {
     }
 }
 
-/// Whether the sandbox's user can get to what is made in `dir`.
+/// Whether the sandbox's user can reach files in `dir`.
 pub(super) fn can_reach(dir: &Path) -> bool {
-    user::id() != 0 || claude_program::is_everybodys(dir)
+    user::id() != 0 || claude_program::is_executable_by_all(dir)
 }
 
 fn is_binary(program: &Path) -> std::io::Result<bool> {

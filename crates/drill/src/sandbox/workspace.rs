@@ -1,4 +1,4 @@
-//! A workspace in every state of undone work.
+//! Makes the git workspaces of a sandbox, with every kind of uncommitted change.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use super::{LIMIT, Sandbox};
 use sys::command;
 use sys::error::{Result, ensure};
 
-/// In one shell, so that nothing of it is written by root, whose writes a program of the drill could
-/// lead elsewhere.
+/// The script that makes a workspace. One shell of the sandbox's user runs it, because a program of
+/// the drill could redirect root's writes by symlinks.
 const MAKE: &str = r#"
 g() { git -c user.name=Drill -c user.email=drill@localhost -c commit.gpgsign=false "$@"; }
 mkdir -p -m 700 "$0"
@@ -30,7 +30,7 @@ echo untracked >untracked.txt
 "#;
 
 impl Sandbox {
-    /// A repository with every kind of undone work.
+    /// Makes a repository with every kind of uncommitted change.
     ///
     /// # Errors
     /// Git failed.
@@ -49,7 +49,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Writes a file of the sandbox as its user, with the directory that it is in.
+    /// Writes a file as the sandbox's user, and makes its directory.
     ///
     /// # Errors
     /// The disk is full.

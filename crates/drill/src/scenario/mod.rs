@@ -1,5 +1,6 @@
-//! One rehearsal, top to bottom: a fleet works, the machine is lost, a new one takes its disk, and
-//! what came back is compared with what was.
+//! Runs one drill: a fleet works, the machine ends, and the next boot resumes the fleet.
+//!
+//! Sessions, records and workspaces are then compared with those before the cut.
 
 mod totals;
 mod wait;
@@ -26,15 +27,15 @@ use sys::error::{Context as _, Result};
 use sys::signal;
 use sys::time::Timestamp;
 
-/// How long the save may go on with the workspaces once all is safe.
+/// How long the drill waits for the checkpoints of a save after everything is safe.
 const AFTER_SAFE: Duration = Duration::from_secs(10);
-/// How old what must survive a power cut is at the cut: a sync comes every 5 s.
+/// The minimum age of data that must survive a power cut: the keeper syncs every 5 s.
 const STABLE_FOR: Duration = Duration::from_millis(6_500);
 
-/// Plays the rehearsal. What goes wrong in it is in the report.
+/// Runs a drill. Failures during it are in the report.
 ///
 /// # Errors
-/// There was no place for it.
+/// The sandbox cannot be made.
 pub(super) fn rehearse(options: &Options, isolation: &str) -> Result<Report> {
     let on_loop = options.kind == LossKind::PowerCut;
     let sandbox = Sandbox::create(options.keep, on_loop)?.unprivileged()?;
@@ -45,10 +46,10 @@ pub(super) fn rehearse(options: &Options, isolation: &str) -> Result<Report> {
         std::process::exit(130);
     })?;
     let report = Rehearsal::prepare(options, Arc::clone(&sandbox)).map(|mut rehearsal| {
-        let trouble = rehearsal.play().err();
-        rehearsal.report(isolation, trouble.as_ref())
+        let failure = rehearsal.run().err();
+        rehearsal.report(isolation, failure.as_ref())
     });
-    // The thread that waits for signals holds on to it too, so it does not go by itself.
+    // The signal thread has a reference too, so the sandbox is not dropped here.
     sandbox.clear();
     report
 }
@@ -62,23 +63,23 @@ struct Rehearsal {
     agents: Vec<DrillAgent>,
     boot_id: u32,
     keeper: Option<(Child, Instant)>,
-    /// When the machine was lost, or when that was announced.
+    /// When the machine was lost, or when the preemption was announced.
     cut: Option<Instant>,
-    /// What the model had said when everything had ended.
+    /// The fake API's log when all processes had ended.
     at_cut: RequestLog,
     manifest: Option<Manifest>,
     notice_to_save_ms: Option<u64>,
     losses: Vec<String>,
 }
 
-/// One agent and what is remembered of it.
+/// An agent of the drill.
 struct DrillAgent {
     name: String,
     plan: Plan,
     session_id: Option<String>,
     before: Digest,
     resumed: bool,
-    /// When it was seen again in its session, for one that asks the model nothing.
+    /// When it was seen in its session again, for an agent that sends no request.
     seen_again: Option<Instant>,
 }
 
@@ -89,14 +90,14 @@ impl DrillAgent {
 }
 
 impl Rehearsal {
-    fn play(&mut self) -> Result<()> {
+    fn run(&mut self) -> Result<()> {
         self.start_boot()?;
         self.wait_for_the_cut_points()?;
-        self.take_down_workspaces()?;
+        self.record_workspaces()?;
         match self.options.kind {
-            LossKind::Notice => self.lose_it_with_a_notice()?,
-            LossKind::Kill => self.lose_it_without_a_word()?,
-            LossKind::PowerCut => self.lose_it_with_its_power()?,
+            LossKind::Notice => self.preempt_with_a_notice()?,
+            LossKind::Kill => self.kill_everything()?,
+            LossKind::PowerCut => self.cut_the_power()?,
         }
         self.compare_workspaces(&[])?;
         self.start_boot()?;
@@ -115,7 +116,7 @@ impl Rehearsal {
             None => "fake".to_owned(),
         };
         sandbox.declare(&metadata.address(), &model.url(), program.as_deref())?;
-        // After a power cut somebody has to have been writing for a loss to show.
+        // In a power-cut drill, an agent has to write, so that a loss can be seen.
         let plans = match options.writing || options.kind == LossKind::PowerCut {
             false => [Plan::Tool, Plan::Stream, Plan::Second, Plan::Idle],
             true => [Plan::Steady, Plan::Tool, Plan::Stream, Plan::Idle],
@@ -155,7 +156,7 @@ impl Rehearsal {
         })
     }
 
-    /// A machine boots: a metadata server that knows of no preemption, and a keeper.
+    /// Boots a machine: starts a metadata server without a preemption, and a keeper.
     fn start_boot(&mut self) -> Result<()> {
         self.boot_id += 1;
         if self.boot_id > 1 {
@@ -177,18 +178,18 @@ impl Rehearsal {
 
     fn wait_for_the_cut_points(&mut self) -> Result<()> {
         let mut asked_again: Vec<String> = Vec::new();
-        self.until("every agent is where it is to be cut", |stage| {
+        self.until("every agent is at its cut point", |stage| {
             let request_log = stage.model.request_log();
             let running = live(&stage.config());
             let mut waiting = Vec::new();
             for agent in &stage.agents {
                 let name = &agent.name;
                 let Some(account) = request_log.agents.get(name) else {
-                    waiting.push(format!("{name} has not asked the model"));
+                    waiting.push(format!("{name} has sent no request"));
                     continue;
                 };
                 let Some(at) = running.iter().find(|at| at.name == *name) else {
-                    waiting.push(format!("{name} shows no session"));
+                    waiting.push(format!("{name} has no session file"));
                     continue;
                 };
                 let second = agent.plan == Plan::Second && account.turns_ended == 1;
@@ -197,8 +198,8 @@ impl Rehearsal {
                     stage.verb(&["send", name, &prompt])?;
                     asked_again.push(name.clone());
                 }
-                if !stage.stands_at_its_cut(agent, account, at) {
-                    waiting.push(format!("{name} is not there yet"));
+                if !stage.is_at_its_cut_point(agent, account, at) {
+                    waiting.push(format!("{name} is not at its cut point yet"));
                 }
             }
             Ok(waiting)
@@ -206,16 +207,16 @@ impl Rehearsal {
         let running = live(&self.config());
         for agent in &mut self.agents {
             let found = running.iter().find(|at| at.name == agent.name);
-            let found = found.with_context(|| format!("{} shows no session", agent.name))?;
+            let found = found.with_context(|| format!("{} has no session file", agent.name))?;
             agent.session_id = Some(found.session_id.clone());
         }
-        self.log("every agent is where it is to be cut");
+        self.log("every agent is at its cut point");
         Ok(())
     }
 
-    fn stands_at_its_cut(&self, agent: &DrillAgent, account: &Account, at: &Live) -> bool {
+    fn is_at_its_cut_point(&self, agent: &DrillAgent, account: &Account, at: &Live) -> bool {
         let is_idle = at.status == "idle";
-        // Until its prompt is written there is no turn that a keeper could see.
+        // A keeper sees a turn only after the prompt is in the transcript.
         let written = transcript_marks(&self.config(), &at.session_id);
         let mut prompts = account
             .records
@@ -224,7 +225,7 @@ impl Rehearsal {
         if !prompts.all(|record| written.contains(&record.marker)) {
             return false;
         }
-        // The file is there before what is written into it is.
+        // The file exists before its content is written.
         let runs = || {
             let file = self.sandbox.workspace(&agent.name).join(OPEN_FILE);
             std::fs::metadata(file).is_ok_and(|meta| meta.len() > 0)
@@ -237,14 +238,14 @@ impl Rehearsal {
         }
     }
 
-    fn take_down_workspaces(&mut self) -> Result<()> {
+    fn record_workspaces(&mut self) -> Result<()> {
         for agent in &mut self.agents {
             agent.before = self.sandbox.digest(&agent.name)?;
         }
         Ok(())
     }
 
-    fn lose_it_with_a_notice(&mut self) -> Result<()> {
+    fn preempt_with_a_notice(&mut self) -> Result<()> {
         let announced = Timestamp::now();
         self.cut = Some(self.metadata.preempt());
         self.log("the preemption is announced");
@@ -257,11 +258,11 @@ impl Rehearsal {
                 .and_then(|save| save.stages.notice_to_safe_ms);
             Ok(safe
                 .is_none()
-                .then(|| "no save is safe yet".to_owned())
+                .then(|| "the save is not safe yet".to_owned())
                 .into_iter()
                 .collect())
         })?;
-        // The machine may go at any time now; a save that is quick may finish its workspaces.
+        // The machine may end at any time now; a quick save may still make its checkpoints.
         let deadline = Instant::now() + AFTER_SAFE;
         self.until("the workspaces are saved", |_| {
             found = latest_manifest(&saves)?;
@@ -269,14 +270,17 @@ impl Rehearsal {
                 .as_ref()
                 .is_some_and(|save| save.stages.workspaces_ms.is_some());
             let waits = !done && Instant::now() < deadline;
-            Ok(waits.then(|| "workspaces".to_owned()).into_iter().collect())
+            Ok(waits
+                .then(|| "no checkpoints yet".to_owned())
+                .into_iter()
+                .collect())
         })?;
         self.notice_to_save_ms = found.as_ref().map(|save| whole(save.at.since(announced)));
         self.manifest = found;
         self.end_the_boot(|sandbox| sandbox.end_everything())
     }
 
-    fn lose_it_without_a_word(&mut self) -> Result<()> {
+    fn kill_everything(&mut self) -> Result<()> {
         let mut at = None;
         self.end_the_boot(|sandbox| {
             at = Some(Instant::now());
@@ -286,13 +290,13 @@ impl Rehearsal {
         Ok(())
     }
 
-    fn lose_it_with_its_power(&mut self) -> Result<()> {
+    fn cut_the_power(&mut self) -> Result<()> {
         let settled = Instant::now() + STABLE_FOR;
         self.until("an agent goes on writing", |stage| {
             let request_log = stage.model.request_log();
             let mut records = request_log.agents.values().flat_map(|agent| &agent.records);
             let goes_on = records.any(|record| record.at >= settled);
-            let waits = (!goes_on).then(|| "none has written since".to_owned());
+            let waits = (!goes_on).then(|| "no agent has written since".to_owned());
             Ok(waits.into_iter().collect())
         })?;
         let mut at = None;
@@ -310,13 +314,13 @@ impl Rehearsal {
             keeper.wait().context("cannot wait for the keeper")?;
         }
         self.at_cut = self.model.request_log();
-        self.log("the machine is gone");
+        self.log("the machine has ended");
         Ok(())
     }
 
     fn wait_for_the_fleet(&mut self) -> Result<()> {
         let mut seen: Vec<(String, Instant)> = Vec::new();
-        let result = self.until("every agent is back", |stage| {
+        let result = self.until("every agent is resumed", |stage| {
             let request_log = stage.model.request_log();
             let running = live(&stage.config());
             let mut waiting = Vec::new();
@@ -326,7 +330,7 @@ impl Rehearsal {
                     seen.push((agent.name.clone(), Instant::now()));
                 }
                 if !is_back {
-                    waiting.push(format!("{} is not back in its session", agent.name));
+                    waiting.push(format!("{} is not in its session", agent.name));
                 } else if agent.is_cut() && !stage.goes_on(agent, &request_log) {
                     waiting.push(format!("{} does not go on with its turn", agent.name));
                 }
@@ -338,11 +342,11 @@ impl Rehearsal {
             agent.seen_again = found.map(|(_, at)| *at);
             agent.resumed = found.is_some();
         }
-        self.log("the fleet is back");
+        self.log("the fleet is resumed");
         result
     }
 
-    /// In the session it had, in one process and no other.
+    /// Whether an agent runs in its session again, in exactly one process.
     fn is_back(&self, agent: &DrillAgent, running: &[Live]) -> bool {
         let mut same = running
             .iter()
@@ -358,7 +362,8 @@ impl Rehearsal {
         continued(now) > continued(before)
     }
 
-    /// Everything that was there must be there again; `written` are files that the new boot wrote.
+    /// Adds a loss for each workspace that has changed; `written` are files that the new boot
+    /// wrote.
     fn compare_workspaces(&mut self, written: &[&str]) -> Result<()> {
         for agent in &self.agents {
             let now = self.sandbox.digest(&agent.name)?;
@@ -390,13 +395,13 @@ impl Rehearsal {
 
     fn log(&self, text: &str) {
         if self.options.verbose {
-            // Nobody reading along is no reason to stop.
+            // A closed standard error is not a reason to stop.
             writeln!(std::io::stderr(), "drill: {text}").ok();
         }
     }
 }
 
-/// Whole milliseconds.
+/// Returns whole milliseconds.
 fn whole(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

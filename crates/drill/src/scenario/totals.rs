@@ -1,4 +1,4 @@
-//! What the two boots add up to.
+//! Makes the report of a drill from the data of its two boots.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use sys::error::Error;
 use sys::time::short;
 
 impl Rehearsal {
-    pub(super) fn report(mut self, isolation: &str, trouble: Option<&Error>) -> Report {
+    pub(super) fn report(mut self, isolation: &str, failure: Option<&Error>) -> Report {
         let workspaces_identical = self.losses.is_empty() && self.cut.is_some();
-        if let Some(trouble) = trouble {
-            self.losses.push(format!("{trouble:#}"));
+        if let Some(failure) = failure {
+            self.losses.push(format!("{failure:#}"));
             self.explain();
         }
         let cut = self.cut.unwrap_or_else(Instant::now);
@@ -49,7 +49,7 @@ impl Rehearsal {
         report.notice_to_safe_ms =
             safe.map(|safe| safe + self.notice_to_save_ms.unwrap_or_default());
         let resumed: Vec<_> = report.agents.iter().map(|row| row.resumed_ms).collect();
-        // One that never came makes the figure none.
+        // If an agent has not resumed, there is no figure.
         report.boot_to_resumed_ms = resumed
             .into_iter()
             .collect::<Option<Vec<_>>>()
@@ -110,18 +110,18 @@ impl Rehearsal {
             name: agent.name.clone(),
             open: match agent.plan {
                 Plan::Tool | Plan::Hold => "a tool call",
-                Plan::Stream => "a text, half said",
+                Plan::Stream => "a text in progress",
                 Plan::Second => "a second turn's tool call",
-                Plan::Idle => "rest",
-                Plan::Steady => "one step after another",
+                Plan::Idle => "idle",
+                Plan::Steady => "continuous tool calls",
             }
             .to_owned(),
             saved: self.saved(agent, count.before),
             back: match (agent.resumed, agent.is_cut(), continued) {
-                (false, _, _) => "not back".to_owned(),
-                (true, false, _) => format!("same session, at rest{after}"),
+                (false, _, _) => "not resumed".to_owned(),
+                (true, false, _) => format!("same session, idle{after}"),
                 (true, true, true) => format!("same session, went on{after}"),
-                (true, true, false) => "same session, stands still".to_owned(),
+                (true, true, false) => "same session, stalled".to_owned(),
             },
             records_before: count.before,
             records_lost: count.lost.len(),
@@ -149,7 +149,7 @@ impl Rehearsal {
         }
     }
 
-    /// Adds what the keeper itself says to a failure.
+    /// Adds the keeper's reasons and its last log line to the losses of a failed drill.
     fn explain(&mut self) {
         let status = self.verb(&["status", "--json"]);
         let status: Value = status
@@ -169,7 +169,8 @@ impl Rehearsal {
             self.log(&format!("keeper: {line}"));
         }
         if let Some(last) = lines.first() {
-            self.losses.push(format!("the keeper's last word: {last}"));
+            self.losses
+                .push(format!("last line of the keeper's log: {last}"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a drill counts afterwards: records that were lost, and files that differ.
+//! Counts the losses of a drill: records that are missing, and files that differ.
 
 pub mod records;
 pub mod workspace_digest;

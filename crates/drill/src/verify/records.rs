@@ -1,4 +1,4 @@
-//! What a preemption cost, counted against the model's own log. Pure.
+//! Counts the records that a preemption lost, against the fake API's log. Pure.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -6,49 +6,49 @@ use std::time::{Duration, Instant};
 use crate::fake_api::log::Record;
 use crate::fake_api::marker::{Marker, MarkerKind};
 
-/// What is known of one agent when it is back.
+/// The data of one agent after its resume.
 #[derive(Debug)]
 pub struct Evidence<'a> {
-    /// The model's log as it was at the cut.
+    /// The fake API's records at the cut.
     pub records: &'a [Record],
-    /// The first request of the new boot; `None` where none was made.
+    /// The marks in the first request of the new boot; `None` if there was no request.
     pub resumed: Option<&'a BTreeSet<Marker>>,
     /// Every mark in the session's transcript file.
     pub transcript: &'a BTreeSet<Marker>,
 }
 
-/// One record that did not come back.
+/// A record that is missing after the resume.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
+pub struct LostRecord {
     /// Its mark.
     pub marker: Marker,
-    /// How old it was at the cut.
+    /// The age of the record at the cut.
     pub age: Duration,
 }
 
-/// The count of one agent.
+/// The counts of one agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Records before the cut.
+    /// The number of records before the cut.
     pub before: usize,
-    /// Those of them that did not come back, oldest first.
-    pub lost: Vec<Lost>,
+    /// The records that are missing, oldest first.
+    pub lost: Vec<LostRecord>,
 }
 
 impl Count {
-    /// What was lost beyond what the kind of preemption excuses: things younger than `window`.
-    pub fn inexcusable(&self, window: Duration) -> impl Iterator<Item = &Lost> {
+    /// Returns the losses that are not excused: records that are older than `window`.
+    pub fn inexcusable(&self, window: Duration) -> impl Iterator<Item = &LostRecord> {
         self.lost
             .iter()
             .filter(move |lost| lost.age > window || window.is_zero())
     }
 }
 
-/// Counts what was there at `cut` and is not in the conversation that was resumed.
+/// Counts the records before `cut` that are missing in the resumed conversation.
 ///
-/// A call without an output may be missing from what the model sees, since older versions drop it
-/// on resuming, but not from the transcript. An agent that asked the model
-/// nothing is evaluated by its transcript.
+/// A call without an output may be missing in the request, because older versions of Claude Code
+/// drop it when they resume, but not in the transcript. For an agent that has sent no request, the
+/// transcript counts.
 #[must_use]
 pub fn count(evidence: &Evidence<'_>, cut: Instant) -> Count {
     let before: Vec<&Record> = evidence
@@ -67,7 +67,7 @@ pub fn count(evidence: &Evidence<'_>, cut: Instant) -> Count {
     let lost = before
         .iter()
         .filter(|record| !came_back(record))
-        .map(|record| Lost {
+        .map(|record| LostRecord {
             marker: record.marker.clone(),
             age: cut.saturating_duration_since(record.at),
         })
@@ -78,7 +78,7 @@ pub fn count(evidence: &Evidence<'_>, cut: Instant) -> Count {
     }
 }
 
-/// A call's output carries the number after the call's.
+/// Whether a mark is that of a call without an output, whose number would be the next one.
 fn is_open_call(marker: &Marker, seen: &BTreeSet<Marker>) -> bool {
     let output = Marker {
         agent: marker.agent.clone(),
@@ -100,7 +100,7 @@ mod tests {
         }
     }
 
-    /// A prompt, a text with a call and its output, a text with an open call; one each 100 ms,
+    /// A prompt, a text with a call and its output, and a text with an open call: one each 100 ms,
     /// the last at the cut.
     fn records() -> (Vec<Record>, Instant) {
         let start = Instant::now();
@@ -145,25 +145,25 @@ mod tests {
     }
 
     #[test]
-    fn an_open_call_may_be_in_the_transcript_alone() {
+    fn an_open_call_may_be_in_the_transcript_only() {
         assert!(lost(Some(&[5]), &[]).is_empty());
         assert_eq!(lost(Some(&[5]), &[5]), [5]);
     }
 
     #[test]
-    fn a_call_that_was_answered_must_be_in_what_the_model_sees() {
+    fn a_call_with_an_output_must_be_in_the_request() {
         assert_eq!(lost(Some(&[2]), &[]), [2]);
         assert_eq!(lost(Some(&[2, 3]), &[]), [3]);
     }
 
     #[test]
-    fn an_agent_that_asked_nothing_is_judged_by_its_transcript() {
+    fn an_agent_without_a_request_is_checked_by_its_transcript() {
         assert_eq!(lost(None, &[4]), [4]);
         assert!(lost(None, &[]).is_empty());
     }
 
     #[test]
-    fn only_what_was_young_enough_is_excused() {
+    fn only_records_within_the_window_are_excused() {
         let (records, cut) = records();
         let evidence = Evidence {
             records: &records,
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_after_the_cut_does_not_count() {
+    fn records_after_the_cut_are_not_counted() {
         let (records, cut) = records();
         let evidence = Evidence {
             records: &records,

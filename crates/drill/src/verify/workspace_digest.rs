@@ -1,5 +1,6 @@
-//! A workspace taken down to the bit: every file with its mode, what is staged, where HEAD and the
-//! branches stand. Two of them tell whether a preemption changed anything.
+//! A digest of a git workspace: every file with its mode, the index, HEAD and the refs.
+//!
+//! Two digests show whether a preemption changed the workspace.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,14 +13,13 @@ use std::time::Duration;
 use sys::command;
 use sys::error::{Context as _, Result, ensure};
 
-/// What a workspace holds: an entry for each file, staged path and ref, with its content's
-/// fingerprint.
+/// The digest: an entry for each file, staged path and ref, with a fingerprint of its content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Digest(BTreeMap<String, String>);
 
 impl Digest {
-    /// Takes a workspace down. Hidden refs of our own (`refs/spotkeep/`) are left out: they are
-    /// ours to move. Nothing is written, not even git's index.
+    /// Makes the digest of a workspace. Spotkeep's refs (`refs/spotkeep/`) are left out, because
+    /// spotkeep may change them. It writes nothing, not even git's index.
     ///
     /// # Errors
     /// It cannot be read, or git fails.
@@ -29,10 +29,10 @@ impl Digest {
         })
     }
 
-    /// As [`Digest::of`], with a git of the caller's.
+    /// Like [`Digest::from_workspace`], with the caller's git command.
     ///
     /// # Errors
-    /// As [`Digest::of`].
+    /// See [`Digest::from_workspace`].
     pub fn with_git(workspace: &Path, git: &dyn Fn(&[&str]) -> Result<String>) -> Result<Self> {
         let mut entries = BTreeMap::new();
         walk(workspace, workspace, &mut entries)?;
@@ -54,7 +54,7 @@ impl Digest {
         Ok(Self(entries))
     }
 
-    /// Entries of this one that `later` does not have, or has differently.
+    /// Returns the entries that are missing or different in `later`.
     #[must_use]
     pub fn changed_in(&self, later: &Self) -> Vec<String> {
         self.0
@@ -64,7 +64,7 @@ impl Digest {
             .collect()
     }
 
-    /// Entries of `later` that this one does not have.
+    /// Returns the entries of `later` that are not in this digest.
     #[must_use]
     pub fn added_in(&self, later: &Self) -> Vec<String> {
         let new = later.0.keys().filter(|key| !self.0.contains_key(*key));
@@ -97,8 +97,8 @@ fn walk(top: &Path, dir: &Path, entries: &mut BTreeMap<String, String>) -> Resul
     Ok(())
 }
 
-/// Runs `command`, which starts git in an environment of its own, in `dir` with nothing of the
-/// user's configuration, and returns what it printed.
+/// Runs the git command `command` in `dir` without the user's configuration, and returns its
+/// output.
 pub(crate) fn git(command: &mut Command, dir: &Path, args: &[&str]) -> Result<String> {
     command
         .args(["-c", "user.name=Drill", "-c", "user.email=drill@localhost"])
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_of_bytes_mode_index_or_branch_is_seen_and_our_refs_are_not() {
+    fn changes_of_bytes_mode_index_and_branch_are_seen_and_spotkeeps_refs_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path();
         let git = |args: &[&str]| git(Command::new("git").env_clear(), at, args);

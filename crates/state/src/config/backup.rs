@@ -1,4 +1,4 @@
-//! `[backup]`: when, what, where to and for how long.
+//! The `[backup]` table: schedule, content, destination and retention of backups.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,48 +11,48 @@ use super::Span;
 use sys::error::{Hint as _, Result, anyhow, ensure};
 use sys::size::Size;
 
-/// Time between two backups where the file does not say.
+/// Default time between two backups.
 const EVERY: Span = Span::from_secs(15 * 60);
 
-/// Shorter pauses would be a backup without an end.
+/// Shortest time between two backups: with a shorter one, backups would run without a pause.
 const EVERY_MIN: Duration = Duration::from_secs(60);
 
-/// The table.
+/// The table `[backup]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Backup {
     every: Option<Pause>,
-    /// How many are kept.
+    /// How many backups are kept.
     pub keep: KeepBackups,
-    /// Patterns of what is left out, beside what always is.
+    /// Patterns of files to leave out, in addition to those that are always left out.
     pub exclude: Vec<String>,
-    /// Patterns of what is kept all the same: over `exclude`, over what is left out by itself.
+    /// Patterns of files to save although `exclude` or the default patterns leave them out.
     pub keep_ignored: Vec<String>,
-    /// Whether logins, keys and environment files are kept too.
+    /// Whether logins, keys and environment files are saved too.
     pub secrets: bool,
-    /// A second repository, as restic names it: off the machine.
+    /// A second repository, off the machine, in restic's notation.
     pub copy_to: Option<String>,
     /// A command that prints the repository's password; without one it is in a file.
     pub key_command: Option<String>,
-    /// Environment variables for `copy_to`, relative to the data directory; never shown.
+    /// A file of environment variables for `copy_to`, relative to the data directory; never shown.
     pub env_file: Option<PathBuf>,
-    /// Whether nothing is ever removed from the second repository, as where it refuses that.
+    /// Whether nothing is ever removed from the second repository, for one that refuses removal.
     pub copy_keeps_all: bool,
-    /// Free space under which no backup is begun.
+    /// Free space under which no backup is started.
     pub min_free: Option<Size>,
 }
 
-/// How many backups are kept: the newest of so many hours, days, weeks in which there was one.
+/// How many backups are kept: the newest of so many hours, days, weeks that have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeepBackups {
-    /// The newest, whatever their time.
+    /// Number of the newest, whatever their time.
     pub last: u32,
-    /// Hours.
+    /// Number of hours.
     pub hourly: u32,
-    /// Days.
+    /// Number of days.
     pub daily: u32,
-    /// Weeks.
+    /// Number of weeks.
     pub weekly: u32,
 }
 
@@ -68,7 +68,7 @@ impl Default for KeepBackups {
 }
 
 impl KeepBackups {
-    /// Whether nothing at all would be kept.
+    /// Whether no backup at all would be kept.
     #[must_use]
     pub fn is_nothing(self) -> bool {
         self.last == 0 && self.hourly == 0 && self.daily == 0 && self.weekly == 0
@@ -76,7 +76,7 @@ impl KeepBackups {
 }
 
 impl Backup {
-    /// The time between two backups; `None`: none are made by themselves.
+    /// Returns the time between two backups; `None`: automatic backups are off.
     #[must_use]
     pub fn every(&self) -> Option<Duration> {
         match self.every.unwrap_or(Pause::Every(EVERY)) {
@@ -85,10 +85,10 @@ impl Backup {
         }
     }
 
-    /// What no type can say.
+    /// Checks what the types do not.
     ///
     /// # Errors
-    /// A setting that cannot be meant.
+    /// A setting is invalid.
     pub(super) fn check(&self) -> Result<()> {
         ensure!(
             !self.keep.is_nothing(),
@@ -105,7 +105,7 @@ impl Backup {
             return Err(anyhow!(
                 "[backup] {pattern:?}: a pattern cannot begin with !"
             ))
-            .hint("list what is to be kept all the same in keep_ignored");
+            .hint("list the patterns of files to keep in keep_ignored");
         }
         ensure!(
             patterns().all(|pattern| !pattern.trim().is_empty()),
@@ -125,7 +125,7 @@ impl<'de> Deserialize<'de> for Pause {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = text_of(
             deserializer,
-            "a duration in quotes, such as \"15m\", or \"never\"",
+            "a duration in quotes, like \"15m\", or \"never\"",
         )?;
         if text == "never" {
             return Ok(Self::Never);
@@ -133,14 +133,15 @@ impl<'de> Deserialize<'de> for Pause {
         let span = sys::time::parse_duration(&text).map_err(D::Error::custom)?;
         if span < EVERY_MIN {
             return Err(D::Error::custom(format!(
-                "\"{text}\" is too often for a backup; 1m is the least, and \"never\" turns them off"
+                "\"{text}\" is too often for a backup; \
+                 1m is the least, and \"never\" turns them off"
             )));
         }
         Ok(Self::Every(Span(span)))
     }
 }
 
-/// The text of a value, so that a mistake in it is told with its place in the file.
+/// Reads the text of a value, so that an error names its position in the file.
 fn text_of<'de, D: Deserializer<'de>>(
     deserializer: D,
     what: &'static str,
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_in_it_is_told_with_its_line_and_column() {
+    fn every_error_in_the_backup_table_has_line_and_column() {
         for (text, said) in [
             ("every = \"5s\"", "too often"),
             ("every = \"soon\"", "not a duration"),

@@ -1,4 +1,4 @@
-//! `[checkpoint]`: what is kept of a workspace's uncommitted work, for how long, and where else.
+//! The `[checkpoint]` table: content, retention and push of checkpoints.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use serde::Deserialize;
 use super::Span;
 use sys::size::Size;
 
-/// How often a workspace is checkpointed while its agent works, where nothing says otherwise.
+/// Default interval of checkpoints while an agent works.
 pub const CHECKPOINT_EVERY: Span = Span::from_secs(60);
 
-/// The table.
+/// The table `[checkpoint]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoint {
-    /// Files above this are left out of checkpoints, and named.
+    /// Files above this size are left out of checkpoints, and named.
     pub largest_file: Size,
-    /// Where checkpoints are pushed to besides.
+    /// A remote to which checkpoints are pushed as well.
     pub push: Option<Remote>,
     /// How long which of them are kept.
     pub keep: Keep,
@@ -63,7 +63,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub struct Remote(String);
 
 impl Remote {
-    /// The text for git.
+    /// Returns the text for git.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -73,7 +73,8 @@ impl Remote {
 impl TryFrom<String> for Remote {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
-        // `ext::` and its like run a program; what begins with a dash would be taken for a switch.
+        // `ext::` and similar helpers run a program; git would take a text that begins with a dash
+        // for an option.
         let has_helper = text.split_once("::").is_some_and(|(helper, _)| {
             !helper.is_empty()
                 && helper
@@ -81,9 +82,9 @@ impl TryFrom<String> for Remote {
                     .all(|c| c.is_ascii_alphanumeric() || c == '-')
         });
         if text.trim().is_empty() || text.starts_with('-') || has_helper {
-            return Err(
-                "this is no place to push to; write https://..., ssh://..., host:path, or an absolute path".into(),
-            );
+            return Err("this is not a git remote; \
+                 write https://..., ssh://..., host:path, or an absolute path"
+                .into());
         }
         let is_local = text.starts_with('/') || text.contains(':');
         if !is_local {
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_to_push_to_that_would_run_a_program_is_refused() {
+    fn a_remote_that_would_run_a_program_is_refused() {
         for bad in ["ext::sh -c true", "-upload", "", "elsewhere"] {
             let text = format!("[checkpoint]\npush = \"{bad}\"\n");
             assert!(Config::parse(&text).is_err(), "{bad}");

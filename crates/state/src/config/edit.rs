@@ -1,4 +1,4 @@
-//! Edits of the file that leave every other byte of it alone.
+//! Edits `spotkeep.toml`, and leaves every other byte of it unchanged.
 
 use std::path::Path;
 
@@ -9,18 +9,19 @@ use crate::AgentName;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files;
 
-/// The file of a new data directory, with each setting explained. `unattended` lets agents work without
-/// asking for permission.
+/// Returns the file of a new data directory, with each setting explained. `unattended` lets agents
+/// work without asking for permission.
 #[must_use]
 pub fn template(unattended: bool) -> String {
     let args = if unattended {
-        "# Agents run every command without asking. Give the machine nothing that you would not give them.\n\
+        "# Agents run every command without asking: use a machine without secrets.\n\
          args = [\"--dangerously-skip-permissions\"]"
     } else {
-        "args = []                             # for Claude; --dangerously-skip-permissions lets agents work unasked"
+        "args = []                             # for Claude; \
+         --dangerously-skip-permissions: agents never ask"
     };
     format!(
-        "# spotkeep.toml: the agents of this data directory. `spotkeep up` makes it so.\n\
+        "# spotkeep.toml: the agents of this data directory. `spotkeep up` applies it.\n\
          \n\
          [cloud]\n\
          provider = \"auto\"                     # auto | gcp | none\n\
@@ -28,7 +29,7 @@ pub fn template(unattended: bool) -> String {
          \n\
          # [checkpoint]                          # uncommitted work, kept in hidden commits\n\
          # largest_file = \"100MiB\"             # larger ones are left out, and named\n\
-         # push = \"git@example.org:me/safe.git\" # pushed there besides\n\
+         # push = \"git@example.org:me/safe.git\" # pushed there as well\n\
          # keep = {{ all = \"1h\", hourly = \"24h\", daily = \"336h\" }}\n\
          \n\
          # [machine]                           # for `sudo spotkeep setup`, on each new VM\n\
@@ -39,16 +40,16 @@ pub fn template(unattended: bool) -> String {
          {args}\n\
          restart = \"on-failure\"                # always | on-failure | never\n\
          # checkpoint_every = \"60s\"            # uncommitted work, while an agent works\n\
-         # claude = \"/opt/claude/claude\"       # found by itself where this is not set\n\
+         # claude = \"/opt/claude/claude\"       # found automatically where this is not set\n\
          # env = {{ ANTHROPIC_BASE_URL = \"http://127.0.0.1:8080\" }}\n\
          # env_file = \"secrets.env\"            # mode 0600; never shown\n\
          \n\
          # [backup]                            # into backups/, by restic\n\
-         # every = \"15m\"                       # while anything changes; \"never\": only by hand\n\
+         # every = \"15m\"                       # while files change; \"never\": only by hand\n\
          # copy_to = \"gs:my-bucket:/fleet\"     # a second repository, off the machine\n\
          # keep = {{ last = 4, hourly = 24, daily = 14, weekly = 9 }}\n\
          # exclude = [\"*.iso\"]                # beside target/, node_modules/ and the like\n\
-         # keep_ignored = [\".env\"]            # kept although it would be left out\n\
+         # keep_ignored = [\".env\"]            # saved although left out by default\n\
          # secrets = true                      # logins, keys and environment files too\n\
          \n\
          # [agents.agent-1-issue-123]\n\
@@ -57,10 +58,10 @@ pub fn template(unattended: bool) -> String {
     )
 }
 
-/// Declares an agent at the end of the file, behind everything else that stands there.
+/// Declares an agent at the end of the file, after everything else.
 ///
 /// # Errors
-/// It is declared already, or the result would not be a good file; nothing is written then.
+/// It is declared already, or the result would not be valid; nothing is written then.
 pub fn add_agent(
     path: &Path,
     name: &AgentName,
@@ -90,8 +91,8 @@ pub fn add_agent(
         agents.insert(name, Item::Table(table));
         let mut addition = DocumentMut::new();
         addition.insert("agents", Item::Table(agents));
-        // As text: what is commented out at the end of a table would otherwise stand below this one, and
-        // be a setting of this agent alone once it is uncommented.
+        // As text: otherwise a comment at the end of a table would come after this table, and be a
+        // setting of this agent alone once it is uncommented.
         let mut text = text.to_owned();
         if !text.is_empty() {
             text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
@@ -100,7 +101,7 @@ pub fn add_agent(
     })
 }
 
-/// Takes an agent out of the file. Nothing else of it is touched, and what is commented out before it stays.
+/// Removes an agent from the file. Nothing else is changed, and comments before it stay.
 ///
 /// # Errors
 /// It is not declared, or the file cannot be written.
@@ -117,7 +118,7 @@ pub fn remove_agent(path: &Path, name: &AgentName) -> Result<()> {
         if let Some(table) = removed.as_table() {
             let before = table.decor().prefix().and_then(RawString::as_str);
             let before = before.unwrap_or_default();
-            // The blank line goes with the agent.
+            // The blank line is removed with the agent.
             let kept = match before.strip_suffix('\n') {
                 Some(kept) if kept.is_empty() || kept.ends_with('\n') => kept.to_owned(),
                 _ => before.to_owned(),
@@ -128,7 +129,8 @@ pub fn remove_agent(path: &Path, name: &AgentName) -> Result<()> {
     })
 }
 
-/// The lines that are left, each with the end that it had: `toml_edit` writes newlines alone, and no byte order mark.
+/// Returns the remaining lines, each with its former line end: `toml_edit` writes only newlines,
+/// and no byte order mark.
 fn as_before(before: &str, left: &str) -> String {
     const MARK: char = '\u{feff}';
     let text = |line: &str| line.trim_end_matches(['\r', '\n']).replace('\r', "");
@@ -151,7 +153,7 @@ fn as_before(before: &str, left: &str) -> String {
     result
 }
 
-/// Puts text that stood before a table that was there, before what came after it.
+/// Inserts text that was before a removed table before the item that follows.
 fn keep(document: &mut DocumentMut, there: Option<isize>, text: &str) {
     let mut tables = Vec::new();
     collect(document.as_table_mut(), &mut tables);
@@ -171,9 +173,9 @@ fn keep(document: &mut DocumentMut, there: Option<isize>, text: &str) {
     }
 }
 
-/// The tables of the first two levels: no others have a header of their own here.
-fn collect<'t>(root: &'t mut Table, found: &mut Vec<&'t mut Table>) {
-    for (_, item) in root.iter_mut() {
+/// Collects the tables of the first two levels: no others have their own header here.
+fn collect<'t>(document: &'t mut Table, found: &mut Vec<&'t mut Table>) {
+    for (_, item) in document.iter_mut() {
         let Item::Table(table) = item else { continue };
         if !table.is_implicit() {
             found.push(table);
@@ -202,7 +204,7 @@ fn edit(path: &Path, change: impl FnOnce(&str, &mut DocumentMut) -> Result<Strin
         .and_then(|config| config.check_on_disk(path))
         .with_context(|| {
             format!(
-                "this would make {} wrong, so nothing was changed",
+                "this would make {} invalid, so nothing was changed",
                 path.display()
             )
         })?;
@@ -258,10 +260,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_from_windows_keeps_its_ends_of_lines() {
+    fn a_file_with_crlf_keeps_its_line_ends() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("spotkeep.toml");
-        let before = "\u{feff}[agents.a]\r\nworkspace = \"w\"\r\n# mine\r\n[agents.b]\r\nworkspace = \"v\"\n";
+        let before = "\u{feff}[agents.a]\r\nworkspace = \"w\"\r\n# mine\r\n\
+                      [agents.b]\r\nworkspace = \"v\"\n";
         std::fs::write(&path, before).unwrap();
         let [a, c] = ["a", "c"].map(|name| AgentName::new(name).unwrap());
         add_agent(&path, &c, Path::new("c"), None, &[]).unwrap();
@@ -276,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_commented_out_stays_where_it_means_what_it_says() {
+    fn comments_stay_in_the_table_that_they_belong_to() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("spotkeep.toml");
         std::fs::write(&path, template(true)).unwrap();
@@ -285,7 +288,7 @@ mod tests {
             add_agent(&path, name, Path::new(name.as_str()), None, &[]).unwrap();
         }
         let text = std::fs::read_to_string(&path).unwrap();
-        // As somebody uncomments them.
+        // As a user uncomments them.
         let edited = text
             .replace("# env_file =", "env_file =")
             .replace("# env =", "env =");
@@ -295,7 +298,7 @@ mod tests {
             Some(Path::new("secrets.env"))
         );
         assert_eq!(config.agents[&a].env_file, None);
-        // Neither is taken along by the first agent, and the second one stays as it is.
+        // Neither is removed with the first agent, and the second one stays as it is.
         remove_agent(&path, &a).unwrap();
         let left = std::fs::read_to_string(&path).unwrap();
         assert_eq!(left, template(true) + "\n[agents.b]\nworkspace = \"b\"\n");

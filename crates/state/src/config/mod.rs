@@ -1,5 +1,6 @@
-//! `spotkeep.toml`: what the user declares. Read strictly, edited with its comments kept. The
-//! only room that names `toml_edit`.
+//! The configuration file `spotkeep.toml`: parsing, checks, and edits that keep comments.
+//!
+//! Unknown keys are errors. The only module that uses `toml_edit`.
 
 mod backup;
 mod checkpoint;
@@ -29,86 +30,87 @@ pub use sys::size::Size;
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Which cloud this is.
+    /// The cloud of this machine.
     pub cloud: Cloud,
-    /// What belongs to the machine rather than to an agent.
+    /// Settings of the machine rather than of an agent.
     pub machine: Machine,
-    /// Uncommitted work.
+    /// Checkpoints of uncommitted work.
     pub checkpoint: Checkpoint,
-    /// Who is told of what happens.
+    /// Receivers of notifications.
     pub notify: Notify,
-    /// For every agent.
+    /// Defaults for every agent.
     pub defaults: Defaults,
-    /// History beside the disk's own state.
+    /// Backups.
     pub backup: Backup,
-    /// The fleet.
+    /// The agents.
     pub agents: BTreeMap<AgentName, Agent>,
 }
 
-/// Where the notice comes from.
+/// Source of the preemption notice.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cloud {
-    /// Whose metadata server is asked.
+    /// The cloud provider whose metadata server is used.
     pub provider: Choice,
     /// `HOST:PORT` of another metadata server.
     pub metadata: Option<String>,
-    /// The notice that the VM was created with.
+    /// Length of the notice that the VM was created with.
     pub notice: Option<Span>,
 }
 
-/// What a new boot disk needs.
+/// Settings for a new boot disk and for the machine's end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Machine {
-    /// Pieces of the home that are kept in `<data-dir>/home`.
+    /// Paths of the home directory that are kept in `<data-dir>/home`.
     pub home: Vec<PathBuf>,
-    /// A script for each new boot disk.
+    /// A script that runs on each new boot disk.
     pub on_new_machine: Option<PathBuf>,
-    /// The machine saves and ends itself when all agents have finished for so long.
+    /// After this time with all agents finished, the machine saves and shuts down.
     pub stop_when_idle: Option<Span>,
-    /// The command that ends it; `systemctl poweroff` where it is not set.
+    /// The command that shuts it down; `systemctl poweroff` where it is not set.
     pub poweroff: Option<Vec<String>>,
 }
 
-/// What holds for every agent that does not say otherwise.
+/// Settings of every agent that does not have its own.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Defaults {
     /// Arguments for Claude, before an agent's own.
     pub args: Vec<String>,
-    /// The `claude` to run; relative to the data directory. Found by itself where this is not set.
+    /// The `claude` to run; relative to the data directory. Found automatically where this is not
+    /// set.
     pub claude: Option<PathBuf>,
-    /// What happens when Claude ends by itself.
+    /// What happens when Claude ends without being stopped.
     pub restart: Restart,
-    /// How often a workspace is checkpointed while its agent works.
+    /// Interval of checkpoints while an agent works.
     pub checkpoint_every: Option<Span>,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
     /// A file of environment variables, relative to the data directory; never shown.
     pub env_file: Option<PathBuf>,
-    /// How much memory an agent may have with all its processes. It takes cgroups, so the units.
+    /// Memory limit of an agent with all its processes. It needs cgroups, so the systemd units.
     pub memory_max: Option<Size>,
 }
 
-/// When an agent that ended by itself is started again.
+/// When an agent that ended without being stopped is started again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restart {
-    /// However it ended.
+    /// Always, however it ended.
     Always,
     /// If it failed.
     #[default]
     OnFailure,
-    /// Not at all.
+    /// Never.
     Never,
 }
 
-/// One declared agent.
+/// A declared agent.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Agent {
-    /// The directory it works in, relative to the data directory.
+    /// Its working directory, relative to the data directory.
     pub workspace: PathBuf,
     /// Its first prompt.
     #[serde(default)]
@@ -116,10 +118,10 @@ pub struct Agent {
     /// Arguments for Claude, after the defaults.
     #[serde(default)]
     pub args: Vec<String>,
-    /// As in the defaults.
+    /// Like the default.
     #[serde(default)]
     pub restart: Option<Restart>,
-    /// As in the defaults.
+    /// Like the default.
     #[serde(default)]
     pub checkpoint_every: Option<Span>,
     /// Environment variables, over the defaults.
@@ -128,7 +130,7 @@ pub struct Agent {
     /// A file of environment variables, over the defaults.
     #[serde(default)]
     pub env_file: Option<PathBuf>,
-    /// As in the defaults.
+    /// Like the default.
     #[serde(default)]
     pub memory_max: Option<Size>,
 }
@@ -136,20 +138,19 @@ pub struct Agent {
 /// What [`Config::lay_down`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaidDown {
-    /// Nothing: the file is there.
+    /// Nothing: the file exists.
     Nothing,
-    /// The last one that a keeper found good.
+    /// The last file that a keeper accepted.
     LastGood,
-    /// The one of a new data directory.
+    /// The file of a new data directory.
     Template,
 }
 
 impl Config {
     /// Reads the file.
     ///
-    /// # Errors
-    /// It is gone or blank, which is damage. A syntax error, an unknown key, a wrong type: with line
-    /// and column. Two agents that share a workspace.
+    /// The file is missing or blank, which is damage. A syntax error, an unknown key, a wrong type:
+    /// with line and column. Two agents share a workspace.
     pub fn load(path: &Path) -> Result<Self> {
         if Self::is_lost(path) {
             return lost(path, &copy_beside(path));
@@ -157,17 +158,17 @@ impl Config {
         match fs::read_to_string(path) {
             Ok(text) => Self::parse(&text)
                 .and_then(|config| config.check_on_disk(path).map(|()| config))
-                .with_context(|| format!("{} is not as it should be", path.display()))
+                .with_context(|| format!("{} is invalid", path.display()))
                 .hint(format!("edit {}; nothing was changed", path.display())),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
     }
 
-    /// Reads the file for a fleet that has to come back: where it is gone, or was edited wrongly, the
-    /// last good one counts until it is repaired, and the error is returned beside it.
+    /// Reads the file for a fleet that has to come back: where the file is missing or invalid, the
+    /// last accepted one is used until it is repaired, and the error is returned beside it.
     ///
     /// # Errors
-    /// The file is gone or wrong, and no keeper ever found it good.
+    /// The file is missing or invalid, and no keeper ever accepted one.
     pub fn load_or_last_good(path: &Path, copy: &Path) -> Result<(Self, Option<Error>)> {
         match Self::load(path) {
             Ok(config) => Ok((config, None)),
@@ -178,16 +179,16 @@ impl Config {
         }
     }
 
-    /// The last file that a keeper found good, if there was one.
+    /// Returns the last file that a keeper accepted, if there was one.
     #[must_use]
     pub fn last_good(copy: &Path) -> Option<Self> {
         Self::parse(&fs::read_to_string(copy).ok()?).ok()
     }
 
-    /// Remembers the file as good.
+    /// Stores a copy of the file as the last accepted one.
     ///
     /// # Errors
-    /// The disk is full or gone.
+    /// The disk is full or missing.
     pub fn remember_as_good(path: &Path, copy: &Path) -> Result<()> {
         let (now, last) = (files::read_optional(path)?, files::read_optional(copy)?);
         match now {
@@ -196,7 +197,7 @@ impl Config {
         }
     }
 
-    /// Whether the file is gone, or blank.
+    /// Whether the file is missing or blank.
     #[must_use]
     pub fn is_lost(path: &Path) -> bool {
         fs::read_to_string(path).map_or_else(
@@ -205,8 +206,8 @@ impl Config {
         )
     }
 
-    /// Writes the file where it is gone or blank: as a keeper last found it good, or else with nothing
-    /// but each setting explained. A template in place of a lost file would take the fleet out of it.
+    /// Writes the file where it is missing or blank: the last one that a keeper accepted, or else
+    /// the template. A template in place of a lost file would remove the fleet from it.
     ///
     /// # Errors
     /// It cannot be read or written.
@@ -222,10 +223,10 @@ impl Config {
         Ok(laid_down)
     }
 
-    /// Reads the text of the file.
+    /// Parses the text of the file.
     ///
     /// # Errors
-    /// As [`Config::load`].
+    /// Like [`Config::load`].
     pub fn parse(text: &str) -> Result<Self> {
         let config: Self = toml_edit::de::from_str(text)
             .map_err(|error| anyhow!("{}", without_values(error.to_string().trim_end())))?;
@@ -244,7 +245,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What only the disk can tell: two workspaces that are one directory, by way of a link.
+    /// Checks what only the disk shows: two workspaces that are one directory, through a link.
     fn check_on_disk(&self, path: &Path) -> Result<()> {
         let data_dir = path.parent().unwrap_or(Path::new("."));
         let mut seen: BTreeMap<PathBuf, &AgentName> = BTreeMap::new();
@@ -259,30 +260,30 @@ impl Config {
         Ok(())
     }
 
-    /// What happens when this agent ends by itself.
+    /// Returns what happens when this agent ends without being stopped.
     #[must_use]
     pub fn restart_of(&self, agent: &Agent) -> Restart {
         agent.restart.unwrap_or(self.defaults.restart)
     }
 
-    /// How much memory this agent may have; `None`: as much as there is.
+    /// Returns the memory limit of this agent; `None`: no limit.
     #[must_use]
     pub fn memory_max_of(&self, agent: &Agent) -> Option<Size> {
         agent.memory_max.or(self.defaults.memory_max)
     }
 
-    /// How often the workspace of this agent is checkpointed while it works.
+    /// Returns the interval of checkpoints of this agent's workspace while it works.
     #[must_use]
     pub fn checkpoint_every(&self, agent: &Agent) -> std::time::Duration {
         let every = agent.checkpoint_every.or(self.defaults.checkpoint_every);
-        // More often would be without a pause.
+        // At a shorter interval, checkpoints would run without a pause.
         every
             .unwrap_or(CHECKPOINT_EVERY)
             .0
             .max(std::time::Duration::from_secs(1))
     }
 
-    /// The user's arguments for Claude.
+    /// Returns the user's arguments for Claude.
     #[must_use]
     pub fn arguments_of(&self, agent: &Agent) -> Vec<String> {
         self.defaults
@@ -294,15 +295,15 @@ impl Config {
     }
 }
 
-/// What is wrong in the file, and where, without what is written there: a webhook or a token would go into logs and into the
-/// journal with it.
+/// Returns an error's text with its position, but without values of the file: otherwise a webhook
+/// or a token would be in the logs and in the journal.
 fn without_values(error: &str) -> String {
     let stars = |text: &str| -> String {
         let star = |c: char| if c.is_whitespace() { c } else { '*' };
         text.chars().map(star).collect()
     };
     let line = |line: &str| -> String {
-        // The line of the file, behind its number.
+        // The line of the file, after its number.
         let of_file = line
             .split_once('|')
             .filter(|(number, _)| number.trim().parse::<u32>().is_ok())
@@ -313,7 +314,7 @@ fn without_values(error: &str) -> String {
             let number = line.strip_suffix(text).unwrap_or_default();
             return format!("{number}{shown}{}", stars(hidden));
         }
-        // What was found in the place of something else: `invalid type: string "it", expected a map`.
+        // The value in the file: `invalid type: string "it", expected a map`.
         let echoes = ["invalid type: string \"", "invalid value: string \""];
         match echoes.iter().find(|start| line.starts_with(**start)) {
             Some(start) => {
@@ -326,12 +327,12 @@ fn without_values(error: &str) -> String {
     error.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// How much of a line of the file may be shown, in bytes: its key, or all of the header of a table. A line may as well be one of many
-/// of a list or of a text, and hold nothing but what is secret.
+/// Returns how much of a line of the file may be shown, in bytes: its key, or the whole header of a
+/// table. A line may also be one of many of a list or of a text, and consist of a secret.
 fn shown_of(text: &str) -> usize {
     let is_key = |c: char| c.is_ascii_alphanumeric() || "._- ".contains(c);
     if let Some((key, value)) = text.split_once('=') {
-        // What looks like a key and has `=` or nothing behind it may be the end of something in base64.
+        // What looks like a key and has `=` or nothing after it may be the end of a base64 text.
         let is_whole = key.ends_with(' ') || !(value.is_empty() || value.starts_with('='));
         return match !key.trim().is_empty() && key.chars().all(is_key) && is_whole {
             true => key.len() + 1,
@@ -345,7 +346,7 @@ fn shown_of(text: &str) -> usize {
     }
 }
 
-const SHARED: &str = "give each its own, such as a git worktree";
+const SHARED: &str = "give each its own, for example a git worktree";
 
 fn shared(one: &AgentName, other: &AgentName, workspace: &Path) -> Error {
     anyhow!(
@@ -354,13 +355,13 @@ fn shared(one: &AgentName, other: &AgentName, workspace: &Path) -> Error {
     )
 }
 
-/// Where a data directory keeps the last good one.
+/// Returns where a data directory keeps the last accepted file.
 fn copy_beside(path: &Path) -> PathBuf {
     path.with_file_name("session-state/spotkeep.toml")
 }
 
-/// The error of a file that is gone, or that a power cut has emptied: nobody takes a whole fleet out
-/// of the file in this way.
+/// Returns the error for a file that is missing, or that a power cut has emptied: no user removes a
+/// whole fleet from the file in this way.
 fn lost<T>(path: &Path, copy: &Path) -> Result<T> {
     let refusal = Err(anyhow!("{} is gone, or has nothing in it", path.display()));
     if copy.exists() {
@@ -402,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_told_with_its_line_and_column() {
+    fn every_error_has_line_and_column() {
         for (text, said) in [
             ("[defaults]\nrestrt = \"always\"\n", "restrt"),
             ("[defaults]\nargs = \"x\"\n", "invalid type"),
@@ -425,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_in_the_file_is_in_no_error() {
+    fn no_error_contains_values_of_the_file() {
         for text in [
             "[notify]\nwebhook = \"https://hooks.example/secret\n",
             "[notify]\nwebhook = https://hooks.example/secret\n",
@@ -451,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_edited_wrongly_gives_way_to_the_last_good_one() {
+    fn an_invalid_file_is_replaced_by_the_last_accepted_one() {
         let dir = tempfile::tempdir().unwrap();
         let (path, copy) = (dir.path().join("spotkeep.toml"), dir.path().join("copy"));
         fs::write(&path, "[agents.a]\nworkspace = \"w\"\n").unwrap();
@@ -472,7 +473,7 @@ mod tests {
             let b = AgentName::new("b").unwrap();
             assert!(add_agent(&path, &b, Path::new("b"), None, &[]).is_err());
         }
-        fs::write(&path, "# nobody\n").unwrap();
+        fs::write(&path, "# no agents\n").unwrap();
         let (config, error) = Config::load_or_last_good(&path, &copy).unwrap();
         assert!(config.agents.is_empty() && error.is_none());
         fs::write(&path, "[agents.a]\nworkspac = \"w\"\n").unwrap();
@@ -483,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn in_place_of_a_lost_file_comes_the_last_good_one_and_a_template_only_where_there_was_none() {
+    fn a_lost_file_is_restored_from_the_last_accepted_one_or_else_the_template() {
         let dir = tempfile::tempdir().unwrap();
         let (path, copy) = (dir.path().join("spotkeep.toml"), dir.path().join("copy"));
         let laid_down = || Config::lay_down(&path, &copy, false).unwrap();

@@ -1,30 +1,30 @@
-//! `[notify]`: who is told of what.
+//! The `[notify]` table: receivers of notifications, and which events are sent.
 
 use serde::Deserialize;
 
-/// Who is told of what happens to the fleet.
+/// Receivers of notifications on the fleet's events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Notify {
-    /// A URL that is sent a POST with a JSON body.
+    /// A URL that receives a POST with a JSON body.
     pub webhook: Option<String>,
     /// A shell command that gets the same JSON on its standard input.
     pub command: Option<String>,
-    /// What is told; everything that can be, where this is not set.
+    /// The events to send; all of them where this is not set.
     pub on: Option<Vec<NotifyKind>>,
     /// The form of the webhook's body.
     pub format: Format,
 }
 
-/// What can be told.
+/// An event that can be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NotifyKind {
-    /// The machine is about to be taken away.
+    /// The machine is about to be preempted.
     Notice,
     /// Everything is on the disk.
     Safe,
-    /// The next boot begins, or this one goes on.
+    /// The next boot begins, or this one continues.
     Back,
     /// An agent was given up.
     Failed,
@@ -37,7 +37,7 @@ pub enum NotifyKind {
 }
 
 impl NotifyKind {
-    /// Its word in the file.
+    /// Returns its name in the file.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -59,12 +59,12 @@ pub enum Format {
     /// All fields.
     #[default]
     Generic,
-    /// `{"text": ...}`, as Slack and those like it take it.
+    /// `{"text": ...}`, the format of Slack and compatible services.
     Slack,
 }
 
 impl Notify {
-    /// Whether anybody is told of this.
+    /// Whether an event of this kind is sent.
     #[must_use]
     pub fn wants(&self, kind: NotifyKind) -> bool {
         (self.webhook.is_some() || self.command.is_some())

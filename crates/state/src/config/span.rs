@@ -1,4 +1,4 @@
-//! Durations in the file.
+//! Durations in the configuration file.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
 use sys::time;
 
-/// A duration as it is written in the file: `"60s"`.
+/// A duration as written in the file: `"60s"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
 impl Span {
-    /// So many seconds.
+    /// Returns a duration of so many seconds.
     #[must_use]
     pub const fn from_secs(secs: u64) -> Self {
         Self(Duration::from_secs(secs))
@@ -25,7 +25,7 @@ impl<'de> Deserialize<'de> for Span {
         impl Visitor<'_> for Text {
             type Value = Span;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a duration in quotes, such as \"60s\"")
+                f.write_str("a duration in quotes, like \"60s\"")
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Span, E> {
                 time::parse_duration(text).map(Span).map_err(E::custom)

@@ -1,4 +1,4 @@
-//! What somebody wants of an agent or of the fleet, also at the wrong moment.
+//! Tests of requests for an agent or the fleet, also during launches and saves.
 
 use std::time::Instant;
 
@@ -45,7 +45,7 @@ fn a_request_during_a_launch_is_kept_until_its_process_is_known_and_may_be_taken
 }
 
 #[test]
-fn the_last_request_counts_for_an_agent_that_is_being_ended() {
+fn the_last_request_applies_to_an_agent_that_is_being_ended() {
     let now = Instant::now();
     for (requests, comes_back) in [
         ([request(Desired::Stopped), request(Desired::Running)], true),
@@ -66,25 +66,25 @@ fn the_last_request_counts_for_an_agent_that_is_being_ended() {
 }
 
 #[test]
-fn an_agent_that_is_to_start_anew_when_idle_finishes_its_turn_and_does_so_once() {
+fn a_restart_when_idle_waits_for_the_end_of_the_turn_and_happens_once() {
     let now = Instant::now();
     let mut supervisor = running(now);
     assert!(ended(&supervisor.step(now, restart(true))).is_empty());
-    assert!(ended(&tell(&mut supervisor, now, Activity::Waiting(None))).is_empty());
+    assert!(ended(&report(&mut supervisor, now, Activity::Waiting(None))).is_empty());
     assert_eq!(
-        ended(&tell(&mut supervisor, now, Activity::Idle)),
+        ended(&report(&mut supervisor, now, Activity::Idle)),
         [&name()]
     );
     let attempt = launch_in(&exit(&mut supervisor, now, Exit::Code(143))).unwrap();
     run(&mut supervisor, now, attempt);
     confirm(&mut supervisor, now);
-    assert!(ended(&tell(&mut supervisor, now, Activity::Idle)).is_empty());
-    // One that is idle need not wait.
+    assert!(ended(&report(&mut supervisor, now, Activity::Idle)).is_empty());
+    // An idle agent need not wait.
     assert_eq!(ended(&supervisor.step(now, restart(true))), [&name()]);
 }
 
 #[test]
-fn who_is_taken_out_of_the_file_is_ended_then_forgotten_and_may_come_back() {
+fn an_agent_that_is_removed_from_the_file_is_ended_and_may_be_added_again() {
     let now = Instant::now();
     let mut supervisor = running(now);
     assert_eq!(
@@ -103,7 +103,7 @@ fn who_is_taken_out_of_the_file_is_ended_then_forgotten_and_may_come_back() {
 }
 
 #[test]
-fn a_fleet_that_is_taken_down_ends_whoever_runs_and_starts_nobody_until_it_is_up() {
+fn a_fleet_that_is_taken_down_ends_all_agents_and_starts_none_until_it_is_up() {
     let now = Instant::now();
     let mut supervisor = running(now);
     assert_eq!(supervisor.fleet(), Fleet::Up);
@@ -113,12 +113,12 @@ fn a_fleet_that_is_taken_down_ends_whoever_runs_and_starts_nobody_until_it_is_up
         (Fleet::Down, vec![&name()])
     );
     assert!(matches!(
-        told(&actions)[..],
+        logged(&actions)[..],
         [JournalEvent::Fleet {
             desired: Fleet::Down
         }]
     ));
-    assert!(told(&supervisor.step(now, Event::Fleet(Fleet::Down))).is_empty());
+    assert!(logged(&supervisor.step(now, Event::Fleet(Fleet::Down))).is_empty());
     exit(&mut supervisor, now, Exit::Code(143));
     assert_eq!(supervisor.view(&name()).unwrap().state, AgentState::Stopped);
     assert_eq!(
@@ -127,14 +127,14 @@ fn a_fleet_that_is_taken_down_ends_whoever_runs_and_starts_nobody_until_it_is_up
     );
     let actions = supervisor.step(now, Event::Fleet(Fleet::Up));
     assert!(launch_in(&actions).is_some());
-    // Who fails at its start while the fleet is down is not tried again.
+    // An agent that fails at its start while the fleet is down is not tried again.
     supervisor.step(now, Event::Fleet(Fleet::Down));
     refuse(&mut supervisor, now, 2, true);
     assert_eq!(supervisor.next_wakeup(), None);
 }
 
 #[test]
-fn why_an_agent_was_stopped_is_shown_as_long_as_it_is_and_not_when_it_starts_again() {
+fn the_reason_of_a_stop_is_shown_until_the_agent_starts_again() {
     let now = Instant::now();
     let by = || Some(Cause::Stopped { by: "ann".into() });
     for (second, state, why, cause) in [
@@ -163,7 +163,7 @@ fn why_an_agent_was_stopped_is_shown_as_long_as_it_is_and_not_when_it_starts_aga
 }
 
 #[test]
-fn a_restart_does_not_sit_out_a_pause_and_only_a_person_revives_what_was_given_up() {
+fn a_restart_skips_the_pause_and_only_the_user_restarts_a_failed_agent() {
     let now = Instant::now();
     let mut supervisor = running(now);
     exit(&mut supervisor, now, Exit::Signal(9));
@@ -182,7 +182,7 @@ fn a_restart_does_not_sit_out_a_pause_and_only_a_person_revives_what_was_given_u
 }
 
 #[test]
-fn who_is_in_the_queue_when_the_notice_comes_may_still_be_unwanted() {
+fn an_agent_that_is_queued_when_the_notice_comes_may_still_be_stopped() {
     let now = Instant::now();
     for (undesired, why) in [
         (request(Desired::Stopped), Some("stopped by you")),
@@ -202,18 +202,18 @@ fn who_is_in_the_queue_when_the_notice_comes_may_still_be_unwanted() {
 }
 
 #[test]
-fn a_change_of_request_is_written_down_once_with_who_asked_for_it() {
+fn a_change_of_request_is_logged_once_with_the_user_who_made_it() {
     let now = Instant::now();
     let mut supervisor = running(now);
-    assert!(told(&supervisor.step(now, request(Desired::Running))).is_empty());
+    assert!(logged(&supervisor.step(now, request(Desired::Running))).is_empty());
     let (desired, by) = (Desired::Stopped, "ann".to_owned());
     let actions = supervisor.step(now, request(desired));
-    assert_eq!(told(&actions), [&JournalEvent::Desired { desired, by }]);
-    assert!(told(&supervisor.step(now, request(desired))).is_empty());
+    assert_eq!(logged(&actions), [&JournalEvent::Desired { desired, by }]);
+    assert!(logged(&supervisor.step(now, request(desired))).is_empty());
 }
 
 #[test]
-fn a_launch_that_waited_for_the_disk_is_not_wanted_once_somebody_stopped_it_or_the_notice_came() {
+fn a_launch_that_waited_for_the_disk_is_dropped_after_a_stop_or_a_notice() {
     let now = Instant::now();
     let launched = || {
         let mut supervisor = ready(now, 2);
@@ -228,9 +228,9 @@ fn a_launch_that_waited_for_the_disk_is_not_wanted_once_somebody_stopped_it_or_t
     let (mut supervisor, launch) = launched();
     supervisor.step(now, request(Desired::Stopped));
     assert!(!supervisor.still_wants(&launch));
-    // What is answered instead stops it, and is no failure.
+    // The refusal that follows stops it, and does not count as a failure.
     let Action::Launch { name: of, attempt } = launch else {
-        panic!("it is one")
+        panic!("not a launch")
     };
     let refusal = Refusal {
         why: "stopped".into(),

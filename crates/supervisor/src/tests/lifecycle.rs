@@ -1,4 +1,4 @@
-//! What becomes of one agent: by its policy, and by news of what is long over.
+//! Tests of the lifecycle of one agent: restart policy, events of old launches and processes.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use sys::exit::Exit;
 use sys::process::ProcessId;
 
 #[test]
-fn what_follows_when_an_agent_ends_by_itself_is_for_its_policy_to_say() {
+fn the_restart_policy_decides_what_follows_when_an_agent_ends() {
     use AgentState::{Backoff, Failed, Stopped};
     let now = Instant::now();
     for (restart, clean, crashed) in [
@@ -31,12 +31,12 @@ fn what_follows_when_an_agent_ends_by_itself_is_for_its_policy_to_say() {
             let view = supervisor.view(&name()).unwrap();
             assert_eq!(view.state, state, "{restart:?} {code}");
             assert_eq!(view.restarts, u32::from(state == Backoff));
-            // Who is done is not raised by the next boot either.
+            // An agent that is finished is not started by the next boot either.
             assert_eq!(view.desired == Desired::Stopped, state == Stopped);
-            let by_itself = told(&actions)
+            let unasked = logged(&actions)
                 .iter()
                 .any(|what| matches!(what, JournalEvent::Stopped { by } if by == "itself"));
-            assert_eq!(by_itself, state == Stopped);
+            assert_eq!(unasked, state == Stopped);
             let starts = supervisor
                 .next_wakeup()
                 .map(|due| launch_in(&tick(&mut supervisor, due)));
@@ -46,7 +46,7 @@ fn what_follows_when_an_agent_ends_by_itself_is_for_its_policy_to_say() {
 }
 
 #[test]
-fn news_of_another_launch_or_process_changes_nothing() {
+fn an_event_of_another_launch_or_process_changes_nothing() {
     let now = Instant::now();
     let (name, old) = (
         name(),
@@ -89,11 +89,11 @@ fn news_of_another_launch_or_process_changes_nothing() {
         assert_eq!(supervisor.views(), before);
     }
     confirm(&mut supervisor, now);
-    tell(&mut supervisor, now, stalled("1", ApiStop::Network));
+    report(&mut supervisor, now, stalled("1", ApiStop::Network));
     let before = supervisor.views();
     let activity = Activity::Idle;
     let end = Exit::Code(1).into();
-    let refused = Some("unsent words".into());
+    let refused = Some("unsubmitted input".into());
     for event in [
         Event::Session {
             name: name.clone(),
@@ -120,7 +120,7 @@ fn news_of_another_launch_or_process_changes_nothing() {
         assert_eq!(supervisor.step(now, event.clone()), [], "{event:?}");
         assert_eq!(supervisor.views(), before);
     }
-    // Nor does what nobody asked for in a boot that goes on anyway.
+    // Nor do events that were not asked for, in a boot that is still open.
     for event in [
         Event::Survived,
         Event::SaveEnded,
@@ -152,14 +152,14 @@ fn a_start_in_another_session_is_ended_and_counts_as_a_failure() {
         Some(Cause::CannotStart),
     );
     assert!(
-        told(&actions)
+        logged(&actions)
             .iter()
             .any(|what| matches!(what, JournalEvent::Backoff { failures: 1, .. }))
     );
 }
 
 #[test]
-fn a_session_that_changes_under_way_is_followed_and_written_down() {
+fn a_session_that_changes_is_followed_and_logged() {
     let now = Instant::now();
     let mut supervisor = running(now);
     let rebind = Action::Rebind {
@@ -173,7 +173,7 @@ fn a_session_that_changes_under_way_is_followed_and_written_down() {
     let actions = supervisor.step(now, session("t", Activity::Busy));
     assert_eq!(actions, [rebind, Action::Journal(Some(name()), what)]);
     assert_eq!(supervisor.view(&name()).unwrap().session_id, "t");
-    // The same again is no news, and each new question of its is told once.
+    // The same question again is not reported, and each new question is reported once.
     assert_eq!(supervisor.step(now, session("t", Activity::Busy)), []);
     let asks = || Activity::Waiting(Some("a permission".into()));
     let actions = supervisor.step(now, session("t", asks()));
@@ -190,7 +190,7 @@ fn a_session_that_changes_under_way_is_followed_and_written_down() {
 }
 
 #[test]
-fn a_dialog_is_told_once_and_waited_for_without_end_while_the_others_start() {
+fn a_dialog_is_logged_once_and_waited_for_without_end_while_the_others_start() {
     let now = Instant::now();
     let mut supervisor = ready(now, 1);
     let others = ["b", "c"].map(|other| Declared {
@@ -206,14 +206,17 @@ fn a_dialog_is_told_once_and_waited_for_without_end_while_the_others_start() {
     assert_eq!(launches.count(), 2, "as many as one core carries");
     run(&mut supervisor, now, 1);
     let actions = screen(&mut supervisor, now, 1, Some("trust this folder?"));
-    assert_eq!(told(&actions).len(), 1);
-    assert!(launch_in(&actions).is_some(), "c need not wait for a human");
+    assert_eq!(logged(&actions).len(), 1);
+    assert!(
+        launch_in(&actions).is_some(),
+        "c need not wait for the user"
+    );
     for minutes in 1..9 {
         let at = now + Duration::from_secs(60 * minutes);
         let actions = screen(&mut supervisor, at, 1, Some("trust this folder?"));
-        assert!(told(&actions).is_empty() && ended(&actions).is_empty());
+        assert!(logged(&actions).is_empty() && ended(&actions).is_empty());
     }
-    // It was answered, and the process has still not said that it is up.
+    // The dialog was answered, and the process has still not reported its session.
     let late = now + Duration::from_secs(600);
     let actions = screen(&mut supervisor, late, 1, None);
     assert!(actions.contains(&Action::Persist(name())) && ended(&actions).is_empty());
@@ -267,7 +270,7 @@ fn a_session_is_not_opened_while_another_agent_may_be_in_it() {
         (view.state, view.why.as_deref()),
         (AgentState::Failed, Some(why))
     );
-    // A request tries again, and now there is nobody in it.
+    // A request tries again, and now no agent uses the session.
     supervisor.step(now, request(Desired::Stopped));
     exit(&mut supervisor, now, Exit::Code(143));
     let name = other.name;
@@ -276,7 +279,7 @@ fn a_session_is_not_opened_while_another_agent_may_be_in_it() {
 }
 
 #[test]
-fn the_first_notice_counts_and_is_written_down_with_the_time_that_it_leaves() {
+fn the_first_notice_counts_and_is_logged_with_the_time_left() {
     let now = Instant::now();
     let mut supervisor = running(now);
     let notice = Notice::new(Source::Metadata, now, Some(Duration::from_secs(120)));
@@ -290,7 +293,7 @@ fn the_first_notice_counts_and_is_written_down_with_the_time_that_it_leaves() {
     let second = Notice::new(Source::Command, now, None);
     assert_eq!(supervisor.step(now, Event::Notice(second)), []);
     assert_eq!(supervisor.notice(), Some(&notice));
-    // Wishes are remembered, and nothing is done for them beside the save.
+    // Requests are recorded, and no action beside the save is taken for them.
     let actions = supervisor.step(now, request(Desired::Stopped));
     assert!(ended(&actions).is_empty());
     assert_eq!(supervisor.step(now, restart(false)), []);
@@ -299,7 +302,7 @@ fn the_first_notice_counts_and_is_written_down_with_the_time_that_it_leaves() {
 }
 
 #[test]
-fn a_keeper_that_comes_after_the_notice_starts_nobody_and_shows_the_fleet_as_saved() {
+fn a_keeper_that_starts_after_the_notice_starts_no_agent_and_shows_the_fleet_as_saved() {
     let now = Instant::now();
     let mut supervisor = Supervisor::new(Limits::for_cores(2), Fleet::Up, true);
     let until = None;
@@ -327,7 +330,7 @@ fn a_start_says_how_its_session_was_begun() {
     ] {
         let (mut supervisor, attempt) = launched(now);
         run_as(&mut supervisor, now, attempt, how);
-        let actions = tell(&mut supervisor, now, Activity::Busy);
+        let actions = report(&mut supervisor, now, Activity::Busy);
         let session_id = "s".to_owned();
         let begun = match continued {
             None => JournalEvent::Started { session_id },
@@ -336,18 +339,18 @@ fn a_start_says_how_its_session_was_begun() {
                 continued,
             },
         };
-        assert_eq!(told(&actions), [&begun]);
+        assert_eq!(logged(&actions), [&begun]);
     }
 }
 
 #[test]
-fn a_launch_that_fails_while_nobody_wants_it_is_no_failure_to_be_told() {
+fn a_launch_that_fails_after_a_stop_is_not_logged_as_a_failure() {
     let now = Instant::now();
     for undesired in [request(Desired::Stopped), Event::Fleet(Fleet::Down)] {
         let (mut supervisor, attempt) = launched(now);
         supervisor.step(now, undesired);
         let actions = refuse(&mut supervisor, now, attempt, true);
-        assert!(told(&actions).is_empty(), "{actions:?}");
+        assert!(logged(&actions).is_empty(), "{actions:?}");
         let view = &supervisor.views()[0];
         assert_eq!((view.state, view.restarts), (AgentState::Stopped, 0));
     }

@@ -1,4 +1,4 @@
-//! A fleet that waits for one login, and how it learns that there is one.
+//! Tests of a fleet that waits for one login, and how it learns that there is one.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,18 @@ const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn one_agent_asks_for_the_whole_fleet_whether_there_is_a_login_ever_more_seldom() {
+fn one_agent_probes_the_login_for_the_whole_fleet_at_growing_intervals() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
-    let actions = say(&mut supervisor, now, &b, stalled("1", ApiStop::Login));
+    let actions = report_of(&mut supervisor, now, &b, stalled("1", ApiStop::Login));
     assert!(actions.contains(&Action::Journal(
         None,
         JournalEvent::Paused {
             why: "login".into()
         }
     )));
-    say(&mut supervisor, now, &a, stalled("2", ApiStop::Login));
+    report_of(&mut supervisor, now, &a, stalled("2", ApiStop::Login));
     let mut due = now;
     for minutes in [15, 30, 60, 60, 60] {
         assert!(nudged(&tick(&mut supervisor, due + minutes * MINUTE - SECOND)).is_empty());
@@ -34,15 +34,15 @@ fn one_agent_asks_for_the_whole_fleet_whether_there_is_a_login_ever_more_seldom(
         let [asks] = nudged(&actions)[..] else {
             panic!("one asks: {actions:?}")
         };
-        // It is refused again.
+        // The login is refused again.
         let asks = asks.clone();
-        say(&mut supervisor, due, &asks, Activity::Busy);
+        report_of(&mut supervisor, due, &asks, Activity::Busy);
         let id = format!("{due:?}");
-        say(&mut supervisor, due, &asks, stalled(&id, ApiStop::Login));
+        report_of(&mut supervisor, due, &asks, stalled(&id, ApiStop::Login));
     }
     assert_eq!(supervisor.paused(), Some("login"));
-    // There is one: all go on within seconds, one after the other.
-    let actions = supervisor.step(due, Event::Login("somebody typed /login".into()));
+    // There is a login: all agents continue within seconds, one after the other.
+    let actions = supervisor.step(due, Event::Login("the user typed /login".into()));
     assert!(unpaused(&actions) && supervisor.paused().is_none());
     assert!(nudged(&tick(&mut supervisor, due + SECOND)).is_empty());
     assert_eq!(nudged(&tick(&mut supervisor, due + 2 * SECOND)).len(), 1);
@@ -51,12 +51,12 @@ fn one_agent_asks_for_the_whole_fleet_whether_there_is_a_login_ever_more_seldom(
 }
 
 #[test]
-fn an_answer_to_one_who_never_lacked_a_login_ends_the_pause_once_it_cannot_be_from_before() {
+fn an_answer_to_an_agent_with_a_login_ends_the_pause_once_it_cannot_predate_it() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
-    say(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
-    say(&mut supervisor, now, &b, Activity::Busy);
+    report_of(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
+    report_of(&mut supervisor, now, &b, Activity::Busy);
     assert!(!unpaused(&answered(
         &mut supervisor,
         now + 119 * SECOND,
@@ -64,41 +64,41 @@ fn an_answer_to_one_who_never_lacked_a_login_ends_the_pause_once_it_cannot_be_fr
     )));
     let later = now + 120 * SECOND;
     assert!(unpaused(&answered(&mut supervisor, later, &b)));
-    // What `a` lacks is its own: it is waited for longer, and no pause is begun for it again.
+    // The login that `a` lacks is its own: it waits longer, and no pause is begun for it again.
     let next = supervisor.view(&a).unwrap().next_try.unwrap();
     assert!(next >= later + 5 * MINUTE, "{:?}", next - later);
-    say(&mut supervisor, later, &a, Activity::Busy);
-    say(&mut supervisor, later, &a, stalled("2", ApiStop::Login));
+    report_of(&mut supervisor, later, &a, Activity::Busy);
+    report_of(&mut supervisor, later, &a, stalled("2", ApiStop::Login));
     assert_eq!(supervisor.paused(), None);
     assert!(supervisor.view(&a).unwrap().next_try.is_some());
-    // Once it has been answered it counts for all again.
-    say(&mut supervisor, later, &a, Activity::Busy);
+    // Once the API has answered it, its login counts for all again.
+    report_of(&mut supervisor, later, &a, Activity::Busy);
     answered(&mut supervisor, later, &a);
-    say(&mut supervisor, later, &a, stalled("3", ApiStop::Login));
+    report_of(&mut supervisor, later, &a, stalled("3", ApiStop::Login));
     assert_eq!(supervisor.paused(), Some("login"));
 }
 
 #[test]
-fn an_answer_to_one_who_was_refused_ends_the_pause_at_once() {
+fn an_answer_to_a_refused_agent_ends_the_pause_at_once() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
-    say(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
-    say(&mut supervisor, now, &b, stalled("2", ApiStop::Login));
-    // One that stands still was answered before it came to that.
+    report_of(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
+    report_of(&mut supervisor, now, &b, stalled("2", ApiStop::Login));
+    // The response to a stalled agent predates the stall.
     assert!(!unpaused(&answered(&mut supervisor, now, &a)));
-    say(&mut supervisor, now, &a, Activity::Busy);
+    report_of(&mut supervisor, now, &a, Activity::Busy);
     assert!(unpaused(&answered(&mut supervisor, now, &a)));
     let next = supervisor.view(&b).unwrap().next_try;
     assert_eq!(next, Some(now + 2 * SECOND));
 }
 
 #[test]
-fn a_fleet_that_has_no_agent_to_ask_for_a_login_lets_one_start_do_so() {
+fn a_fleet_without_an_agent_that_can_probe_the_login_starts_one() {
     let now = Instant::now();
     let [a, b, c] = ["a", "b", "c"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, std::slice::from_ref(&a));
-    say(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
+    report_of(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
     let of = |name: &AgentName, pid: Option<i32>| Declared {
         name: name.clone(),
         session_id: name.to_string(),
@@ -129,28 +129,28 @@ fn a_fleet_that_has_no_agent_to_ask_for_a_login_lets_one_start_do_so() {
 }
 
 #[test]
-fn a_login_is_asked_for_by_one_that_was_refused_for_the_fleet_and_each_in_turn() {
+fn the_login_is_probed_by_one_refused_agent_after_the_other() {
     let now = Instant::now();
     let names = ["a", "b", "c", "d"].map(|name| AgentName::new(name).unwrap());
     let [a, b, c, d] = &names;
     let mut supervisor = idle_fleet(now, &names);
-    // What `a` lacks turns out to be its own login; `d` works all the time.
-    say(&mut supervisor, now, d, Activity::Busy);
-    say(&mut supervisor, now, a, stalled("1", ApiStop::Login));
+    // The login that `a` lacks turns out to be its own; `d` works all the time.
+    report_of(&mut supervisor, now, d, Activity::Busy);
+    report_of(&mut supervisor, now, a, stalled("1", ApiStop::Login));
     answered(&mut supervisor, now + 120 * SECOND, d);
     assert!(supervisor.view(a).unwrap().next_try.is_some());
-    // `d` is overloaded, and then nobody has a login.
+    // `d` is overloaded, and then no agent has a login.
     let began = now + 3 * MINUTE;
-    say(&mut supervisor, began, d, stalled("2", ApiStop::Overloaded));
+    report_of(&mut supervisor, began, d, stalled("2", ApiStop::Overloaded));
     let own = supervisor.view(d).unwrap().next_try;
     for (name, id) in [(b, "3"), (c, "4")] {
-        say(&mut supervisor, began, name, stalled(id, ApiStop::Login));
+        report_of(&mut supervisor, began, name, stalled(id, ApiStop::Login));
     }
     let mut due = began + 15 * MINUTE;
     assert_eq!(
         supervisor.next_wakeup(),
         Some(due),
-        "nobody else is nudged meanwhile"
+        "no other agent is nudged meanwhile"
     );
     assert_eq!(
         nudged(&tick(&mut supervisor, due - SECOND)),
@@ -175,14 +175,14 @@ fn a_login_is_asked_for_by_one_that_was_refused_for_the_fleet_and_each_in_turn()
         let why = supervisor.view(name).unwrap().why.unwrap();
         assert!(why.ends_with("; the fleet waits for a login"), "{why}");
     };
-    // Nothing came of it: it waits on with the others, and the next one asks.
+    // Without effect: it keeps waiting with the others, and the next one asks.
     nudge(&mut supervisor, due, b, None);
     tick(&mut supervisor, due + 2 * MINUTE);
     waits(&supervisor, b);
     due += 30 * MINUTE;
     assert_eq!(nudged(&tick(&mut supervisor, due)), [c]);
     // It could not be typed: the same.
-    nudge(&mut supervisor, due, c, Some("unsent words"));
+    nudge(&mut supervisor, due, c, Some("unsubmitted input"));
     waits(&supervisor, c);
     due += 60 * MINUTE;
     assert_eq!(
@@ -190,7 +190,7 @@ fn a_login_is_asked_for_by_one_that_was_refused_for_the_fleet_and_each_in_turn()
         [c],
         "it has not asked yet"
     );
-    supervisor.step(due, Event::Login("somebody typed /login".into()));
+    supervisor.step(due, Event::Login("the user typed /login".into()));
     assert_eq!(
         supervisor.view(d).unwrap().next_try,
         own,
@@ -200,16 +200,16 @@ fn a_login_is_asked_for_by_one_that_was_refused_for_the_fleet_and_each_in_turn()
 }
 
 #[test]
-fn a_nudge_that_could_not_be_typed_before_a_pause_is_no_matter_of_the_login() {
+fn a_nudge_that_could_not_be_typed_before_a_pause_does_not_concern_the_login() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
-    say(&mut supervisor, now, &a, stalled("1", ApiStop::Overloaded));
+    report_of(&mut supervisor, now, &a, stalled("1", ApiStop::Overloaded));
     let due = supervisor.view(&a).unwrap().next_try.unwrap();
     assert_eq!(nudged(&tick(&mut supervisor, due)), [&a]);
-    say(&mut supervisor, due, &b, stalled("2", ApiStop::Login));
+    report_of(&mut supervisor, due, &b, stalled("2", ApiStop::Login));
     let process = supervisor.view(&a).and_then(|view| view.process).unwrap();
-    let (name, refused) = (a.clone(), Some("unsent words".to_owned()));
+    let (name, refused) = (a.clone(), Some("unsubmitted input".to_owned()));
     supervisor.step(
         due,
         Event::Nudged {
@@ -223,7 +223,7 @@ fn a_nudge_that_could_not_be_typed_before_a_pause_is_no_matter_of_the_login() {
         supervisor.view(&a).unwrap().next_try,
         Some(due + 120 * SECOND)
     );
-    // Nor is one that nothing came of.
+    // Nor does one without effect.
     let later = supervisor.step(due, Event::Login("a new one".into()));
     assert!(unpaused(&later));
     let due = due + 120 * SECOND;
@@ -232,7 +232,7 @@ fn a_nudge_that_could_not_be_typed_before_a_pause_is_no_matter_of_the_login() {
         at += SECOND;
         assert!(at < due + MINUTE);
     }
-    say(&mut supervisor, at, &b, stalled("3", ApiStop::Login));
+    report_of(&mut supervisor, at, &b, stalled("3", ApiStop::Login));
     tick(&mut supervisor, at + 120 * SECOND);
     assert!(
         supervisor
@@ -244,7 +244,7 @@ fn a_nudge_that_could_not_be_typed_before_a_pause_is_no_matter_of_the_login() {
 }
 
 #[test]
-fn whoever_asks_to_go_on_ends_the_pause_and_whoever_asks_to_stop_does_not() {
+fn a_request_to_run_ends_the_pause_and_a_request_to_stop_does_not() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
     let want = |desired| Event::Want {
@@ -252,19 +252,19 @@ fn whoever_asks_to_go_on_ends_the_pause_and_whoever_asks_to_stop_does_not() {
         desired,
         by: "ann".into(),
     };
-    let anew = Event::Restart {
+    let restart = Event::Restart {
         name: b.clone(),
         when_idle: true,
     };
     for (event, ends) in [
         (Event::Fleet(Fleet::Up), true),
         (want(Desired::Running), true),
-        (anew, true),
+        (restart, true),
         (want(Desired::Stopped), false),
         (Event::Fleet(Fleet::Down), false),
     ] {
         let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
-        say(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
+        report_of(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
         assert_eq!(
             unpaused(&supervisor.step(now, event.clone())),
             ends,
@@ -275,15 +275,15 @@ fn whoever_asks_to_go_on_ends_the_pause_and_whoever_asks_to_stop_does_not() {
 }
 
 #[test]
-fn a_login_that_is_back_is_no_reason_to_ask_again_for_what_was_refused() {
+fn a_login_that_is_back_does_not_repeat_a_refused_request() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
     let refused = ApiStop::Refused { status: Some(400) };
-    say(&mut supervisor, now, &b, stalled("1", refused));
-    say(&mut supervisor, now, &a, stalled("2", ApiStop::Login));
+    report_of(&mut supervisor, now, &b, stalled("1", refused));
+    report_of(&mut supervisor, now, &a, stalled("2", ApiStop::Login));
     assert_eq!(supervisor.paused(), Some("login"));
-    supervisor.step(now, Event::Login("somebody typed /login".into()));
+    supervisor.step(now, Event::Login("the user typed /login".into()));
     assert_eq!(
         supervisor.view(&a).unwrap().next_try,
         Some(now + 2 * SECOND)

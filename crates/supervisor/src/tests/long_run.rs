@@ -1,5 +1,7 @@
-//! A week of a fleet under changing API state, told to the supervisor in a fraction of a second: at every
-//! moment each agent works, has finished, or says why it does not and what comes next.
+//! Simulation of a week of a fleet under changing API states, in a fraction of a second.
+//!
+//! At every moment each agent works, has finished, or says why it does not work and what comes
+//! next.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,14 +19,15 @@ const AGENTS: usize = 9;
 const STEP: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// What the API does for a while.
+/// State of the API for a while.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum FakeApi {
     Fair,
     Refuses(ApiStop),
-    /// A usage limit that ends with the episode, and says so.
+    /// A usage limit that ends with the episode, and names that time.
     Limit,
-    /// Nobody has a login until the episode is over; whether somebody then types `/login`.
+    /// No agent has a login until the episode is over. `typed`: whether the user then types
+    /// `/login`.
     NoLogin {
         typed: bool,
     },
@@ -43,11 +46,11 @@ fn api() -> impl Strategy<Value = FakeApi> {
 }
 
 /// Episodes of the API, in minutes, that fill more than a week.
-fn skies() -> impl Strategy<Value = Vec<(u64, FakeApi)>> {
+fn episodes() -> impl Strategy<Value = Vec<(u64, FakeApi)>> {
     prop::collection::vec((5u64..540, api()), 24..60)
 }
 
-/// What one agent's Claude does.
+/// What the Claude Code process of an agent does.
 #[derive(Debug, Clone, PartialEq)]
 enum Claude {
     Gone,
@@ -96,13 +99,13 @@ impl Fleet {
         });
         let declared: Vec<Declared> = declared.collect();
         for agent in &declared {
-            let nobody = ProcessId {
+            let no_process = ProcessId {
                 pid: 0,
                 start_time: 0,
             };
             fleet
                 .claudes
-                .insert(agent.name.clone(), (Claude::Gone, nobody));
+                .insert(agent.name.clone(), (Claude::Gone, no_process));
         }
         let until = None;
         fleet.send(Event::Permit(Some(Permit { epoch: 1, until })));
@@ -111,7 +114,7 @@ impl Fleet {
         fleet
     }
 
-    /// A number below `below` that follows from the seed alone.
+    /// Returns a number below `below` that depends on the seed alone.
     fn chance(&mut self, below: u64) -> u64 {
         self.luck ^= self.luck << 13;
         self.luck ^= self.luck >> 7;
@@ -151,7 +154,7 @@ impl Fleet {
                         in_a_row,
                         refused: None,
                     });
-                    self.say(&name, Activity::Busy);
+                    self.report(&name, Activity::Busy);
                 }
                 Action::Journal(_, JournalEvent::Paused { .. }) => self.pauses += 1,
                 _ => {}
@@ -159,7 +162,7 @@ impl Fleet {
         }
     }
 
-    fn say(&mut self, name: &AgentName, activity: Activity) {
+    fn report(&mut self, name: &AgentName, activity: Activity) {
         let event = Event::Session {
             name: name.clone(),
             process: self.claudes[name].1,
@@ -186,14 +189,14 @@ impl Fleet {
         }
         self.now = until;
         for name in self.claudes.keys().cloned().collect::<Vec<_>>() {
-            self.one(&name, api, ends_in);
+            self.step_agent(&name, api, ends_in);
         }
         self.send(Event::Tick {
             available_memory: None,
         });
     }
 
-    fn one(&mut self, name: &AgentName, api: FakeApi, ends_in: Duration) {
+    fn step_agent(&mut self, name: &AgentName, api: FakeApi, ends_in: Duration) {
         let (claude, process) = self.claudes[name].clone();
         let work = |fleet: &mut Self| Claude::Works {
             asks_at: fleet.now,
@@ -208,7 +211,7 @@ impl Fleet {
                     process,
                     how,
                 });
-                self.say(&name, Activity::Busy);
+                self.report(&name, Activity::Busy);
                 work(self)
             }
             // About one crash in a day of work.
@@ -220,14 +223,14 @@ impl Fleet {
                 return;
             }
             Claude::Works { ends_at, .. } if ends_at <= self.now => {
-                self.say(name, Activity::Idle);
+                self.report(name, Activity::Idle);
                 let until = self.now + Duration::from_secs(60 * self.chance(30));
                 Claude::Rests { until }
             }
             Claude::Works { asks_at, ends_at } if asks_at <= self.now => {
                 match self.refusal(api, ends_in) {
                     Some((stop, ends_in)) => {
-                        self.stand(name, stop, ends_in);
+                        self.stall(name, stop, ends_in);
                         Claude::Stands
                     }
                     None => {
@@ -243,15 +246,15 @@ impl Fleet {
                     }
                 }
             }
-            // A person has more to do for it.
+            // The user has more work for it.
             Claude::Rests { until } if until <= self.now => {
                 self.in_a_row.remove(name);
-                self.say(name, Activity::Busy);
+                self.report(name, Activity::Busy);
                 work(self)
             }
             other => other,
         };
-        // A launch may have come meanwhile, such as by an event above.
+        // A launch may have come meanwhile, for example from an event above.
         if self.claudes[name].1 == process {
             self.claudes.insert(name.clone(), (next, process));
         }
@@ -260,14 +263,14 @@ impl Fleet {
     fn refusal(&mut self, api: FakeApi, ends_in: Duration) -> Option<(ApiStop, Option<Duration>)> {
         match api {
             FakeApi::Fair => None,
-            // Claude itself tries ten times; what gets through does so by luck.
+            // Claude Code itself tries ten times; some requests succeed by chance.
             FakeApi::Refuses(stop) => (self.chance(10) > 0).then_some((stop, None)),
             FakeApi::Limit => Some((ApiStop::Limit { until: None }, Some(ends_in))),
             FakeApi::NoLogin { .. } => Some((ApiStop::Login, None)),
         }
     }
 
-    fn stand(&mut self, name: &AgentName, stop: ApiStop, ends_in: Option<Duration>) {
+    fn stall(&mut self, name: &AgentName, stop: ApiStop, ends_in: Option<Duration>) {
         self.stops += 1;
         let in_a_row = self.in_a_row.entry(name.clone()).or_default();
         *in_a_row += 1;
@@ -280,10 +283,10 @@ impl Fleet {
             dialog: false,
             inherited: false,
         };
-        self.say(name, Activity::Stalled(stall));
+        self.report(name, Activity::Stalled(stall));
     }
 
-    /// Each agent works, has finished, or says why not and what comes next.
+    /// Checks that each agent works, has finished, or says why not and what comes next.
     fn check(&self) {
         for view in self.supervisor.views() {
             let why = view.why.as_deref().unwrap_or_default();
@@ -320,19 +323,21 @@ impl Fleet {
 }
 
 proptest! {
-    // The same weeks each time.
-    #![proptest_config(ProptestConfig { cases: 4, max_shrink_iters: 10, rng_seed: proptest::test_runner::RngSeed::Fixed(7), ..ProptestConfig::default() })]
+    // The same weeks in each run.
+    #![proptest_config(ProptestConfig { cases: 4, max_shrink_iters: 10,
+    rng_seed: proptest::test_runner::RngSeed::Fixed(7), ..ProptestConfig::default() })]
 
     #[test]
-    fn in_a_week_of_weather_every_agent_works_or_says_why_not(seed in any::<u64>(), skies in skies()) {
+    fn in_a_week_of_api_errors_every_agent_works_or_says_why_not(seed in any::<u64>(),
+    episodes in episodes()) {
         let mut fleet = Fleet::new(seed, AGENTS);
         let end = fleet.now + 7 * 24 * HOUR;
         let mut was = FakeApi::Fair;
-        for (minutes, api) in skies {
-            // A limit that outlasts the week would be waited for beyond it.
+        for (minutes, api) in episodes {
+            // Waiting for a limit that outlasts the week would go beyond the week.
             let until = (fleet.now + Duration::from_secs(60 * minutes)).min(end);
             if was == (FakeApi::NoLogin { typed: true }) && api != was {
-                fleet.send(Event::Login("somebody typed /login".into()));
+                fleet.send(Event::Login("the user typed /login".into()));
             }
             was = api;
             while fleet.now < until {
@@ -341,8 +346,9 @@ proptest! {
                 fleet.check();
             }
         }
-        // After the worst API state: whoever is not left to a human works within hours, by itself, also
-        // where nobody typed /login, as with a key that is paid for again.
+        // After the worst API state, each agent that does not wait for the user works within hours,
+        // automatically, also where the user did not type `/login`, as with an API key that is paid
+        // for again.
         let fair = fleet.now;
         while fleet.now < fair + 3 * HOUR {
             fleet.step(FakeApi::Fair, Duration::ZERO);
@@ -378,7 +384,7 @@ fn two_hundred_agents_are_started_and_nudged_one_after_the_other() {
 }
 
 #[test]
-fn a_fleet_asks_ever_more_seldom_while_it_has_no_login_and_pauses_once() {
+fn a_fleet_without_a_login_probes_at_growing_intervals_and_pauses_once() {
     let mut fleet = Fleet::new(3, AGENTS);
     for _ in 0..5 {
         fleet.step(FakeApi::Fair, Duration::ZERO);
@@ -390,7 +396,7 @@ fn a_fleet_asks_ever_more_seldom_while_it_has_no_login_and_pauses_once() {
     }
     assert_eq!(fleet.pauses, 1);
     assert!((20..30).contains(&fleet.nudges), "{}", fleet.nudges);
-    fleet.send(Event::Login("somebody typed /login".into()));
+    fleet.send(Event::Login("the user typed /login".into()));
     let fair = fleet.now;
     while !fleet.standing().is_empty() {
         fleet.step(FakeApi::Fair, Duration::ZERO);

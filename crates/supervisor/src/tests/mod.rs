@@ -1,4 +1,4 @@
-//! the supervisor, played through: sequences of events, and what has to come of them.
+//! Tests of the supervisor: sequences of events, and the actions that they must lead to.
 
 mod commands;
 mod lifecycle;

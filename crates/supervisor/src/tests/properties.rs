@@ -1,5 +1,6 @@
-//! The invariants of the supervisor, held against random sequences of events in a small world: three
-//! agents, two of which were declared with the same session.
+//! Property tests of the supervisor's invariants, with random sequences of events.
+//!
+//! The world is small: three agents, two of which were configured with the same session.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use sys::process::ProcessId;
 
 const AGENTS: [(&str, &str); 3] = [("a", "session-1"), ("b", "session-2"), ("c", "session-2")];
 
-/// What may happen next; the numbers pick among what is there.
+/// An operation of the test; the numbers select among what exists.
 #[derive(Debug, Clone)]
 enum Op {
     Pass(u64),
@@ -72,12 +73,13 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (pick.clone(), any::<bool>()).prop_map(|(i, typed)| Op::Nudged(i, typed)),
         1 => Just(Op::Login),
         2 => (pick.clone(), any::<bool>()).prop_map(|(i, blocked)| Op::Screen(i, blocked)),
-        5 => (pick.clone(), prop_oneof![Just(0), Just(1), Just(143)]).prop_map(|(i, code)| Op::Exit(i, code)),
+        5 => (pick.clone(), prop_oneof![Just(0), Just(1), Just(143)]).prop_map(|(i,
+        code)| Op::Exit(i, code)),
         1 => pick.prop_map(Op::StaleExit),
     ]
 }
 
-/// The machine as the actions of the supervisor have made it.
+/// State of the machine as the actions of the supervisor have made it.
 struct World {
     supervisor: Supervisor,
     now: Instant,
@@ -86,14 +88,14 @@ struct World {
     closed: bool,
     desired: BTreeMap<AgentName, bool>,
     declared: BTreeSet<AgentName>,
-    /// Launches that have led to nothing yet.
+    /// Launches without a result yet.
     pending: BTreeMap<AgentName, Attempt>,
-    /// Processes that run, with the session that each is in.
+    /// Processes that run, with the session that each uses.
     live: BTreeMap<AgentName, (ProcessId, String)>,
     session: BTreeMap<AgentName, String>,
     next_pid: i32,
     cleared: u32,
-    /// What stopped those that stand still, and how many times in a row.
+    /// What stopped the stalled agents.
     stalled: BTreeMap<AgentName, ApiStop>,
     in_a_row: BTreeMap<AgentName, u32>,
     stops: u32,
@@ -179,13 +181,13 @@ impl World {
                     self.nudge_of.insert(name, self.now);
                 }
                 Action::Journal(_, JournalEvent::Paused { .. }) => {
-                    assert!(!self.paused, "told twice of one pause");
+                    assert!(!self.paused, "reported one pause twice");
                     self.paused = true;
                 }
                 Action::Journal(_, JournalEvent::Unpaused { .. }) => self.paused = false,
                 Action::Save(_) => self.closed = true,
                 Action::Journal(_, JournalEvent::Survived { .. }) => self.closed = false,
-                // Nobody stops what ended by itself with success; it counts as done.
+                // An agent that ended with success, without a request, counts as done.
                 Action::Journal(Some(name), JournalEvent::Stopped { .. }) => {
                     self.desired.insert(name, false);
                 }
@@ -201,10 +203,13 @@ impl World {
                 assert!(self.permit, "launched without a permit");
                 assert!(!self.closed, "launched in a boot that has had its notice");
                 assert!(self.fleet_up, "launched while the fleet is down");
-                assert!(self.desired[name], "launched what the user stopped");
+                assert!(
+                    self.desired[name],
+                    "launched an agent that the user stopped"
+                );
                 assert!(
                     self.declared.contains(name),
-                    "launched what is not declared"
+                    "launched an agent that is not configured"
                 );
                 let session = &self.session[name];
                 let in_use = self
@@ -226,18 +231,18 @@ impl World {
             } => {
                 assert!(
                     self.permit && !self.closed && self.fleet_up,
-                    "nudged where nothing may be"
+                    "nudged while nothing may be nudged"
                 );
-                assert!(self.desired[name], "nudged what the user stopped");
+                assert!(self.desired[name], "nudged an agent that the user stopped");
                 assert_eq!(
                     self.live.get(name).map(|(p, _)| p),
                     Some(process),
-                    "nudged what does not run"
+                    "nudged an agent that does not run"
                 );
                 assert_eq!(self.stalled.get(name), Some(stop), "nudged without a cause");
                 assert!(
                     !matches!(stop, ApiStop::Refused { .. }),
-                    "nudged what was refused"
+                    "nudged after a refused request"
                 );
                 let apart = |at: &Instant, least: u64| {
                     self.now.saturating_duration_since(*at) >= Duration::from_secs(least)
@@ -258,7 +263,7 @@ impl World {
                 assert_eq!(
                     self.live.get(name).map(|(p, _)| p),
                     Some(process),
-                    "ended what is not ours"
+                    "ended a process that it did not start"
                 );
                 assert!(!self.closed, "ended an agent beside the save");
             }
@@ -296,7 +301,7 @@ impl World {
         match op {
             Op::Pass(seconds) => self.pass(Duration::from_secs(seconds)),
             Op::Want(i, on) => {
-                // The keeper lets nobody want anything of an agent that is not declared.
+                // The keeper passes no request for an agent that is not configured.
                 if self.supervisor.view(&all[i]).is_some() {
                     self.desired.insert(all[i].clone(), on);
                     let desired = if on {
@@ -324,7 +329,8 @@ impl World {
             Op::Notice => self.send(Event::Notice(Notice::new(Source::Metadata, self.now, None))),
             Op::SaveEnded => {
                 if self.supervisor.notice().is_some() {
-                    // The save ended everything that ran, and its gate let no launch through.
+                    // The save ended everything that ran, and its launch gate let no launch
+                    // through.
                     let ended: Vec<_> = self
                         .live
                         .iter()
@@ -383,14 +389,14 @@ impl World {
                     });
                 }
             }
-            Op::Confirmed(i) => self.say(&all[i], None, Activity::Busy),
+            Op::Confirmed(i) => self.report(&all[i], None, Activity::Busy),
             Op::WrongSession(i) => {
                 let starting = self
                     .supervisor
                     .view(&all[i])
                     .is_some_and(|v| v.state == AgentState::Starting);
                 if starting {
-                    self.say(&all[i], Some("another".into()), Activity::Busy);
+                    self.report(&all[i], Some("another".into()), Activity::Busy);
                 }
             }
             Op::Cleared(i) => {
@@ -402,7 +408,7 @@ impl World {
                     self.cleared += 1;
                     *used = format!("cleared-{}", self.cleared);
                     let used = used.clone();
-                    self.say(&all[i], Some(used), Activity::Busy);
+                    self.report(&all[i], Some(used), Activity::Busy);
                 }
             }
             Op::Active(i, what) => {
@@ -412,7 +418,7 @@ impl World {
                     2 => Activity::Waiting(None),
                     _ => return self.stall(&all[i], what),
                 };
-                self.say(&all[i], None, activity);
+                self.report(&all[i], None, activity);
             }
             Op::Answered(i) => {
                 if let Some((process, _)) = self.live.get(&all[i]).cloned() {
@@ -429,7 +435,7 @@ impl World {
                         name: all[i].clone(),
                         process,
                         in_a_row: 1,
-                        refused: (!typed).then(|| "unsent words".to_owned()),
+                        refused: (!typed).then(|| "unsubmitted input".to_owned()),
                     });
                 }
             }
@@ -469,7 +475,7 @@ impl World {
         }
     }
 
-    /// Time goes from one wake-up to the next, as the loop lets it.
+    /// Time passes from one wake-up to the next, as in the keeper's loop.
     fn pass(&mut self, duration: Duration) {
         let until = self.now + duration;
         for _ in 0..1000 {
@@ -527,11 +533,11 @@ impl World {
             dialog: which == 3,
             inherited: which == 5 && self.stops.is_multiple_of(2),
         };
-        self.say(n, None, Activity::Stalled(stall));
+        self.report(n, None, Activity::Stalled(stall));
     }
 
-    /// Claude's session file of an agent's process says something.
-    fn say(&mut self, n: &AgentName, session_id: Option<String>, activity: Activity) {
+    /// The session file of an agent's process changes.
+    fn report(&mut self, n: &AgentName, session_id: Option<String>, activity: Activity) {
         match &activity {
             Activity::Stalled(stall) => self.stalled.insert(n.clone(), stall.stop),
             _ => self.stalled.remove(n),
@@ -556,11 +562,11 @@ fn name(text: &str) -> AgentName {
 }
 
 proptest! {
-    // PROPTEST_CASES=20000 for a long look.
+    // PROPTEST_CASES=20000 for a long run.
     #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_sequence_of_events_breaks_a_promise(ops in prop::collection::vec(op(), 1..60)) {
+    fn no_sequence_of_events_breaks_an_invariant(ops in prop::collection::vec(op(), 1..60)) {
         let mut world = World::new();
         for op in ops {
             world.apply(op);
@@ -568,7 +574,8 @@ proptest! {
     }
 
     #[test]
-    fn once_all_is_well_every_wanted_agent_comes_up_or_says_why(ops in prop::collection::vec(op(), 1..40)) {
+    fn once_all_is_well_every_desired_agent_runs_or_says_why_not(ops in prop::collection::vec(op(),
+    1..40)) {
         let mut world = World::new();
         for op in ops {
             world.apply(op);
@@ -583,7 +590,7 @@ proptest! {
             for (i, (agent, _)) in AGENTS.iter().enumerate() {
                 world.apply(Op::Launched(i));
                 world.apply(Op::Confirmed(i));
-                // What was told to end does so.
+                // An agent that was asked to end does so.
                 let ending = world.supervisor.view(&name(agent));
                 if ending.is_some_and(|view| view.why.as_deref() == Some("is being ended")) {
                     world.apply(Op::Exit(i, 143));
@@ -593,7 +600,8 @@ proptest! {
         for view in world.supervisor.views() {
             let fine = match view.desired {
                 Desired::Running => {
-                    view.process.is_some() || (view.state == AgentState::Failed && view.why.is_some())
+                    view.process.is_some() || (view.state == AgentState::Failed
+                    && view.why.is_some())
                 }
                 Desired::Stopped => view.process.is_none() || world.live.contains_key(&view.name),
             };

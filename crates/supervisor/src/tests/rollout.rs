@@ -1,4 +1,4 @@
-//! A change that reaches one agent first, and the others once it has lived.
+//! Tests of rollouts: a change is applied to one agent first, and to the others once it has run.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use state::{Desired, JournalEvent, StartKind};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
-/// An agent ends as it was told, and is launched again; how its start goes is told by its end.
+/// Ends an agent as requested and launches it again. `starts`: whether the start succeeds.
 fn comes_back(
     supervisor: &mut Supervisor,
     now: Instant,
     name: &AgentName,
-    lives: bool,
+    starts: bool,
 ) -> Vec<Action> {
     let old = supervisor.view(name).and_then(|view| view.process).unwrap();
     let end = Exit::Code(143).into();
@@ -41,20 +41,20 @@ fn comes_back(
             how,
         },
     );
-    if lives {
-        return say(supervisor, now, name, Activity::Idle);
+    if starts {
+        return report_of(supervisor, now, name, Activity::Idle);
     }
     let (name, end) = (name.clone(), Exit::Code(1).into());
     supervisor.step(now, Event::Exited { name, process, end })
 }
 
 #[test]
-fn a_change_reaches_one_agent_first_and_the_others_once_it_has_lived_for_a_minute() {
+fn a_change_reaches_one_agent_first_and_the_others_once_it_has_run_for_a_minute() {
     let now = Instant::now();
     let [a, b, c] = ["a", "b", "c"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, &[a.clone(), b.clone(), c.clone()]);
-    // The one that has nothing to do goes first, and the one that works is waited for.
-    say(&mut supervisor, now, &a, Activity::Busy);
+    // The idle agent goes first, and the supervisor waits for the one that works.
+    report_of(&mut supervisor, now, &a, Activity::Busy);
     let all = vec![a.clone(), b.clone(), c.clone()];
     let actions = supervisor.step(now, Event::RollOut(all));
     assert_eq!(ended(&actions), [&b]);
@@ -68,7 +68,7 @@ fn a_change_reaches_one_agent_first_and_the_others_once_it_has_lived_for_a_minut
     let later = now + Duration::from_secs(61);
     assert_eq!(ended(&tick(&mut supervisor, later)), [&c]);
     assert_eq!(
-        ended(&say(&mut supervisor, later, &a, Activity::Idle)),
+        ended(&report_of(&mut supervisor, later, &a, Activity::Idle)),
         [&a]
     );
 }
@@ -82,7 +82,8 @@ fn a_change_that_the_first_agent_cannot_start_with_reaches_no_other() {
     assert_eq!(ended(&actions), [&a]);
     let actions = comes_back(&mut supervisor, now, &a, false);
     let told = actions.iter().any(|action| {
-        matches!(action, Action::Journal(None, JournalEvent::Trouble { what }) if what.contains("a does not come up"))
+        matches!(action, Action::Journal(None,
+        JournalEvent::Trouble { what }) if what.contains("a does not start"))
     });
     assert!(told, "{actions:?}");
     for minutes in 1..30 {
@@ -92,7 +93,7 @@ fn a_change_that_the_first_agent_cannot_start_with_reaches_no_other() {
 }
 
 #[test]
-fn a_first_agent_that_the_user_stops_hands_the_change_on() {
+fn a_rollout_continues_with_another_agent_when_the_user_stops_the_first() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
@@ -110,19 +111,19 @@ fn a_first_agent_that_the_user_stops_hands_the_change_on() {
 }
 
 #[test]
-fn a_change_waits_until_the_first_agent_has_finished_its_turn_and_begun_anew() {
+fn a_change_waits_until_the_first_agent_has_finished_its_turn_and_restarted() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
     for name in [&a, &b] {
-        say(&mut supervisor, now, name, Activity::Busy);
+        report_of(&mut supervisor, now, name, Activity::Busy);
     }
     supervisor.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
-    say(&mut supervisor, now, &b, Activity::Idle);
+    report_of(&mut supervisor, now, &b, Activity::Idle);
     let later = now + Duration::from_secs(600);
     assert!(ended(&tick(&mut supervisor, later)).is_empty());
     assert_eq!(
-        ended(&say(&mut supervisor, later, &a, Activity::Idle)),
+        ended(&report_of(&mut supervisor, later, &a, Activity::Idle)),
         [&a]
     );
 }
@@ -147,7 +148,8 @@ fn a_change_that_brings_a_dialog_up_reaches_no_other() {
         },
     );
     let told = actions.iter().any(|action| {
-        matches!(action, Action::Journal(None, JournalEvent::Trouble { what }) if what.ends_with("trust this folder?"))
+        matches!(action, Action::Journal(None,
+        JournalEvent::Trouble { what }) if what.ends_with("trust this folder?"))
     });
     assert!(told, "{actions:?}");
     let later = now + Duration::from_secs(600);
@@ -155,7 +157,7 @@ fn a_change_that_brings_a_dialog_up_reaches_no_other() {
 }
 
 #[test]
-fn who_does_not_run_gets_a_change_by_its_next_start_and_one_agent_alone_at_once() {
+fn an_agent_that_does_not_run_gets_a_change_at_its_next_start_and_a_single_agent_at_once() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);

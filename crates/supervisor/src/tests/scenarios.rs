@@ -1,4 +1,4 @@
-//! Short stories that take the supervisor minutes or hours.
+//! Scenarios that take the supervisor minutes or hours.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use state::{AgentState, Desired, JournalEvent};
 use sys::exit::Exit;
 
 #[test]
-fn a_machine_that_is_not_taken_away_resumes_its_fleet_a_minute_after_the_deadline() {
+fn a_machine_that_is_not_preempted_resumes_its_fleet_a_minute_after_the_deadline() {
     let now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
     run(&mut supervisor, now, attempt);
@@ -24,7 +24,7 @@ fn a_machine_that_is_not_taken_away_resumes_its_fleet_a_minute_after_the_deadlin
     let due = supervisor.next_wakeup().unwrap();
     assert_eq!(due, notice.deadline.instant() + minute);
     assert_eq!(tick(&mut supervisor, due), [Action::AskShutdown]);
-    // While systemd is at it, or says nothing, nothing starts, and it is asked again.
+    // While systemd is shutting down, or does not answer, nothing starts, and it is asked again.
     let mut later = due;
     for answer in [Some(true), None] {
         assert!(
@@ -44,7 +44,7 @@ fn a_machine_that_is_not_taken_away_resumes_its_fleet_a_minute_after_the_deadlin
 }
 
 #[test]
-fn a_boot_that_a_person_ended_does_not_go_on_by_itself() {
+fn a_boot_that_the_user_ended_does_not_continue_automatically() {
     let now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
     run(&mut supervisor, now, attempt);
@@ -80,22 +80,22 @@ fn an_agent_that_crashes_again_and_again_is_given_up_within_minutes_and_says_why
     );
     assert_eq!(
         view.why.as_deref(),
-        Some("claude ended at its start: exit 1")
+        Some("claude ended during start-up: exit 1")
     );
     let took = now - began;
     assert!((240..=900).contains(&took.as_secs()), "{took:?}");
-    // Whoever asks for it has repaired something: it is tried again at once.
+    // A user who starts it has repaired something: it is tried again at once.
     let actions = supervisor.step(now, request(Desired::Running));
     assert!(launch_in(&actions).is_some());
 }
 
 #[test]
-fn a_start_that_is_never_confirmed_is_looked_at_and_then_ended() {
+fn a_start_that_is_never_confirmed_is_scanned_and_then_ended() {
     let mut now = Instant::now();
     let began = now;
     let (mut supervisor, attempt) = launched(now);
     run(&mut supervisor, now, attempt);
-    let mut looks = 0;
+    let mut scans = 0;
     loop {
         now = supervisor.next_wakeup().unwrap();
         let seen = tick(&mut supervisor, now);
@@ -106,8 +106,8 @@ fn a_start_that_is_never_confirmed_is_looked_at_and_then_ended() {
                 attempt
             }]
         );
-        looks += 1;
-        assert!(looks < 1_000, "it is never ended");
+        scans += 1;
+        assert!(scans < 1_000, "it is never ended");
         let blocker = None;
         let name = name();
         let event = Event::Screen {
@@ -126,16 +126,16 @@ fn a_start_that_is_never_confirmed_is_looked_at_and_then_ended() {
         }
     }
     assert!(
-        looks > 10 && now - began <= Duration::from_secs(200),
-        "{looks}"
+        scans > 10 && now - began <= Duration::from_secs(200),
+        "{scans}"
     );
     exit(&mut supervisor, now, Exit::Code(143));
     let why = supervisor.view(&name()).unwrap().why.unwrap();
-    assert!(why.contains("did not say that it is up"), "{why}");
+    assert!(why.contains("did not report its session"), "{why}");
 }
 
 #[test]
-fn a_launch_that_a_disk_held_up_has_its_whole_time_from_its_first_moment() {
+fn the_time_that_a_slow_disk_takes_does_not_count_against_a_launch() {
     let mut now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
     now += Duration::from_secs(3_600);
@@ -146,7 +146,7 @@ fn a_launch_that_a_disk_held_up_has_its_whole_time_from_its_first_moment() {
 }
 
 #[test]
-fn an_agent_that_ends_while_the_root_is_away_waits_and_comes_back_with_it() {
+fn an_agent_that_ends_while_the_data_directory_is_missing_waits_for_it() {
     let mut now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
     run(&mut supervisor, now, attempt);
@@ -160,14 +160,14 @@ fn an_agent_that_ends_while_the_root_is_away_waits_and_comes_back_with_it() {
     assert!(tick(&mut supervisor, now).is_empty());
     let view = supervisor.view(&name()).unwrap();
     assert_eq!(view.state, AgentState::Starting);
-    assert!(view.why.unwrap().contains("may be run again"));
+    assert!(view.why.unwrap().contains("to be available again"));
     let until = None;
     let actions = supervisor.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
     assert!(launch_in(&actions).is_some());
 }
 
 #[test]
-fn a_rest_counts_anew_after_every_piece_of_work_and_after_a_command_in_the_background() {
+fn the_idle_time_counts_again_after_each_turn_and_each_background_command() {
     let mut now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
     let half_hour = Duration::from_secs(1_800);
@@ -179,10 +179,10 @@ fn a_rest_counts_anew_after_every_piece_of_work_and_after_a_command_in_the_backg
         "it works"
     );
     now += 3 * half_hour;
-    tell(&mut supervisor, now, Activity::Idle);
-    tell(&mut supervisor, now + half_hour / 2, Activity::Busy);
+    report(&mut supervisor, now, Activity::Idle);
+    report(&mut supervisor, now + half_hour / 2, Activity::Busy);
     now += half_hour;
-    tell(&mut supervisor, now, Activity::Idle);
+    report(&mut supervisor, now, Activity::Idle);
     assert!(tick(&mut supervisor, now + half_hour / 2).is_empty());
     now += half_hour;
     assert_eq!(tick(&mut supervisor, now), [Action::CheckForWork]);

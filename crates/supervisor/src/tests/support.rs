@@ -1,4 +1,4 @@
-//! What the tests of the supervisor have in common: a fleet on a stage, and what it is told.
+//! Support for the tests of the supervisor: a fleet in a given state, and the events that it gets.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ pub(crate) fn name() -> AgentName {
     AgentName::new("a").unwrap()
 }
 
-/// One agent as its file and its record have it, at its very beginning.
+/// Returns one agent as its configuration and record have it at the very beginning.
 pub(crate) fn declared() -> Declared {
     Declared {
         name: name(),
@@ -33,7 +33,7 @@ pub(crate) fn declared() -> Declared {
     }
 }
 
-/// A core that may launch, with an API that answers.
+/// Returns a supervisor that may launch, with an API that answers.
 pub(crate) fn ready(now: Instant, cores: usize) -> Supervisor {
     let mut supervisor = Supervisor::new(Limits::for_cores(cores), Fleet::Up, false);
     let until = None;
@@ -42,7 +42,7 @@ pub(crate) fn ready(now: Instant, cores: usize) -> Supervisor {
     supervisor
 }
 
-/// A core with one agent that has been launched for the first time.
+/// Returns a supervisor with one agent that has been launched for the first time.
 pub(crate) fn launched(now: Instant) -> (Supervisor, Attempt) {
     let mut supervisor = ready(now, 2);
     let actions = supervisor.step(now, Event::Declare(vec![declared()]));
@@ -72,7 +72,7 @@ pub(crate) fn run(supervisor: &mut Supervisor, now: Instant, attempt: Attempt) {
     run_as(supervisor, now, attempt, StartKind::First);
 }
 
-/// Its process is there, and its session was begun in this way.
+/// Its process runs, and its session was begun in this way.
 pub(crate) fn run_as(supervisor: &mut Supervisor, now: Instant, attempt: Attempt, how: StartKind) {
     let launched = Event::Launched {
         name: name(),
@@ -83,7 +83,7 @@ pub(crate) fn run_as(supervisor: &mut Supervisor, now: Instant, attempt: Attempt
     supervisor.step(now, launched);
 }
 
-/// It could not be launched.
+/// Its launch failed.
 pub(crate) fn refuse(
     supervisor: &mut Supervisor,
     now: Instant,
@@ -108,12 +108,12 @@ pub(crate) fn session(id: &str, activity: Activity) -> Event {
     }
 }
 
-pub(crate) fn tell(supervisor: &mut Supervisor, now: Instant, activity: Activity) -> Vec<Action> {
+pub(crate) fn report(supervisor: &mut Supervisor, now: Instant, activity: Activity) -> Vec<Action> {
     supervisor.step(now, session("s", activity))
 }
 
 pub(crate) fn confirm(supervisor: &mut Supervisor, now: Instant) {
-    tell(supervisor, now, Activity::Busy);
+    report(supervisor, now, Activity::Busy);
 }
 
 pub(crate) fn running(now: Instant) -> Supervisor {
@@ -165,7 +165,7 @@ pub(crate) fn is_shown(
     );
 }
 
-/// A fleet that is up and idle; the pid of each is its place and a hundred.
+/// Returns a fleet that is up and idle; the pid of each agent is 100 plus its index.
 pub(crate) fn idle_fleet(now: Instant, names: &[AgentName]) -> Supervisor {
     let mut supervisor = ready(now, 2);
     let all = names.iter().zip(100..).map(|(name, pid)| Declared {
@@ -176,12 +176,12 @@ pub(crate) fn idle_fleet(now: Instant, names: &[AgentName]) -> Supervisor {
     });
     supervisor.step(now, Event::Declare(all.collect()));
     for name in names {
-        say(&mut supervisor, now, name, Activity::Idle);
+        report_of(&mut supervisor, now, name, Activity::Idle);
     }
     supervisor
 }
 
-pub(crate) fn say(
+pub(crate) fn report_of(
     supervisor: &mut Supervisor,
     now: Instant,
     name: &AgentName,
@@ -200,7 +200,7 @@ pub(crate) fn say(
     )
 }
 
-/// A turn that the API ended; each has an id of its own.
+/// Returns a turn that the API ended; each has its own id.
 pub(crate) fn stalled(id: &str, stop: ApiStop) -> Activity {
     Activity::Stalled(Stall {
         stop,
@@ -227,7 +227,7 @@ pub(crate) fn ended(actions: &[Action]) -> Vec<&AgentName> {
     ends.collect()
 }
 
-pub(crate) fn told(actions: &[Action]) -> Vec<&JournalEvent> {
+pub(crate) fn logged(actions: &[Action]) -> Vec<&JournalEvent> {
     let told = actions.iter().filter_map(|action| match action {
         Action::Journal(_, what) => Some(what),
         _ => None,

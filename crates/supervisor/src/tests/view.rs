@@ -1,4 +1,4 @@
-//! What a person is shown of an agent: its state, why it stands still, and what comes next.
+//! Tests of the view of an agent: its state, why it does not work, and what comes next.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use state::{AgentState, Cause, Desired, StallReason};
 use sys::exit::Exit;
 
 #[test]
-fn each_stage_of_an_agent_has_its_state_its_reason_and_its_cause() {
+fn each_stage_of_an_agent_has_a_state_a_reason_and_a_cause() {
     use AgentState::*;
     let now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
@@ -28,11 +28,11 @@ fn each_stage_of_an_agent_has_its_state_its_reason_and_its_cause() {
     confirm(&mut supervisor, now);
     is_shown(&supervisor, Running, None, None);
     let why = "a permission";
-    tell(&mut supervisor, now, Activity::Waiting(Some(why.into())));
+    report(&mut supervisor, now, Activity::Waiting(Some(why.into())));
     is_shown(&supervisor, Waiting, Some(why), None);
-    tell(&mut supervisor, now, Activity::Waiting(None));
+    report(&mut supervisor, now, Activity::Waiting(None));
     is_shown(&supervisor, Waiting, None, None);
-    tell(&mut supervisor, now, Activity::Idle);
+    report(&mut supervisor, now, Activity::Idle);
     is_shown(&supervisor, Idle, None, None);
     let restart = Event::Restart {
         name: name(),
@@ -56,7 +56,7 @@ fn each_stage_of_an_agent_has_its_state_its_reason_and_its_cause() {
 }
 
 #[test]
-fn an_agent_is_shown_in_its_state_since_when_it_came_to_it() {
+fn the_view_says_since_when_an_agent_is_in_its_state() {
     let now = Instant::now();
     let after = |seconds| now + Duration::from_secs(seconds);
     let (mut supervisor, attempt) = launched(now);
@@ -66,13 +66,13 @@ fn an_agent_is_shown_in_its_state_since_when_it_came_to_it() {
     confirm(&mut supervisor, after(3));
     tick(&mut supervisor, after(4));
     assert_eq!(since(&supervisor), Some(after(3)));
-    tell(&mut supervisor, after(9), Activity::Idle);
+    report(&mut supervisor, after(9), Activity::Idle);
     tick(&mut supervisor, after(10));
     assert_eq!(since(&supervisor), Some(after(9)));
 }
 
 #[test]
-fn the_stages_of_a_save_are_shown_and_what_did_not_run_does_not_seem_to_be_saved() {
+fn the_stages_of_a_save_are_shown_and_a_stopped_agent_is_not_shown_as_saved() {
     use AgentState::*;
     let now = Instant::now();
     let notice = || Event::Notice(Notice::new(Source::Command, now, None));
@@ -92,7 +92,7 @@ fn the_stages_of_a_save_are_shown_and_what_did_not_run_does_not_seem_to_be_saved
             None,
         );
         if runs {
-            // The save itself says what became of it, and nothing is written beside that.
+            // The save itself records what happened to it; the supervisor writes nothing meanwhile.
             assert_eq!(exit(&mut supervisor, now, Exit::Code(143)), []);
             is_shown(&supervisor, Stopped, Some(ended), Some(Cause::Preempted));
         }
@@ -104,7 +104,7 @@ fn the_stages_of_a_save_are_shown_and_what_did_not_run_does_not_seem_to_be_saved
         assert!(!supervisor.is_closed());
         is_shown(&supervisor, Starting, None, None);
     }
-    // Who was stopped before stays so.
+    // An agent that was stopped before stays stopped.
     let (mut supervisor, attempt) = launched(now);
     run(&mut supervisor, now, attempt);
     supervisor.step(now, request(Desired::Stopped));
@@ -119,7 +119,7 @@ fn the_stages_of_a_save_are_shown_and_what_did_not_run_does_not_seem_to_be_saved
 }
 
 #[test]
-fn what_stood_still_before_the_keeper_came_says_why_and_what_shall_run_does_not() {
+fn an_agent_that_was_stopped_before_the_keeper_started_says_why_and_a_desired_one_does_not() {
     let now = Instant::now();
     let why = || Some("stopped by you".to_owned());
     let by = || Cause::Stopped { by: "ann".into() };
@@ -153,7 +153,7 @@ fn what_stood_still_before_the_keeper_came_says_why_and_what_shall_run_does_not(
         ..declared()
     });
     is_shown(&supervisor, AgentState::Running, None, None);
-    let broken = Some("its record is torn".to_owned());
+    let broken = Some("its record is damaged".to_owned());
     let mut supervisor = show(Declared {
         broken: broken.clone(),
         ..declared()
@@ -165,7 +165,7 @@ fn what_stood_still_before_the_keeper_came_says_why_and_what_shall_run_does_not(
         broken.as_deref(),
         cannot.clone(),
     );
-    // It stays so until what is broken has been repaired, and then begins at once.
+    // It stays broken until it has been repaired, and then starts at once.
     let again = Declared {
         broken: broken.clone(),
         ..declared()
@@ -177,7 +177,7 @@ fn what_stood_still_before_the_keeper_came_says_why_and_what_shall_run_does_not(
 }
 
 #[test]
-fn who_waits_in_the_queue_names_what_is_in_the_way_first() {
+fn a_queued_agent_says_what_it_waits_for_first() {
     let now = Instant::now();
     let [a, b, c] = ["a", "b", "c"].map(|name| AgentName::new(name).unwrap());
     let of = |name: &AgentName| Declared {
@@ -199,7 +199,7 @@ fn who_waits_in_the_queue_names_what_is_in_the_way_first() {
         assert_eq!(view.state, AgentState::Starting);
         assert_eq!((view.why.as_deref(), view.cause), (Some(why), cause));
     };
-    let data_dir = "waits until this data directory may be run again";
+    let data_dir = "waits for the data directory to be available again";
     waits(&supervisor, data_dir, None);
     permit(&mut supervisor, true);
     waits(&supervisor, "waits for the API to answer", None);
@@ -208,14 +208,14 @@ fn who_waits_in_the_queue_names_what_is_in_the_way_first() {
         supervisor.step(now, Event::Tick { available_memory })
     };
     supervisor.step(now, Event::ApiAnswers);
-    waits(&supervisor, "waits for its turn", None);
-    // No memory for another start while b's is under way.
+    waits(&supervisor, "waits for other agents to start", None);
+    // No memory for another start while the start of b is under way.
     memory(&mut supervisor, 0);
     run(&mut supervisor, now, 1);
     confirm_as(&mut supervisor, now, &a, Activity::Busy);
-    waits(&supervisor, "waits for its turn", None);
+    waits(&supervisor, "waits for other agents to start", None);
     confirm_as(&mut supervisor, now, &a, stalled("1", ApiStop::Overloaded));
-    let slower = "waits its turn; the API is in trouble, so all go slower";
+    let slower = "waits to be started; API errors slow down all starts";
     waits(&supervisor, slower, None);
     assert_eq!(supervisor.paused(), None);
     confirm_as(&mut supervisor, now, &a, stalled("2", ApiStop::Login));
@@ -223,7 +223,7 @@ fn who_waits_in_the_queue_names_what_is_in_the_way_first() {
     let login = "waits for a login: run /login in any agent";
     waits(&supervisor, login, Some(Cause::Login));
     supervisor.step(now, Event::DiskSpace(DiskSpace::None(1)));
-    let full = "waits for room: the disk is full";
+    let full = "waits for disk space: the disk is full";
     waits(&supervisor, full, Some(Cause::DiskFull));
     permit(&mut supervisor, false);
     waits(&supervisor, data_dir, None);
@@ -243,7 +243,7 @@ fn confirm_as(supervisor: &mut Supervisor, now: Instant, of: &AgentName, activit
 }
 
 #[test]
-fn who_stands_still_says_what_comes_next_and_when() {
+fn a_stalled_agent_says_what_comes_next_and_when() {
     let now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
     run(&mut supervisor, now, attempt);
@@ -255,7 +255,7 @@ fn who_stands_still_says_what_comes_next_and_when() {
         assert_eq!(view.why.as_deref(), Some(why.as_str()));
         assert_eq!(view.next_try.is_some_and(|at| at > now), comes, "{then}");
     };
-    tell(&mut supervisor, now, stalled("1", ApiStop::Unknown));
+    report(&mut supervisor, now, stalled("1", ApiStop::Unknown));
     shows(&supervisor, "", true);
     let at = supervisor.view(&name()).unwrap().next_try.unwrap();
     let actions = tick(&mut supervisor, at);
@@ -267,16 +267,20 @@ fn who_stands_still_says_what_comes_next_and_when() {
         in_a_row: 1,
         refused: refused.map(str::to_owned),
     };
-    supervisor.step(at, nudged(Some("unsent words")));
-    shows(&supervisor, "; not nudged yet: unsent words", true);
-    // It works again: nothing of all that is shown any more.
-    tell(&mut supervisor, at, Activity::Busy);
+    supervisor.step(at, nudged(Some("unsubmitted input")));
+    shows(
+        &supervisor,
+        "; not asked to continue yet: unsubmitted input",
+        true,
+    );
+    // It works again: nothing of that is shown any more.
+    report(&mut supervisor, at, Activity::Busy);
     let view = supervisor.view(&name()).unwrap();
     assert_eq!((view.why, view.next_try), (None, None));
-    tell(&mut supervisor, at, stalled("2", ApiStop::Login));
+    report(&mut supervisor, at, stalled("2", ApiStop::Login));
     shows(&supervisor, "; the fleet waits for a login", false);
     let refused = ApiStop::Refused { status: Some(400) };
-    tell(&mut supervisor, at, stalled("3", refused));
+    report(&mut supervisor, at, stalled("3", refused));
     shows(&supervisor, "; it waits for you", false);
     let reason = StallReason::Refused;
     let cause = supervisor.view(&name()).unwrap().cause;

@@ -1,4 +1,4 @@
-//! What is waited for, and how long: an API, a permit, a login, a rest.
+//! Tests of what the supervisor waits for, and how long: the API, a permit, a login, idle agents.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn an_api_that_does_not_answer_delays_the_first_starts_by_a_minute_and_that_is_told() {
+fn an_api_that_does_not_answer_delays_the_first_starts_by_a_minute_and_is_logged() {
     let now = Instant::now();
     let mut supervisor = Supervisor::new(Limits::for_cores(2), Fleet::Up, false);
     let until = None;
@@ -44,7 +44,7 @@ fn a_permit_that_ends_lets_nothing_start_from_then_on() {
 }
 
 #[test]
-fn a_start_is_looked_at_every_five_seconds_once_its_process_is_known() {
+fn the_screen_of_a_start_is_scanned_every_five_seconds_once_its_process_is_known() {
     let now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
     let look = Action::ScanScreen {
@@ -88,7 +88,7 @@ fn failures_are_forgotten_after_ten_minutes_and_not_before() {
 }
 
 #[test]
-fn agents_whose_names_differ_wait_differently() {
+fn agents_with_different_names_wait_differently() {
     let seeds = (0..100).map(|nth| {
         let name = AgentName::new(&format!("agent-{nth}")).unwrap();
         crate::agent::jitter_seed(&name)
@@ -98,7 +98,7 @@ fn agents_whose_names_differ_wait_differently() {
 }
 
 #[test]
-fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
+fn only_a_fleet_without_an_agent_that_works_or_waits_is_idle() {
     let now = Instant::now();
     let span = 30 * MINUTE;
     let half = span / 2;
@@ -119,7 +119,7 @@ fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
     };
     let with = |activity: Activity| {
         let mut supervisor = up();
-        tell(&mut supervisor, now, activity);
+        report(&mut supervisor, now, activity);
         supervisor
     };
     assert!(asks(&mut with(Activity::Idle)));
@@ -130,7 +130,8 @@ fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
     ] {
         assert!(!asks(&mut with(works)));
     }
-    // One that was stopped, and one that was given up; but not one that is tried again.
+    // A stopped agent, and one that was given up, count as finished; one that is tried again does
+    // not.
     let mut stopped = up();
     stopped.step(now, request(Desired::Stopped));
     assert!(!asks(&mut stopped));
@@ -150,10 +151,11 @@ fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
                 refusal,
             },
         );
-        // (What is tried again is launched meanwhile.)
+        // An agent that is tried again is launched meanwhile.
         assert_eq!(asks(&mut supervisor), !retry);
     }
-    // A blocked start waits for a human, a fleet that is down for its user, a data directory for its keeper.
+    // A blocked start waits for the user, a fleet that is down for its user, and a data directory
+    // for its keeper.
     let (mut supervisor, attempt) = launched(now);
     run(&mut supervisor, now, attempt);
     screen(&mut supervisor, now, attempt, Some("trust this folder?"));
@@ -164,28 +166,28 @@ fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
         Event::Declare(vec![]),
     ] {
         let mut supervisor = up();
-        tell(&mut supervisor, now, Activity::Idle);
+        report(&mut supervisor, now, Activity::Idle);
         supervisor.step(now, event.clone());
         if supervisor.view(&declared().name).is_some() && supervisor.fleet() == Fleet::Down {
             exit(&mut supervisor, now, Exit::Code(143));
         }
         assert!(!asks(&mut supervisor), "{event:?}");
     }
-    assert!(!asks(&mut ready(now, 2)), "nobody is there");
+    assert!(!asks(&mut ready(now, 2)), "no agents");
 }
 
 #[test]
-fn a_machine_that_cannot_be_powered_off_says_so_and_its_fleet_goes_on() {
+fn a_failed_power_off_is_logged_and_the_fleet_continues() {
     let now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
     run(&mut supervisor, now, attempt);
-    tell(&mut supervisor, now, Activity::Idle);
+    report(&mut supervisor, now, Activity::Idle);
     supervisor.step(now, Event::StopWhenIdle(Some(MINUTE)));
-    // An answer that nobody waits for any more, or at the wrong time, ends nothing.
+    // An answer that is not expected any more, or comes at the wrong time, ends nothing.
     assert_eq!(tick(&mut supervisor, now + MINUTE), [Action::CheckForWork]);
-    tell(&mut supervisor, now + MINUTE, Activity::Busy);
+    report(&mut supervisor, now + MINUTE, Activity::Busy);
     assert_eq!(supervisor.step(now + MINUTE, Event::WorkChecked(None)), []);
-    tell(&mut supervisor, now + MINUTE, Activity::Idle);
+    report(&mut supervisor, now + MINUTE, Activity::Idle);
     let later = now + 2 * MINUTE;
     assert_eq!(tick(&mut supervisor, later), [Action::CheckForWork]);
     let actions = supervisor.step(later, Event::WorkChecked(None));
@@ -210,9 +212,9 @@ fn a_machine_that_cannot_be_powered_off_says_so_and_its_fleet_goes_on() {
     ));
     let attempt = launch_in(&actions).unwrap();
     run(&mut supervisor, later, attempt);
-    tell(&mut supervisor, later, Activity::Idle);
+    report(&mut supervisor, later, Activity::Idle);
     assert_eq!(tick(&mut supervisor, later + 60 * MINUTE), [], "not again");
-    // A save for another reason does not end the machine.
+    // A save for another reason does not power the machine off.
     supervisor.step(
         later,
         Event::Notice(Notice::new(crate::notice::Source::Command, later, None)),
@@ -225,11 +227,11 @@ fn a_machine_that_cannot_be_powered_off_says_so_and_its_fleet_goes_on() {
 }
 
 #[test]
-fn a_nudge_that_could_not_be_typed_is_tried_again_and_one_that_changed_nothing_counts_as_a_stop() {
+fn a_nudge_that_could_not_be_typed_is_tried_again_and_one_without_effect_counts_as_a_stop() {
     let now = Instant::now();
     let [a] = ["a"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, std::slice::from_ref(&a));
-    say(&mut supervisor, now, &a, stalled("1", ApiStop::Unknown));
+    report_of(&mut supervisor, now, &a, stalled("1", ApiStop::Unknown));
     let first = supervisor.view(&a).unwrap().next_try.unwrap();
     assert!(first >= now + 2 * MINUTE && first <= now + 3 * MINUTE);
     assert!(nudged(&tick(&mut supervisor, first - SECOND)).is_empty());
@@ -242,19 +244,19 @@ fn a_nudge_that_could_not_be_typed_is_tried_again_and_one_that_changed_nothing_c
         in_a_row: 1,
         refused: refused.map(str::to_owned),
     };
-    let actions = supervisor.step(first, came(Some("unsent words")));
+    let actions = supervisor.step(first, came(Some("unsubmitted input")));
     assert_eq!(actions, [Action::Persist(a.clone())]);
-    // Nothing was said, so it does not count, however often.
+    // Nothing was sent, so it does not count, however often.
     let mut due = first;
     for _ in 0..9 {
         assert!(nudged(&tick(&mut supervisor, due + 119 * SECOND)).is_empty());
         due += 120 * SECOND;
         assert_eq!(nudged(&tick(&mut supervisor, due)), [&a]);
-        supervisor.step(due, came(Some("unsent words")));
+        supervisor.step(due, came(Some("unsubmitted input")));
     }
     due += 120 * SECOND;
     tick(&mut supervisor, due);
-    // Typed, and nothing came of it: each counts, and in the end a human is asked for.
+    // Typed without effect: each counts, and in the end the agent waits for the user.
     let mut typed = 0;
     while supervisor.view(&a).unwrap().why.unwrap() == "stopped by the API: API Error" {
         let actions = supervisor.step(due, came(None));
@@ -279,12 +281,13 @@ fn a_nudge_that_could_not_be_typed_is_tried_again_and_one_that_changed_nothing_c
 }
 
 #[test]
-fn a_stop_from_before_this_process_is_tried_at_once_only_where_that_may_help() {
+fn a_stop_from_an_earlier_process_is_tried_at_once_only_where_that_may_help() {
     let now = Instant::now();
     let limit = ApiStop::Limit { until: None };
     let refused = ApiStop::Refused { status: None };
     let human = "it waits for you";
-    // Stopped by what, begun how; after how many seconds it is nudged (at least), or left to a human.
+    // Reason of the stop, how the session was begun, then the seconds until the nudge (at least),
+    // or that it waits for the user.
     for (stop, how, after, why) in [
         (ApiStop::Network, Some(StartKind::Continue), None, ""),
         (ApiStop::Network, Some(StartKind::Resume), Some(30), ""),
@@ -307,11 +310,11 @@ fn a_stop_from_before_this_process_is_tried_at_once_only_where_that_may_help() {
             run_as(&mut supervisor, now, attempt, how);
         }
         let Activity::Stalled(stall) = stalled("1", stop) else {
-            panic!("it is one")
+            panic!("not a stall")
         };
         let inherited = true;
         let stall = Stall { inherited, ..stall };
-        tell(&mut supervisor, now, Activity::Stalled(stall.clone()));
+        report(&mut supervisor, now, Activity::Stalled(stall.clone()));
         let view = supervisor.view(&name()).unwrap();
         let pause = view.next_try.map(|at| (at - now).as_secs());
         let fits = match (pause, after) {
@@ -321,8 +324,9 @@ fn a_stop_from_before_this_process_is_tried_at_once_only_where_that_may_help() {
         assert!(fits, "{stop:?} {how:?}: {pause:?}");
         assert!(view.why.unwrap().ends_with(why), "{stop:?} {how:?}");
         assert_eq!(supervisor.paused(), None, "it may be over");
-        // Where it was tried, it is waited for the outcome; else it comes as planned, told twice or not.
-        tell(&mut supervisor, now + SECOND, Activity::Stalled(stall));
+        // Where it was tried, the supervisor waits for the result; else the nudge comes as planned,
+        // whether the stop is reported once or twice.
+        report(&mut supervisor, now + SECOND, Activity::Stalled(stall));
         assert_eq!(supervisor.view(&name()).unwrap().next_try, view.next_try);
         let tried = after.is_none() && why.is_empty();
         assert_eq!(supervisor.next_wakeup().is_some(), tried || after.is_some());
@@ -333,26 +337,26 @@ fn a_stop_from_before_this_process_is_tried_at_once_only_where_that_may_help() {
 }
 
 #[test]
-fn a_stop_that_a_new_session_met_before_the_first_look_at_it_is_news() {
+fn a_stop_of_a_new_session_counts_as_new_even_before_the_first_scan() {
     let now = Instant::now();
     let mut supervisor = ready(now, 2);
     let launch = launch_in(&supervisor.step(now, Event::Declare(vec![declared()])));
     run_as(&mut supervisor, now, launch.unwrap(), StartKind::First);
     let Activity::Stalled(stall) = stalled("1", ApiStop::Login) else {
-        panic!("it is one")
+        panic!("not a stall")
     };
     let inherited = true;
     let activity = Activity::Stalled(Stall { inherited, ..stall });
-    tell(&mut supervisor, now, activity);
+    report(&mut supervisor, now, activity);
     assert_eq!(supervisor.paused(), Some("login"));
 }
 
 #[test]
-fn while_the_api_is_in_trouble_one_agent_starts_at_a_time() {
+fn while_the_api_returns_errors_one_agent_starts_at_a_time() {
     let now = Instant::now();
     let names = ["a", "b", "c", "d"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, &names[..1]);
-    say(
+    report_of(
         &mut supervisor,
         now,
         &names[0],
@@ -380,11 +384,11 @@ fn while_the_api_is_in_trouble_one_agent_starts_at_a_time() {
 }
 
 #[test]
-fn a_machine_stays_when_its_user_takes_the_request_back_or_a_save_has_ended_its_work() {
+fn a_machine_is_not_powered_off_after_the_user_cancels_or_a_save_has_ended_its_agents() {
     let now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
     run(&mut supervisor, now, attempt);
-    tell(&mut supervisor, now, Activity::Idle);
+    report(&mut supervisor, now, Activity::Idle);
     supervisor.step(now, Event::StopWhenIdle(Some(MINUTE)));
     assert_eq!(tick(&mut supervisor, now + MINUTE), [Action::CheckForWork]);
     supervisor.step(now + MINUTE, Event::StopWhenIdle(None));
@@ -407,7 +411,7 @@ fn a_machine_stays_when_its_user_takes_the_request_back_or_a_save_has_ended_its_
 }
 
 #[test]
-fn nobody_is_nudged_who_works_nor_without_a_permit_nor_in_a_boot_that_ends() {
+fn no_agent_is_nudged_while_it_works_or_without_a_permit_or_in_a_boot_that_ends() {
     let now = Instant::now();
     let notice = Event::Notice(Notice::new(crate::notice::Source::Command, now, None));
     let works = Event::Session {
@@ -419,7 +423,7 @@ fn nobody_is_nudged_who_works_nor_without_a_permit_nor_in_a_boot_that_ends() {
     for event in [works, Event::Permit(None), notice] {
         let (mut supervisor, attempt) = launched(now);
         run(&mut supervisor, now, attempt);
-        tell(&mut supervisor, now, stalled("1", ApiStop::Network));
+        report(&mut supervisor, now, stalled("1", ApiStop::Network));
         assert_eq!(
             supervisor.next_wakeup(),
             supervisor.view(&name()).unwrap().next_try
@@ -432,13 +436,13 @@ fn nobody_is_nudged_who_works_nor_without_a_permit_nor_in_a_boot_that_ends() {
 }
 
 #[test]
-fn the_end_of_a_limit_is_written_down_with_the_stop() {
+fn the_end_of_a_limit_is_logged_with_the_stop() {
     let now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
     run(&mut supervisor, now, attempt);
     confirm(&mut supervisor, now);
     let until = Some(sys::time::Timestamp::now());
-    let actions = tell(&mut supervisor, now, stalled("1", ApiStop::Limit { until }));
+    let actions = report(&mut supervisor, now, stalled("1", ApiStop::Limit { until }));
     let what = JournalEvent::Stalled {
         reason: StallReason::Limit,
         why: "API Error".into(),
@@ -452,7 +456,7 @@ fn the_end_of_a_limit_is_written_down_with_the_stop() {
 }
 
 #[test]
-fn scaled_a_test_of_the_whole_program_waits_for_a_fraction() {
+fn the_time_scale_shortens_the_pauses() {
     let now = Instant::now();
     let limits = Limits::for_cores(2).with_time_scale(Some("60".into()));
     let mut supervisor = Supervisor::new(limits, Fleet::Up, false);
@@ -467,21 +471,21 @@ fn scaled_a_test_of_the_whole_program_waits_for_a_fraction() {
         ..declared()
     };
     supervisor.step(now, Event::Declare(vec![of("a", PROCESS.pid)]));
-    tell(&mut supervisor, now, stalled("1", ApiStop::Overloaded));
+    report(&mut supervisor, now, stalled("1", ApiStop::Overloaded));
     let pause = supervisor.view(&name()).unwrap().next_try.unwrap() - now;
     assert!(pause >= SECOND && pause < 2 * SECOND, "{pause:?}");
 }
 
 #[test]
-fn a_nudge_is_told_even_where_the_agent_is_answered_before_the_typing_is_over() {
+fn a_nudge_is_logged_even_where_the_model_answers_before_the_typing_is_over() {
     let now = Instant::now();
     let a = name();
     let mut supervisor = idle_fleet(now, std::slice::from_ref(&a));
-    say(&mut supervisor, now, &a, stalled("1", ApiStop::Overloaded));
+    report_of(&mut supervisor, now, &a, stalled("1", ApiStop::Overloaded));
     let due = supervisor.view(&a).unwrap().next_try.unwrap();
     assert_eq!(nudged(&tick(&mut supervisor, due)), [&a]);
     let process = supervisor.view(&a).unwrap().process.unwrap();
-    say(&mut supervisor, due, &a, Activity::Busy);
+    report_of(&mut supervisor, due, &a, Activity::Busy);
     answered(&mut supervisor, due, &a);
     let typed = Event::Nudged {
         name: a.clone(),

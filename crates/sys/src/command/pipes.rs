@@ -1,4 +1,4 @@
-//! What goes into a command and what comes out of it, in one loop without a thread for each pipe.
+//! The pipes of a child process, read in one loop without a thread for each pipe.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,17 +12,17 @@ use crate::error::{Context as _, Result};
 use crate::process::Pidfd;
 use crate::thread;
 
-/// Of what a command that is read line by line says, so many bytes are kept: of its errors the end, of
-/// a line that does not end the beginning.
+/// Number of bytes kept where output is read line by line: the end of standard error, and the
+/// beginning of a line without an end.
 pub(super) const KEPT: usize = 64 << 10;
 
-/// A program that says more than this at once is not listened to any longer.
+/// Largest output in bytes; a command that prints more is ended.
 const MOST: usize = 256 << 20;
 
-/// A child's exit and both of its pipes.
+/// A child's exit and both of its output pipes.
 ///
-/// What a process has written is in the pipe before the process ends. So after its end a pipe that is
-/// empty, whoever else holds it open, has given all that the process itself had to say; no time has to
+/// A process's output is in the pipe before the process ends. So after its end, an empty pipe has
+/// given all output of that process, even if other processes hold the pipe open; no time has to
 /// pass to know that.
 pub(super) struct Pipes {
     exit: Option<Pidfd>,
@@ -31,10 +31,10 @@ pub(super) struct Pipes {
 }
 
 struct Pipe {
-    /// `None`: nobody can write to it any more.
+    /// `None`: no process can write to it any more.
     end: Option<OwnedFd>,
     read: Vec<u8>,
-    /// Bytes that were in the pipe at the child's end, and have not been read yet.
+    /// Number of bytes that were in the pipe at the child's end, and have not been read yet.
     pending: usize,
 }
 
@@ -53,7 +53,7 @@ impl Pipe {
         self.pending = usize::try_from(waiting).unwrap_or(usize::MAX);
     }
 
-    /// Reads once, where there is something to be read.
+    /// Reads once, if there is something to read.
     fn read(&mut self) {
         let Some(end) = &self.end else {
             return;
@@ -66,22 +66,24 @@ impl Pipe {
                 self.pending = self.pending.saturating_sub(length);
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
-            // What could be read before an error is still worth showing.
+            // What was read before an error is still worth showing.
             Err(_) => self.end = None,
         }
     }
 }
 
 impl Pipes {
-    /// Those of a child; it gets `input` from a thread, so that one which does not read blocks nobody else.
+    /// Takes the pipes of a child; a thread writes `input`, so that a child that does not read it
+    /// blocks no other work.
     ///
     /// # Errors
-    /// No thread can be had. An input that is empty instead would be taken for the whole of it.
+    /// No thread can be started. With an empty input instead, the child would take that for the
+    /// whole of it.
     pub(super) fn start(child: &mut Child, input: Vec<u8>) -> Result<Self> {
         if let Some(mut stdin) = child.stdin.take() {
-            // A program that ends early closes its end; its own words say why.
+            // A program that ends early closes its end; its error output says why.
             thread::spawn("feed", move || stdin.write_all(&input).ok())
-                .context("no thread can be had to give it its input")?;
+                .context("cannot start a thread that writes its input")?;
         }
         Ok(Self {
             exit: Pidfd::of_child(child),
@@ -90,24 +92,24 @@ impl Pipes {
         })
     }
 
-    /// Whether it has said more than can be taken.
+    /// Whether its output is larger than the limit.
     pub(super) fn is_too_much(&self) -> bool {
         self.stdout.read.len() > MOST
     }
 
-    /// Whether nothing can come any more on the standard output.
+    /// Whether the standard output has ended.
     pub(super) fn is_whole(&self) -> bool {
         self.stdout.end.is_none()
     }
 
-    /// All of the standard output, and the errors, trimmed.
+    /// Returns the whole standard output, and the trimmed standard error.
     pub(super) fn into_output(self) -> (Vec<u8>, String) {
         let stderr = String::from_utf8_lossy(&self.stderr.read);
         (self.stdout.read, stderr.trim().to_owned())
     }
 
-    /// Reads until the child has ended, at most until `until`. Returns whether it has ended. Where its end
-    /// cannot be waited for, the end of its output stands for it.
+    /// Reads until the child has ended, at most until `until`. Returns whether it has ended. Where
+    /// its end cannot be waited for, the end of its output counts as its end.
     pub(super) fn read_until_exit(&mut self, until: Instant) -> bool {
         while let Some(exit) = self.exit.take() {
             let woke = self.wait(Some(exit.as_fd()), until);
@@ -116,7 +118,7 @@ impl Pipes {
             if has_ended {
                 return true;
             }
-            // One that never falls silent is not waited for longer than another.
+            // The time limit also holds for a child that prints without a pause.
             if woke.is_empty() || self.is_too_much() || Instant::now() >= until {
                 return false;
             }
@@ -125,13 +127,14 @@ impl Pipes {
         self.stdout.end.is_none() && self.stderr.end.is_none()
     }
 
-    /// After the child's end: what is in the pipes, and what others that hold them say until `until`.
+    /// After the child's end: reads what is in the pipes, and what other processes that hold them
+    /// print until `until`.
     pub(super) fn read_the_rest(&mut self, until: Instant) {
         self.stdout.count_pending();
         self.stderr.count_pending();
         while self.stdout.end.is_some() || self.stderr.end.is_some() {
             let is_all = self.stdout.pending == 0 && self.stderr.pending == 0;
-            // Others may go on for ever.
+            // Other processes may print for ever.
             if is_all && Instant::now() >= until {
                 return;
             }
@@ -141,7 +144,8 @@ impl Pipes {
         }
     }
 
-    /// Takes the whole lines out of the standard output, and with `all` the one that has no end too.
+    /// Calls `line` for the whole lines of the standard output, and with `all` for the last one
+    /// without an end too.
     pub(super) fn lines(&mut self, line: &mut dyn FnMut(&str), all: bool) {
         let read = &mut self.stdout.read;
         let end = match read.iter().rposition(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -158,8 +162,8 @@ impl Pipes {
         }
     }
 
-    /// Waits for an exit or for output, and reads the output. Returns for each of what was waited for, in
-    /// the order of `exit`, output, errors, whether it woke; nothing where the time was up.
+    /// Waits for an exit or for output, and reads the output. Returns for each of `exit`, standard
+    /// output and standard error, in this order, whether it was ready; empty where the time was up.
     fn wait(&mut self, exit: Option<BorrowedFd<'_>>, until: Instant) -> Vec<bool> {
         let left = until.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).unwrap_or(Timespec {
@@ -177,7 +181,7 @@ impl Pipes {
         let woke: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         match count {
             Err(Errno::INTR) => return vec![false; woke.len()],
-            // A machine that cannot wait tells nothing either.
+            // An error of the wait gives no information.
             Ok(0) | Err(_) => return Vec::new(),
             Ok(_) => {}
         }
@@ -187,7 +191,8 @@ impl Pipes {
                 pipe.read();
             }
         }
-        // Of its errors the last are what went wrong; twice as many are let come before the rest goes.
+        // The last bytes of standard error say what went wrong; the buffer grows to twice the limit
+        // before its beginning is dropped.
         let errors = &mut self.stderr.read;
         if errors.len() > 2 * KEPT {
             errors.drain(..errors.len() - KEPT);

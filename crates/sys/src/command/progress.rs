@@ -1,16 +1,18 @@
-//! Whether a command that says nothing is at work: what it reads and computes, by `/proc`.
+//! Detects whether a silent command makes progress, from what it reads and computes (`/proc`).
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// A command that reads less than this in a [`Limits::stalled`](super::Limits) is not at work,
+/// Bytes read within [`Limits::stalled`](super::Limits) below which a command makes no progress,
+/// unless it computes.
 const IS_ALIVE_AFTER: u64 = 64 << 10;
 
-/// unless it has computed for so long, in hundredths of a second: restic derives a key from a password,
-/// which takes a machine with a load of 40 more than a minute, and reads nothing meanwhile (measured).
+/// CPU time within the same time from which a command makes progress although it reads nothing, in
+/// hundredths of a second: restic derives a key from a password, which takes a machine with a load
+/// of 40 more than a minute, and reads nothing meanwhile (measured).
 const A_SIGN_OF_WORK: u64 = 20;
 
-/// Whether a process still reads, or computes.
+/// What a process has read and computed so far.
 pub(super) struct Progress {
     dir: String,
     read: u64,
@@ -28,7 +30,7 @@ impl Progress {
         }
     }
 
-    /// Since when it has done neither.
+    /// Returns for how long it has done neither.
     pub(super) fn stalled_for(&mut self) -> Duration {
         let read = fs::read_to_string(format!("{}/io", self.dir))
             .ok()
@@ -39,7 +41,7 @@ impl Progress {
         let is_still = |now: Option<u64>, before: u64, sign: u64| {
             now.is_some_and(|now| now < before.saturating_add(sign))
         };
-        // What cannot be looked at is not evaluated.
+        // A value that cannot be read is not evaluated.
         if !is_still(read, self.read, IS_ALIVE_AFTER)
             || !is_still(computed, self.computed, A_SIGN_OF_WORK)
         {
@@ -56,8 +58,8 @@ fn bytes_read(io: &str) -> Option<u64> {
     line.trim().parse().ok()
 }
 
-/// Time of a processor, its own and the kernel's for it: fields 14 and 15 of `stat`, in hundredths of a
-/// second (proc(5)). The name in front of them may hold anything.
+/// Returns the CPU time, in user mode and in the kernel: fields 14 and 15 of `stat`, in hundredths
+/// of a second (proc(5)). The process name before them may hold any character.
 fn ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ').skip(11);
@@ -70,10 +72,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_computes_and_reads_nothing_is_at_work() {
+    fn a_process_that_computes_and_reads_nothing_makes_progress() {
         let mut progress = Progress::new(std::process::id());
         let look = |progress: &mut Progress| {
-            // Never enough is read.
+            // This amount is never reached.
             progress.read = u64::MAX / 2;
             progress.stalled_for();
         };
