@@ -53,7 +53,7 @@ pub struct Preemption {
     /// How the boot ended.
     pub kind: BootEnd,
     /// The boot that ended.
-    pub boot: String,
+    pub boot_id: String,
     /// Whether that boot went on after its notice.
     pub survived: bool,
     /// The id of the save; null without one.
@@ -187,7 +187,7 @@ fn begin(boot: &Boot, notice: Option<usize>, saves: &[Manifest]) -> Preemption {
     Preemption {
         at: since.first().map_or(boot.last_at, |fact| fact.at),
         kind: source.map_or(BootEnd::CutOff, BootEnd::from_source),
-        boot: boot.id.clone(),
+        boot_id: boot.id.clone(),
         survived: false,
         clean: safe.is_some_and(|(_, clean)| clean),
         save,
