@@ -19,6 +19,8 @@ pub enum Request {
         /// The agents.
         names: Vec<AgentName>,
         /// The desired state.
+        // The former name, which a keeper of an older version reads.
+        #[serde(rename = "wanted", alias = "desired")]
         desired: Desired,
     },
     /// Restart agents.
@@ -34,6 +36,8 @@ pub enum Request {
     /// Put the fleet up or down.
     Fleet {
         /// The desired state.
+        // The former name, which a keeper of an older version reads.
+        #[serde(rename = "wanted", alias = "desired")]
         desired: Fleet,
     },
     /// Read `spotkeep.toml` again.

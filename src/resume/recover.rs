@@ -93,9 +93,12 @@ fn shrunk(data_dir: &DataDir, record: &AgentRecord, path: &Path) -> Option<u64> 
 pub fn bring_back(data_dir: &DataDir, boot_id: &str, record: &AgentRecord) -> Recovery {
     let mut brought = Recovery::default();
     let repaired = repaired(data_dir, &record.name);
-    if let Ok(text) = fs::read_to_string(&repaired) {
-        brought.back.extend(text.lines().map(str::to_owned));
-        fs::remove_file(&repaired).ok();
+    let alias = repaired.with_extension("mended");
+    for path in [alias, repaired] {
+        if let Ok(text) = fs::read_to_string(&path) {
+            brought.back.extend(text.lines().map(str::to_owned));
+            fs::remove_file(&path).ok();
+        }
     }
     for loss in losses(data_dir, record) {
         if matches!(loss, Loss::Workspace(_)) {
@@ -210,5 +213,18 @@ mod tests {
         assert_eq!(losses(&data_dir, &record), [lost(USER.len() as u64)]);
         fs::write(&file, format!("{USER}{}", " ".repeat(100))).unwrap();
         assert_eq!(losses(&data_dir, &record), []);
+    }
+
+    #[test]
+    fn a_note_that_an_older_version_kept_is_reported_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        let record = AgentRecord::new(AgentName::new("a").unwrap(), "workspaces/a".into());
+        let alias = data_dir.note(&record.name).with_extension("mended");
+        fs::write(&alias, "one\n").unwrap();
+        fs::write(repaired(&data_dir, &record.name), "two\n").unwrap();
+        let back = || bring_back(&data_dir, "boot", &record).back;
+        assert_eq!(back(), ["one", "two"]);
+        assert_eq!(back(), [""; 0]);
     }
 }

@@ -36,6 +36,7 @@ pub(super) struct Memory {
     #[serde(alias = "life")]
     pub boot_id: String,
     pub work_tree: String,
+    #[serde(alias = "base")]
     pub snapshot: Option<Fingerprint>,
     /// The settings on conversions outside of the workspace, as text.
     pub rules: String,
