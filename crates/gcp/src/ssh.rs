@@ -484,6 +484,20 @@ ready
     }
 
     #[test]
+    fn a_vm_with_an_older_version_is_read_by_the_old_names() {
+        let alias = |text: &str, name: &str, old_name: &str| text.replace(name, old_name);
+        let old = alias(LOOK, "boot_id", "life");
+        let old = alias(&old, "desired", "wanted");
+        let old = alias(&old, "data_dir_id", "root_id");
+        let old = alias(&old, "812}", r#"812,"words_safe_ms":8}"#);
+        let (mut expected, report) = (parse(LOOK), parse(&old));
+        let fleet = expected.fleet.as_mut().unwrap();
+        fleet.last_save.as_mut().unwrap().transcripts_safe_ms = Some(8);
+        assert_eq!(report.fleet, expected.fleet);
+        assert_eq!(report.events[0].boot_id, expected.events[0].boot_id);
+    }
+
+    #[test]
     fn a_vm_without_a_data_dir_has_a_hint() {
         let report = parse(
             "== startup\nnew: the disk holds no filesystem yet\n== booted\n== status\n== events\n",

@@ -107,4 +107,63 @@ mod tests {
         store(&path, &[1, 2]).unwrap();
         assert_eq!(load::<Vec<u32>>(&path).unwrap(), Some(vec![1, 2]));
     }
+
+    /// A file with the names that versions before 2026-11-29 wrote.
+    fn old<T: serde::de::DeserializeOwned>(text: &str) -> T {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn files_with_old_names_are_read_and_written_with_the_new_ones() {
+        const ID: &str = "9ece95df-8236-46f1-9bca-6db6d0a6fd0b";
+        let identity: Identity = old(include_str!("../testdata/old_names/root.json"));
+        assert_eq!((identity.data_dir_id.as_str(), identity.boots), (ID, 2));
+        let record: AgentRecord = old(include_str!("../testdata/old_names/record.json"));
+        assert_eq!(record.desired, Desired::Stopped);
+        assert_eq!(record.boot_id.as_deref(), Some("boot-1"));
+        let save: Manifest = old(include_str!("../testdata/old_names/save.json"));
+        assert_eq!((save.data_dir_id.as_str(), &*save.boot_id), (ID, "boot-1"));
+        assert_eq!(save.stages.transcripts_safe_ms, Some(34));
+        assert!(save.agents[0].transcript_safe);
+        // No old name is left over as an unknown one, and so none is written again.
+        for unknown in [identity.unknown, record.unknown, save.unknown] {
+            assert!(unknown.is_empty(), "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn journal_lines_with_old_names_are_read_as_their_events() {
+        let text = include_str!("../testdata/old_names/journal.jsonl");
+        let lines: Vec<_> = text
+            .lines()
+            .map(|line| JournalEntry::parse(line).unwrap())
+            .collect();
+        for line in &lines {
+            assert_eq!(line.boot_id, "boot-1");
+            assert!(line.data_dir_id.starts_with("9ece95df"));
+            assert!(!line.fields().contains("boot-1"), "{}", line.fields());
+        }
+        let [started, desired, fleet, back] = &lines[..] else {
+            panic!("{lines:?}")
+        };
+        let is_new_boot =
+            |event: &_| matches!(event, JournalEvent::KeeperStarted { new_boot: true, .. });
+        assert!(is_new_boot(&started.event));
+        let stopped = JournalEvent::Desired {
+            desired: Desired::Stopped,
+            by: "stop".into(),
+        };
+        assert_eq!(desired.event, stopped);
+        assert_eq!(
+            fleet.event,
+            JournalEvent::Fleet {
+                desired: Fleet::Down
+            }
+        );
+        let back_event = JournalEvent::DataDirBack {
+            away_ms: 12,
+            why: "read-only".into(),
+        };
+        assert_eq!(back.event, back_event);
+    }
 }
