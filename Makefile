@@ -71,6 +71,7 @@ TEST_TIME := some 22 minutes (2026-11-29, two at a time)
 test: ## Run all tests that this machine can run, and list the skipped ones
 	@scripts/need test
 	@[ "$$(id -u)" -ne 0 ] || scripts/boot-root >/dev/null || true
+	@scripts/old-program >/dev/null || true
 	@scripts/tiers
 	@echo 'All tests, once they are built, take on two cores: $(TEST_TIME).'
 	@$(CARGO) test --quiet --locked --doc
