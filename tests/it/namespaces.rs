@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use testing::wait::during;
 
 /// The environment variables that the second run keeps.
-const KEPT: [&str; 6] = [
+const KEPT: [&str; 7] = [
     "PATH",
+    "CARGO_TARGET_DIR",
     "SPOTKEEP_CI",
     "RUST_BACKTRACE",
     "CUTS",

@@ -15,6 +15,7 @@ use sys::inotify::Watch;
 use sys::process::ProcessId;
 use sys::time::Timestamp;
 
+use crate::old_program::renamed;
 use crate::support::{Lab, said};
 use testing::wait::{until, until_with};
 
@@ -27,8 +28,10 @@ pub struct JournalLine {
     pub version: u32,
     pub seq: u64,
     pub at: Timestamp,
+    #[serde(alias = "root_id")]
     pub data_dir_id: String,
     pub epoch: u64,
+    #[serde(alias = "life")]
     pub boot_id: String,
     pub event: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -242,12 +245,8 @@ impl Lab {
         let data_dir: Value =
             serde_json::from_slice(&fs::read(self.file("session-state/root.json")).unwrap())
                 .unwrap();
-        Tmux::new(
-            &self
-                .dir
-                .join("run")
-                .join(&data_dir["data_dir_id"].as_str().unwrap()[..8]),
-        )
+        let id = renamed(&data_dir, "data_dir_id");
+        Tmux::new(&self.dir.join("run").join(&id.as_str().unwrap()[..8]))
     }
 
     /// Types into an agent's terminal and presses Enter, without spotkeep.

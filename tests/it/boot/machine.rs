@@ -34,6 +34,8 @@ pub struct Machine<'r> {
     boot_disk: PathBuf,
     extra: Vec<String>,
     defaults: String,
+    /// The option that names the data directory to the program on the disk.
+    pub data_dir_option: String,
     nspawn: Option<Child>,
     leader: Option<ProcessId>,
 }
@@ -60,6 +62,7 @@ impl<'r> Machine<'r> {
             boot_disk,
             extra: Vec::new(),
             defaults: String::new(),
+            data_dir_option: format!("--data-dir {DATA_DIR}"),
             nspawn: None,
             leader: None,
         };
@@ -225,8 +228,8 @@ impl<'r> Machine<'r> {
     /// Runs `spotkeep` on the machine as the agents' user.
     pub fn spotkeep(&self, line: &str) -> CommandOutput {
         self.run(&format!(
-            "exec runuser -u ann -- env HOME=/home/ann {DATA_DIR}/bin/spotkeep --data-dir \
-             {DATA_DIR} {line}"
+            "exec runuser -u ann -- env HOME=/home/ann {DATA_DIR}/bin/spotkeep {} {line}",
+            self.data_dir_option
         ))
     }
 
@@ -245,11 +248,15 @@ impl<'r> Machine<'r> {
 
     /// Runs `spotkeep setup` with the program under test.
     pub fn setup(&self, more: &str) -> CommandOutput {
+        self.setup_by("/usr/local/bin/spotkeep-under-test", more)
+    }
+
+    /// Runs `spotkeep setup` with the given program.
+    pub fn setup_by(&self, program: &str, more: &str) -> CommandOutput {
         let disk = Path::new(DEVICE).file_name().unwrap().to_str().unwrap();
         let disk = disk.trim_start_matches("google-");
         self.run(&format!(
-            "/usr/local/bin/spotkeep-under-test setup --disk {disk} --user ann --yes --no-packages \
-             {more}"
+            "{program} setup --disk {disk} --user ann --yes --no-packages {more}"
         ))
     }
 

@@ -22,7 +22,7 @@ use crate::namespaces::{self, name_of};
 use crate::support::{is_root, said, skip};
 
 pub use disk::Disk;
-pub use machine::{Machine, agent};
+pub use machine::{DATA_DIR, Machine, agent};
 
 /// Environment variable of the second run in namespaces: the directory of the site.
 const INSIDE: &str = "SPOTKEEP_TEST_BOOTS_IN";

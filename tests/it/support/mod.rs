@@ -27,6 +27,8 @@ pub struct Lab {
     pub dir: PathBuf,
     /// The program under test, or a copy that its user can reach.
     spotkeep: PathBuf,
+    /// The old program, while commands run it instead of the one under test.
+    pub old_program: Option<PathBuf>,
     /// The user that everything runs as, if it is not the one that runs the test.
     user: Option<u32>,
     pub model: Model,
@@ -46,10 +48,16 @@ impl Lab {
 
     /// A data directory in a cloud whose metadata server is a fake.
     pub fn in_a_cloud() -> Self {
-        let mut lab = Self::bare();
-        lab.metadata = Some(Metadata::start().unwrap());
+        let lab = Self::bare_in_a_cloud();
         lab.run(&["init"]).ok();
         lab.configure("");
+        lab
+    }
+
+    /// An environment in a cloud without a data directory.
+    pub fn bare_in_a_cloud() -> Self {
+        let mut lab = Self::bare();
+        lab.metadata = Some(Metadata::start().unwrap());
         lab
     }
 
@@ -74,6 +82,7 @@ impl Lab {
         Self {
             dir,
             spotkeep: SPOTKEEP.into(),
+            old_program: None,
             user: None,
             model,
             metadata: None,
@@ -262,8 +271,15 @@ impl Lab {
             !runs || !valid || is_isolated || loopback,
             "no loopback metadata server: {config}"
         );
-        let mut command = self.program(self.spotkeep.to_str().unwrap());
-        command.arg("--data-dir").arg(self.data_dir()).args(args);
+        let mut command = match &self.old_program {
+            Some(program) => self.by_old_program(program),
+            None => {
+                let mut command = self.program(self.spotkeep.to_str().unwrap());
+                command.arg("--data-dir").arg(self.data_dir());
+                command
+            }
+        };
+        command.args(args);
         command
     }
 
