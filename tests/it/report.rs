@@ -49,7 +49,7 @@ fn a_preemption_is_in_each_form_of_the_report_and_counted() {
     let metrics = lab.run(&["metrics"]).ok().out;
     for line in [
         "spotkeep_keeper_up 1",
-        "spotkeep_lives_total 2",
+        "spotkeep_boots_total 2",
         "spotkeep_preemptions_total 1",
         "spotkeep_epoch 2",
         "spotkeep_last_save_clean 1",
