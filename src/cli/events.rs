@@ -37,11 +37,11 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
             path.display()
         ));
     }
-    let desired: Vec<&JournalEntry> = all
+    let shown: Vec<&JournalEntry> = all
         .iter()
         .filter(|line| args.json || line.event.is_news())
         .collect();
-    for line in &desired[desired.len().saturating_sub(args.lines)..] {
+    for line in &shown[shown.len().saturating_sub(args.lines)..] {
         show(line, args.json)?;
     }
     if args.follow {

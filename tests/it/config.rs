@@ -25,7 +25,7 @@ fn every_mistake_in_the_file_is_reported_with_line_and_column_and_stops_no_runni
             "[cloud]\nnotice = \"soon\"\n",
             "\"soon\" is not a duration",
         ),
-        ("[cloud]\n", "[cloud]\nnotice = 120\n", "such as \"60s\""),
+        ("[cloud]\n", "[cloud]\nnotice = 120\n", "like \"60s\""),
         ("[agents.a]", "[agents.\"a.b\"]", "cannot name an agent"),
         ("[agents.a]", "[agents.a", "TOML"),
         ("provider = \"none\"", "provider = \"aws\"", "aws"),

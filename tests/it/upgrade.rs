@@ -10,7 +10,7 @@ use sys::time::Timestamp;
 use crate::backup::has_restic;
 use crate::old_program::{old_program, renamed};
 use crate::support::{Lab, arguments};
-use crate::terminal::Line;
+use crate::terminal::JournalLine;
 
 /// The rows of `checkpoint ls --json`, newest first.
 fn checkpoints(lab: &Lab) -> Vec<[Value; 5]> {
@@ -53,7 +53,7 @@ fn identities<'n>(lab: &Lab, names: &[&'n str]) -> Vec<(&'n str, Value, Value)> 
     names.iter().map(of).collect()
 }
 
-fn assert_no_gap(journal: &[Line]) {
+fn assert_no_gap(journal: &[JournalLine]) {
     let seqs: Vec<u64> = journal.iter().map(|line| line.seq).collect();
     assert!(
         seqs.windows(2).all(|pair| pair[1] == pair[0] + 1),
@@ -78,7 +78,7 @@ fn the_save_of_the_old_program_is_shown_and_resumed_by_the_new_one() {
     lab.wait_done("done");
     lab.wait_done("off");
     for name in ["done", "off"] {
-        lab.wait_kept(name);
+        lab.wait_checkpointed(name);
     }
     lab.run(&["stop", "off"]).ok();
     let made = has_restic(test).then(|| {
