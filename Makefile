@@ -104,7 +104,8 @@ lint: ## Check format, lints, documentation links, and licences where cargo-deny
 
 docs: ## Generate docs/commands.md from the program
 	@scripts/need build
-	@SPOTKEEP_UPDATE_DOCS=1 $(CARGO) test --quiet --locked --lib docs_commands_md_is_up_to_date >/dev/null
+	@SPOTKEEP_UPDATE_DOCS=1 \
+	    $(CARGO) test --quiet --locked --lib docs_commands_md_is_up_to_date >/dev/null
 
 bench: ## Print the table of figures: medians, and ratios over interleaved pairs
 	@scripts/need test

@@ -4,7 +4,7 @@
 //! starts restic.
 //!
 //! ```text
-//! run ── lock ── changed? ── restic backup ── state ── copy ── maintain (check, then forget and prune)
+//! run ─ lock ─ changed? ─ restic backup ─ state ─ copy ─ maintain (check, then forget and prune)
 //! recover ── find the longest ── restic dump | child process of the owner ── move into place
 //! ```
 //!

@@ -19,8 +19,8 @@ file.
 
 Examples:
   spotkeep metrics
-  spotkeep metrics --textfile /var/lib/prometheus/node-exporter/spotkeep.prom    # from a timer, \
-  each minute")]
+  # from a timer, each minute:
+  spotkeep metrics --textfile /var/lib/prometheus/node-exporter/spotkeep.prom")]
 pub(super) struct Args {
     /// Write to this file for the node exporter. The file is replaced at once, so a reader never
     /// sees half of it.

@@ -115,12 +115,13 @@ fn text(report: &Report) -> Vec<String> {
         };
         let records = counted(totals.records_lost, "record");
         say(format!(
-            "lost    {} ({} summed over agents), {} of {}, {records}{unsure}",
+            "lost    {} ({} summed over agents), {} of {}",
             time(totals.away_ms),
             time(totals.agents_away_ms),
             totals.turns_lost,
             counted(totals.turns_cut, "interrupted turn"),
         ));
+        say(format!("        {records}{unsure}"));
         lines.push(String::new());
         lines.extend(preemptions(&report.preemptions));
     }
@@ -217,7 +218,8 @@ mod tests {
         from    2026-11-22 02:00:00 UTC to 2026-11-22 10:00:00 UTC (8h 0m)
                 the event log begins at 2026-11-22 03:00:00 UTC
         fleet   2 agents; 2 preemptions, 1 of 2 clean
-        lost    1h 2m (2h 4m summed over agents), 1 of 3 interrupted turns, 0 records (unknown for 1 preemption: up to 2 s of the transcript)
+        lost    1h 2m (2h 4m summed over agents), 1 of 3 interrupted turns
+                0 records (unknown for 1 preemption: up to 2 s of the transcript)
 
         WHEN                 KIND       CLEAN  TRANSCRIPTS SAVED  ALL SAVED  VM DOWN  BOOT TO RESUMED  BACK AFTER  AGENTS  TURNS   RECORDS LOST
         2026-11-22 05:00:00  preempted  yes    1.2 s              1.6 s      2m 48s   20 s             3m 8s       2 of 2  1 of 1  0

@@ -29,7 +29,7 @@ of `copy_to` in the spotkeep.toml of the other machine.
 Examples:
   spotkeep restore --dry-run
   spotkeep restore
-  spotkeep --data-dir /mnt/persist restore --from gs:my-bucket:/fleet --password-file ~/backups.key")]
+  spotkeep -D /mnt/persist restore --from gs:my-bucket:/fleet --password-file ~/backups.key")]
 pub(super) struct Args {
     /// Show what would be done; change nothing.
     #[arg(long)]

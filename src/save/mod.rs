@@ -4,7 +4,8 @@
 //! until then is usable.
 //!
 //! ```text
-//! notice ─ agents end ─ transcripts durable ─▶ manifest "transcripts safe" ─ syncfs ─▶ "safe" ─ workspaces ─▶ done
+//! notice ─ agents end ─ transcripts durable ─▶ manifest "transcripts safe"
+//!        ─ syncfs ─▶ "safe" ─ workspaces ─▶ done
 //! ```
 
 mod drain;

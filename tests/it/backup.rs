@@ -644,7 +644,7 @@ fn the_lock_of_a_running_restic_is_respected_and_a_stale_lock_is_removed() {
         (fs::read_dir(&locks).unwrap().count() > 0).then_some(())
     });
     lab.run(&["backup", "check"])
-        .refused(3, "another restic is at work", "try again");
+        .refused(3, "another restic process has locked", "try again");
     assert_eq!(
         fs::read_dir(&locks).unwrap().count(),
         1,

@@ -121,7 +121,7 @@ fn a_rollback_refuses_while_the_agent_runs_stops_it_on_request_and_can_be_undone
     let wrecked = lab.picture("a");
     let newest = lab.checkpoints("a")[0]["id"].as_str().unwrap().to_owned();
     lab.run(&["checkpoint", "rollback", "a"])
-        .refused(3, "a runs", "--stop");
+        .refused(3, "a is running", "--stop");
     let plan = lab
         .run(&["checkpoint", "rollback", "a", &newest, "--dry-run"])
         .ok();
@@ -221,7 +221,12 @@ fn a_save_leaves_a_checkpoint_of_every_git_workspace_and_names_it() {
     let id = row("a")["checkpoint"].clone();
     assert_eq!(id, lab.checkpoints("a")[0]["id"], "{manifest}");
     assert_eq!(row("plain")["checkpoint"], Value::Null);
-    assert!(row("plain")["note"].as_str().unwrap().contains("no git"));
+    assert!(
+        row("plain")["note"]
+            .as_str()
+            .unwrap()
+            .contains("not in a git repository")
+    );
     assert!(manifest["stages"]["workspaces_ms"].is_u64());
     assert_eq!(lab.picture("a"), before);
     assert!(lab.run(&["ls"]).ok().out.contains("no git"));

@@ -374,7 +374,7 @@ fn comments_and_order_of_the_file_are_kept_by_add_and_rm() {
         assert!(added.contains(line), "{line}");
     }
     lab.run(&["add", "a"])
-        .refused(2, "declared already", "spotkeep rm a");
+        .refused(2, "exists already", "spotkeep rm a");
     assert_eq!(lab.config_text(), added);
     lab.run(&["rm", "a"]).ok();
     assert_eq!(lab.config_text(), text);

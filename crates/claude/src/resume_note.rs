@@ -400,38 +400,6 @@ mod tests {
             tools: vec![tool("Bash")],
         };
         let cause = Cause::Preempted { noticed: false };
-        insta::assert_snapshot!(details(&cut(&what, &cause, &["and this too"])), @r#"
-        # What was cut off
-
-        This machine went away without notice at 2026-11-22 03:12:07 UTC; you are back after 3m 10s.
-
-        Your Bash call was cut off: it may have run in part, in full or not at all, so check its effects before doing it again.
-
-        - last sign before: 2026-11-22 03:12:07 UTC
-        - back: 2026-11-22 03:15:17 UTC
-
-        ## Bash (toolu_1)
-
-        ```json
-        {
-          "command": "deploy --token s3cret"
-        }
-        ```
-
-        ## The last request
-
-        ````
-        deploy it
-        ```
-        now
-        ```
-        ````
-
-        ## A message that was never given to the agent
-
-        ```
-        and this too
-        ```
-        "#);
+        insta::assert_snapshot!(details(&cut(&what, &cause, &["and this too"])));
     }
 }
