@@ -240,7 +240,7 @@ pub struct About {
 pub fn read(data_dir: &DataDir, about: About) -> Result<Report> {
     let mut boots = Vec::new();
     let damaged = state::each_line(&data_dir.journal(), |line| {
-        events::add_line(&mut boots, line)
+        events::add_line(&mut boots, line);
     })?;
     let saves = state::all_manifests(&data_dir.saves())?;
     Ok(make(about, &boots, &saves, damaged))

@@ -70,7 +70,7 @@ pub fn losses(data_dir: &DataDir, record: &AgentRecord) -> Vec<Loss> {
     };
     match claude::locate(&data_dir.claude(), &record.session_id) {
         TranscriptLookup::Missing | TranscriptLookup::Blank(_) if had_conversation(record) => {
-            losses.push(lost(0))
+            losses.push(lost(0));
         }
         TranscriptLookup::Present(path) => losses.extend(shrunk(data_dir, record, &path).map(lost)),
         _ => {}

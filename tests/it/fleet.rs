@@ -443,11 +443,14 @@ fn a_changed_argument_that_stops_the_first_agent_from_starting_is_not_applied_to
     lab.run(&["up", "--no-wait"]).ok();
     let told = lab.until("the trouble is logged", || {
         let told = lab.events("", "trouble");
-        told.into_iter()
-            .find(|line| line.data["what"].to_string().contains("does not come up"))
+        told.into_iter().find(|line| {
+            line.data["what"]
+                .to_string()
+                .contains("does not start with its changed settings")
+        })
     });
     assert!(
-        told.data["what"].to_string().contains("others keep theirs"),
+        told.data["what"].to_string().contains("keep their old"),
         "{told:?}"
     );
     let alive = before.iter().filter(|process| process.is_alive()).count();

@@ -116,7 +116,7 @@ fn a_webhook_gets_a_failure_and_the_save_also_if_it_was_busy_at_first() {
     assert_eq!(next(&received)["event"], "notice");
     let safe = next(&received);
     assert_eq!(safe["event"], "safe");
-    assert!(safe["text"].as_str().unwrap().contains("safe after"));
+    assert!(safe["text"].as_str().unwrap().contains("after the notice"));
 }
 
 #[test]

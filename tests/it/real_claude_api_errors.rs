@@ -70,9 +70,12 @@ fn goes_on_after(version: &Version, case: &Case) {
         case.fault
     );
     goes_on(&lab, "a");
-    let (stalls, nudges) = (lab.events("a", "stalled"), lab.events("a", "nudged"));
+    let stalls = lab.events("a", "stalled");
     assert!(stalls.len() == 1 || hangs_up, "{stalls:?}");
-    assert_eq!(nudges.len(), stalls.len(), "{nudges:?}");
+    // The keeper logs a nudge when it has seen that Claude took it, which the model sees earlier.
+    lab.until("each stall has one nudge", || {
+        (lab.events("a", "nudged").len() == stalls.len()).then_some(())
+    });
 }
 
 /// Errors in place of an answer, and the reason that the keeper logs for each.

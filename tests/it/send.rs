@@ -54,7 +54,7 @@ fn a_text_goes_to_several_agents_and_waits_for_the_end_of_a_turn() {
     lab.run(&["send", "--all", "a", "b"])
         .refused(2, "--all takes one text", "--all 'TEXT'");
     lab.run(&["send", "a", ""])
-        .refused_somewhere(2, "nothing to send", "");
+        .refused_somewhere(2, "the text is empty", "");
 }
 
 #[test]

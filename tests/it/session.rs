@@ -247,7 +247,10 @@ fn a_claude_that_ends_at_its_start_is_tried_again_with_the_reason() {
     let _keeper = lab.keeper();
     let first = lab.wait_event("a", "backoff", 1);
     assert!(
-        first.data["why"].as_str().unwrap().contains("ended at"),
+        first.data["why"]
+            .as_str()
+            .unwrap()
+            .contains("ended during start-up"),
         "{first:?}"
     );
     lab.until("each restart is counted", || {

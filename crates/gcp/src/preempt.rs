@@ -182,7 +182,7 @@ fn report(before: &Fleet, guest_report: &GuestReport, away: Duration) -> Report 
         });
     match save {
         None => {
-            losses.push("no save at the notice: the notice did not come, or too late".to_owned())
+            losses.push("no save at the notice: the notice did not come, or too late".to_owned());
         }
         Some(save) if !save.clean => losses.push("the save was not clean".to_owned()),
         Some(_) => {}

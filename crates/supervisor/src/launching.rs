@@ -62,7 +62,7 @@ impl Supervisor {
                     });
                 }
                 Stage::Starting { look_at, .. } if now >= *look_at => {
-                    *look_at = now + POLL_INTERVAL
+                    *look_at = now + POLL_INTERVAL;
                 }
                 _ => {}
             }

@@ -193,7 +193,7 @@ fn footer(out: &mut String, report: &Report) -> fmt::Result {
     out.push_str("<footer class=\"quiet\">\n");
     match report.journal_from {
         Some(from) if from > report.from => {
-            writeln!(out, "<p>The event log begins at {}.</p>", minute(from))?
+            writeln!(out, "<p>The event log begins at {}.</p>", minute(from))?;
         }
         _ => {}
     }

@@ -158,7 +158,7 @@ fn gcp_at_boot_the_spotkeep_on_the_disk_is_run_and_nothing_else_is() {
         },
         &|data_dir| chown(data_dir.join("bin/spotkeep"), Some(1000), None).unwrap(),
         &|data_dir| {
-            fs::set_permissions(data_dir.join("bin"), fs::Permissions::from_mode(0o777)).unwrap()
+            fs::set_permissions(data_dir.join("bin"), fs::Permissions::from_mode(0o777)).unwrap();
         },
         &|data_dir| {
             fs::rename(data_dir.join("bin"), data_dir.join("moved")).unwrap();
