@@ -90,8 +90,11 @@ test-busy: ## Run all tests beside forty busy loops (hours; ARGS=gcp_: only thes
 claude: ## Fetch the pinned Claude Code from npm into .claude-bin/
 	@scripts/fetch-claude
 
-lint: ## Check format, lints, documentation links, and licences where cargo-deny is installed
-	@scripts/need build
+lint: ## Check words, format, lints, documentation links, and licences if cargo-deny is installed
+	@scripts/need lint
+	scripts/words
+	scripts/words --width
+	scripts/words --subjects
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings

@@ -9,7 +9,7 @@
 //! output comes back through a pipe. Every other verb is refused, with a hint how the owner runs
 //! it. Verbs for root (`setup`, `backup`) check the owner themselves.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -122,27 +122,37 @@ fn refuse(at: &Path, uid: u32) -> Result<Option<ExitCode>> {
 /// Returns the arguments of this command, with the absolute path of the data directory.
 fn this_command(at: &Path) -> Vec<String> {
     let at = fs::canonicalize(at).unwrap_or_else(|_| at.to_owned());
-    let mut given = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let mut given = std::env::args_os();
     let program = given.next().unwrap_or_default();
+    let program = program.to_string_lossy().into_owned();
     let program = match program.contains('/') {
         true => std::env::current_exe().map_or(program, |path| path.display().to_string()),
         false => "spotkeep".to_owned(),
     };
     let mut words = vec![program, "--data-dir".to_owned(), at.display().to_string()];
-    while let Some(word) = given.next() {
-        match word.as_str() {
+    let others = without_data_dir(given).into_iter();
+    words.extend(others.map(|word| word.to_string_lossy().into_owned()));
+    words
+}
+
+/// Returns `arguments` without the option that names the data directory, in each of its forms.
+pub(super) fn without_data_dir(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments = arguments;
+    let mut others = Vec::new();
+    while let Some(word) = arguments.next() {
+        match word.to_string_lossy().as_ref() {
             "--" => {
-                words.push(word);
-                words.extend(given);
+                others.push(word);
+                others.extend(arguments);
                 break;
             }
-            "--data-dir" | "--root" | "-D" => drop(given.next()),
-            _ if word.starts_with("--data-dir=") || word.starts_with("--root=") => {}
-            _ if word.starts_with("-D") => {}
-            _ => words.push(word),
+            "--data-dir" | "--root" | "-D" => drop(arguments.next()),
+            text if text.starts_with("--data-dir=") || text.starts_with("--root=") => {}
+            text if text.starts_with("-D") => {}
+            _ => others.push(word),
         }
     }
-    words
+    others
 }
 
 /// Returns the owner of a data directory, unless it is root. For a link, its own owner counts, so

@@ -19,7 +19,6 @@ file.
 
 Examples:
   spotkeep metrics
-  # from a timer, each minute:
   spotkeep metrics --textfile /var/lib/prometheus/node-exporter/spotkeep.prom")]
 pub(super) struct Args {
     /// Write to this file for the node exporter. The file is replaced at once, so a reader never

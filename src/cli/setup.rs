@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use super::drop_privileges::without_data_dir;
 use super::output::{complain, print_line};
 use crate::setup::upgrade::upgrade;
 use crate::setup::{self, Ask, Progress, SetupSummary, startup, undo, user_helper};
@@ -105,14 +106,14 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
     }
     if args.dry_run {
         let outcome = setup::rehearse(&ask, &mut tell)?;
-        hand_over(&outcome)?;
+        hand_over(&outcome, at)?;
         return Ok(ended(
             &outcome,
             "nothing would change: this machine is set up",
         ));
     }
     let mut outcome = setup::run(&ask, &mut tell)?;
-    hand_over(&outcome)?;
+    hand_over(&outcome, at)?;
     if outcome.short_retention {
         if agrees(
             "Claude deletes old transcripts (by default after 30 days). Keep them for ten years?",
@@ -134,8 +135,9 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
     Ok(ended(&outcome, "nothing to do: this machine is set up"))
 }
 
-/// Replaces this process with the program on the disk, if that one is to do the rest.
-fn hand_over(outcome: &SetupSummary) -> Result<()> {
+/// Replaces this process with the program on the disk, if that one is to do the rest. It may be of
+/// a version that knows the option for the data directory by its former name only.
+fn hand_over(outcome: &SetupSummary, data_dir: &Path) -> Result<()> {
     let Some(program) = &outcome.handover else {
         return Ok(());
     };
@@ -145,7 +147,9 @@ fn hand_over(outcome: &SetupSummary) -> Result<()> {
         program.display()
     ));
     let error = Command::new(program)
-        .args(std::env::args_os().skip(1))
+        .arg("--root")
+        .arg(data_dir)
+        .args(without_data_dir(std::env::args_os().skip(1)))
         .exec();
     Err(error).with_context(|| format!("cannot run {}", program.display()))
 }

@@ -161,6 +161,8 @@ fn execute(data_dir: &DataDir, script: &Path) -> Result<()> {
         .current_dir(data_dir.dir())
         .env(key, value)
         .env("SPOTKEEP_DATA_DIR", data_dir.dir())
+        // Its former name: scripts of users read it.
+        .env("SPOTKEEP_ROOT", data_dir.dir())
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)

@@ -57,13 +57,14 @@ pub fn differences(prefix: &Path, paths: &UnitPaths) -> Result<Vec<Difference>> 
     Ok(found)
 }
 
-/// Writes what is missing or differs, removes units of former versions, and returns these files.
+/// Removes units of former versions, writes what is missing or differs, and returns these files.
 /// Nothing is reloaded or started.
 ///
 /// # Errors
 /// A file cannot be written or removed.
 pub fn install(prefix: &Path, paths: &UnitPaths) -> Result<Vec<PathBuf>> {
-    let mut written = remove_former(prefix)?;
+    remove_former(prefix)?;
+    let mut written = Vec::new();
     for Shipped { path, text } in render(paths)? {
         let path = prefix.join(path);
         if files::read_optional(&path)?.as_deref() == Some(text.as_bytes()) {

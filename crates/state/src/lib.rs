@@ -59,9 +59,31 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         .hint(format!("mv {0} {0}.damaged", path.display()));
     }
     serde_json::from_slice(&bytes)
+        .or_else(|error| from_both_names(&bytes).ok_or(error))
         .map(Some)
         .with_context(|| format!("{} is damaged", path.display()))
         .hint(format!("mv {0} {0}.damaged", path.display()))
+}
+
+/// Keys that were renamed, and their former names, which are still read.
+const FORMER_KEYS: [(&str, &str); 4] = [
+    ("data_dir_id", "root_id"),
+    ("boot_id", "life"),
+    ("boots", "lives"),
+    ("desired", "wanted"),
+];
+
+/// Reads an object that has keys by both names. The former one counts, since an older program wrote
+/// it last: it keeps the other as a key that it does not know.
+fn from_both_names<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let mut object: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(bytes).ok()?;
+    for (key, former) in FORMER_KEYS {
+        if object.contains_key(former) {
+            object.shift_remove(key);
+        }
+    }
+    serde_json::from_value(object.into()).ok()
 }
 
 /// Writes a state file, whole and durably.
@@ -129,6 +151,17 @@ mod tests {
         for unknown in [identity.unknown, record.unknown, save.unknown] {
             assert!(unknown.is_empty(), "{unknown:?}");
         }
+    }
+
+    #[test]
+    fn a_record_that_an_old_program_wrote_after_a_new_one_says_what_the_old_one_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        let text = include_str!("../testdata/old_names/record.json");
+        let both = text.replacen('{', r#"{"desired": "running", "boot_id": "boot-0","#, 1);
+        fs::write(&path, both).unwrap();
+        let record: AgentRecord = load(&path).unwrap().unwrap();
+        assert_eq!(record, old(text));
     }
 
     #[test]

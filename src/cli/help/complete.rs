@@ -127,7 +127,7 @@ impl<'a> CursorContext<'a> {
             let arg = self.option(name.unwrap_or(word));
             if value.is_none() {
                 self.open = arg.filter(|arg| takes_value(arg));
-            } else if name == Some("--data-dir") {
+            } else if arg.is_some_and(|arg| arg.get_long() == Some("data-dir")) {
                 self.data_dir = value.map(PathBuf::from);
             }
         } else if let Some(verb) = self.command.find_subcommand(word)
@@ -143,7 +143,10 @@ impl<'a> CursorContext<'a> {
     fn option(&self, word: &str) -> Option<&'a Arg> {
         let mut all = self.command.get_arguments();
         match word.strip_prefix("--") {
-            Some(name) => all.find(|arg| arg.get_long() == Some(name)),
+            Some(name) => all.find(|arg| {
+                let aliases = arg.get_all_aliases().unwrap_or_default();
+                arg.get_long() == Some(name) || aliases.contains(&name)
+            }),
             // In a group of short options, only the last one can take a value.
             None => {
                 all.find(|arg| arg.get_short().is_some() && arg.get_short() == word.chars().last())
@@ -228,6 +231,9 @@ mod tests {
             (&["checkpoint", "diff", "docs", ""], &[]),
             (&["--data-dir", "/r", "attach", ""], &["/r"]),
             (&["--data-dir=/r", "attach", ""], &["/r"]),
+            (&["--root", "/r", "attach", ""], &["/r"]),
+            (&["--root=/r", "attach", ""], &["/r"]),
+            (&["-D", "/r", "attach", ""], &["/r"]),
             (&["--data-dir", "=", "/r", "attach", ""], &["/r"]),
             (&["add", ""], &[]),
             (&["up", "--dr"], &["--dry-run"]),
