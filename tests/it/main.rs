@@ -46,6 +46,7 @@ mod contained;
 mod crash;
 mod damage;
 mod disk;
+mod docs;
 mod doctor;
 mod faults;
 mod fleet;
