@@ -118,7 +118,7 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_keep_running() {
         by_hand("up").ok();
         let gone = machine.run("dpkg --remove spotkeep").ok();
         assert!(
-            gone.out.contains("of /home/ann/fleet")
+            gone.out.contains("data directory is /home/ann/fleet")
                 && gone
                     .out
                     .contains("spotkeep --data-dir /home/ann/fleet down"),

@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 use testing::wait::during;
 
 /// The environment variables that the second run keeps.
-const KEPT: [&str; 7] = [
+const KEPT: [&str; 8] = [
     "PATH",
     "CARGO_TARGET_DIR",
     "SPOTKEEP_CI",
+    "SPOTKEEP_WITHOUT_OLD_PROGRAM",
     "RUST_BACKTRACE",
     "CUTS",
     "SPOTKEEP_VM_PROGRAM",
