@@ -70,9 +70,8 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-An agent is a Claude Code session in tmux. The fleet is all agents of a data directory. The keeper \
-is
-the daemon that starts, saves and resumes them.
+An agent is a Claude Code session in tmux. The fleet is all agents of a data directory. The
+keeper is the daemon that starts, saves and resumes them.
 
 Exit codes: 0 success, 1 error, 2 wrong usage, 3 not as desired (for example a failed agent).
 
