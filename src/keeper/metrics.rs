@@ -90,7 +90,7 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
     let (boots, preemptions) = sample.boots;
     let help = "Boots of the machine that this data directory has had.";
     out.family("boots_total", COUNTER, help, [(&[][..], boots.to_string())]);
-    let help = "Boots that a cloud's notice ended.";
+    let help = "Boots that ended with a preemption notice.";
     out.family(
         "preemptions_total",
         COUNTER,

@@ -82,7 +82,7 @@ pub struct CheckpointTarget {
     pub agent_id: String,
     /// Directory of this agent's private indexes, outside of its workspace.
     pub private: PathBuf,
-    /// Size limit in bytes: larger files are left out, and named.
+    /// Size limit in bytes: larger files are skipped and listed.
     pub largest_file: u64,
 }
 

@@ -48,7 +48,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     };
     let to = match &end {
         Some(to) => to.commit.clone(),
-        None => match checkpoint::keep(data_dir, &subject.place, Trigger::Command, deadline)? {
+        None => match checkpoint::keep(data_dir, &subject.place, Trigger::Before, deadline)? {
             CheckpointOutcome::Taken(taken) => taken.commit,
             CheckpointOutcome::Unchanged(_) => match subject.list(data_dir)?.into_iter().next() {
                 Some(newest) => newest.commit,

@@ -29,7 +29,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 A checkpoint is a snapshot of uncommitted work: staged, unstaged and untracked files, without
 files that git ignores. Checkpoints are made automatically: every minute while an agent works,
 when it has finished, at a save, and before a rollback. ID is an ID that `ls` shows, the beginning
-of one, `latest`, or an age like 10m (the newest that is at least that old).
+of one, `latest` (except those made for a rollback or a comparison), or an age like 10m (the newest
+that is at least that old).
 
 Examples:
   spotkeep checkpoint ls agent-1
@@ -213,7 +214,9 @@ fn choose<'a>(
         return Err("there is no checkpoint yet".into());
     };
     if requested == "latest" {
-        return Ok(newest);
+        // Not one that a rollback or a comparison has made: that is the workspace as it is now.
+        let own = all.iter().find(|one| one.trigger != Trigger::Before);
+        return Ok(own.unwrap_or(newest));
     }
     let by_id: Vec<&Checkpoint> = all
         .iter()
@@ -262,9 +265,15 @@ mod tests {
             head: checkpoint::Head::default(),
             nested: Vec::new(),
         };
-        let all = [one("b2", 1), one("b1", 12), one("a1", 60)];
+        let mut all = [one("c1", 0), one("b2", 1), one("b1", 12), one("a1", 60)];
+        all[0].trigger = Trigger::Before;
         let id = |requested: &str| choose(&all, requested, now).map(|found| found.id.as_str());
-        assert_eq!(id("latest"), Ok("b2"));
+        assert_eq!(
+            id("latest"),
+            Ok("b2"),
+            "not the one that a dry run has made"
+        );
+        assert_eq!(choose(&all[..1], "latest", now).unwrap().id, "c1");
         assert_eq!(id("b1"), Ok("b1"));
         assert_eq!(id("a"), Ok("a1"));
         assert_eq!(id("10m"), Ok("b1"));

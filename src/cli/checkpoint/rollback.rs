@@ -251,7 +251,7 @@ fn show(
         to.at.for_people(),
         to.id
     ));
-    let now = match checkpoint::keep(data_dir, &subject.place, Trigger::Command, deadline)? {
+    let now = match checkpoint::keep(data_dir, &subject.place, Trigger::Before, deadline)? {
         CheckpointOutcome::Taken(taken) => Some(taken.commit),
         CheckpointOutcome::Unchanged(Some(_)) => subject
             .list(data_dir)?

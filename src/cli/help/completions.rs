@@ -9,8 +9,8 @@ use crate::cli::output::print_line;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Completes verbs, options and agent names. The Debian package installs it; otherwise run one of
-these once.
+Completes verbs, options and agent names. The Debian package installs it. Otherwise run one of
+these once; create the directory first if it does not exist (mkdir -p).
 
 Examples:
   spotkeep completions bash >~/.local/share/bash-completion/completions/spotkeep

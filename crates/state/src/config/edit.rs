@@ -28,7 +28,7 @@ pub fn template(unattended: bool) -> String {
          # notice = \"120s\"                     # what the VM was created with\n\
          \n\
          # [checkpoint]                          # uncommitted work, kept in hidden commits\n\
-         # largest_file = \"100MiB\"             # larger ones are left out, and named\n\
+         # largest_file = \"100MiB\"             # larger files are skipped and listed\n\
          # push = \"git@example.org:me/safe.git\" # pushed there as well\n\
          # keep = {{ all = \"1h\", hourly = \"24h\", daily = \"336h\" }}\n\
          \n\
