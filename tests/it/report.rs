@@ -129,7 +129,8 @@ fn a_preemption_is_in_each_form_of_the_report_and_counted() {
     let text = lab.run(&["report", "--since", "2w"]).ok().out;
     for word in [
         "1 preemption, 1 of 1 clean",
-        "0 of 1 interrupted turn, 0 records",
+        "0 of 1 interrupted turn\n",
+        "        0 records\n",
         "2 of 2",
         "RECORDS LOST",
     ] {
