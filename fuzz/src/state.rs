@@ -53,20 +53,13 @@ where
     let (was, is) = (object(bytes), object(&fs::read(&again).unwrap()));
     let known = serde_json::to_value(blank::<T>(&is)).unwrap_or_default();
     for (key, value) in was.iter().filter(|(key, _)| known.get(key).is_none()) {
-        let name = FORMER_KEYS.iter().find(|(former, _)| former == key);
-        if name.is_none_or(|(_, name)| is.get(*name).is_none()) {
+        let mut renamed = state::FORMER_KEYS.iter();
+        let name = renamed.find(|(_, former)| former == key);
+        if name.is_none_or(|(name, _)| is.get(*name).is_none()) {
             assert_eq!(is.get(key), Some(value), "{key}");
         }
     }
 }
-
-/// Keys that are still read, and their present names.
-const FORMER_KEYS: [(&str, &str); 4] = [
-    ("root_id", "data_dir_id"),
-    ("life", "boot_id"),
-    ("lives", "boots"),
-    ("wanted", "desired"),
-];
 
 /// Removes all optional keys; the keys that are left are those that this version knows.
 fn blank<T: DeserializeOwned>(whole: &Map<String, Value>) -> Option<T> {

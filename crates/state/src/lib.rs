@@ -65,8 +65,8 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         .hint(format!("mv {0} {0}.damaged", path.display()))
 }
 
-/// Keys that were renamed, and their former names, which are still read.
-const FORMER_KEYS: [(&str, &str); 4] = [
+/// Keys of state files that were renamed, and their former names, which are still read.
+pub const FORMER_KEYS: [(&str, &str); 4] = [
     ("data_dir_id", "root_id"),
     ("boot_id", "life"),
     ("boots", "lives"),

@@ -40,7 +40,7 @@ pub(super) struct Args {
 pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let deadline = Deadline::after(LIMIT);
     let subject = Subject::load(data_dir, &args.name)?;
-    // First, since `latest` means the latest one before the checkpoint that is made below.
+    // First, since an age could also mean the checkpoint that is made below.
     let from = subject.find(data_dir, &args.from)?;
     let end = match &args.to {
         Some(to) => Some(subject.find(data_dir, to)?),
